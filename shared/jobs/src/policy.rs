@@ -1,0 +1,124 @@
+//! How each kind is queued, retried and bounded.
+
+use std::time::Duration;
+
+use crate::JobKind;
+
+/// What the queue is told about a kind when a job of it is enqueued, and what the worker keeps to
+/// when it runs one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// Queue the kind waits in unless the producer names another.
+    pub queue: &'static str,
+    /// Runs allowed before the job becomes a dead letter, the first included.
+    pub max_attempts: i32,
+    /// Worker deaths under the job before it is taken for poison and becomes a dead letter.
+    /// Deaths are counted apart from attempts and forgotten when the job makes new progress.
+    pub max_deaths: i16,
+    /// Higher goes first within a queue.
+    pub priority: i16,
+    /// Upper bound of the delay before the second run; it doubles with every further one.
+    pub backoff_base: Duration,
+    /// The bound never grows past this.
+    pub backoff_cap: Duration,
+    /// The longest one run may take; past it the handler is cancelled and the attempt counts.
+    pub timeout: Duration,
+}
+
+/// The policy of `kind`.
+///
+/// The steps of one import share the queue `backup`, its many chunks have `translate` for
+/// themselves, so that an operator can give them workers of their own. The kinds that move an
+/// import forward go first: a download that waits behind chunks of another run keeps the gateway's
+/// link, which expires, waiting too.
+#[must_use]
+pub const fn policy(kind: JobKind) -> Policy {
+    const fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+    match kind {
+        JobKind::RequestBackup => Policy {
+            queue: "backup",
+            max_attempts: 8,
+            max_deaths: 5,
+            priority: 20,
+            backoff_base: seconds(5),
+            backoff_cap: seconds(300),
+            // Above the synchronous mode's own limit (10 minutes by default).
+            timeout: seconds(1_200),
+        },
+        JobKind::DownloadDump => Policy {
+            queue: "backup",
+            max_attempts: 12,
+            max_deaths: 5,
+            priority: 20,
+            backoff_base: seconds(2),
+            backoff_cap: seconds(120),
+            // The gateway's link lives for 6 hours.
+            timeout: seconds(6 * 3_600),
+        },
+        JobKind::TranslateChunk => Policy {
+            queue: "translate",
+            max_attempts: 8,
+            max_deaths: 5,
+            priority: 10,
+            backoff_base: seconds(1),
+            backoff_cap: seconds(60),
+            timeout: seconds(1_800),
+        },
+        JobKind::FinishImport => Policy {
+            queue: "backup",
+            max_attempts: 8,
+            max_deaths: 5,
+            priority: 20,
+            backoff_base: seconds(2),
+            backoff_cap: seconds(120),
+            timeout: seconds(2 * 3_600),
+        },
+        JobKind::BackupDeadline => Policy {
+            queue: "backup",
+            max_attempts: 20,
+            max_deaths: 5,
+            priority: 20,
+            backoff_base: seconds(2),
+            backoff_cap: seconds(60),
+            timeout: seconds(60),
+        },
+        JobKind::Notify => Policy {
+            queue: "notify",
+            max_attempts: 10,
+            max_deaths: 3,
+            priority: 0,
+            backoff_base: seconds(5),
+            backoff_cap: seconds(900),
+            timeout: seconds(60),
+        },
+        JobKind::Noop => Policy {
+            queue: "default",
+            max_attempts: 5,
+            max_deaths: 3,
+            priority: 0,
+            backoff_base: seconds(1),
+            backoff_cap: seconds(60),
+            timeout: seconds(3_600),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_is_bounded_and_sensible() {
+        for kind in JobKind::ALL {
+            let policy = policy(kind);
+            assert!(!policy.queue.is_empty(), "{kind}");
+            assert!((1..=100).contains(&policy.max_attempts), "{kind}");
+            assert!((1..=100).contains(&policy.max_deaths), "{kind}");
+            assert!(policy.backoff_base > Duration::ZERO, "{kind}");
+            assert!(policy.backoff_cap >= policy.backoff_base, "{kind}");
+            assert!(policy.timeout >= Duration::from_secs(60), "{kind}");
+        }
+    }
+}

@@ -1,1 +1,13 @@
-//! placeholder
+//! The harness of the integration tests: databases, real processes, a whole cluster, and reference
+//! values computed by MariaDB itself.
+//!
+//! What fails here fails the test, so these functions panic with a message that says what was
+//! being waited for, instead of handing errors back.
+
+mod database;
+mod process;
+mod wait;
+
+pub use database::TestDatabase;
+pub use process::{Process, ProcessBuilder, binary_path, free_port};
+pub use wait::wait_for;

@@ -179,9 +179,8 @@ COMMENT ON COLUMN relevo.api_key.revoked_at IS
 CREATE TABLE relevo.backup_request (
     id             bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
     run_id         bigint      NOT NULL,
-    source         text        NOT NULL,
+    round          integer     NOT NULL,
     mode           text        NOT NULL,
-    token_sha256   bytea       NOT NULL,
     state          text        NOT NULL DEFAULT 'asked',
     gateway_job_id text        NULL,
     download_url   text        NULL,
@@ -196,8 +195,8 @@ CREATE TABLE relevo.backup_request (
     error          text        NULL,
     CONSTRAINT backup_request_pkey PRIMARY KEY (id),
     CONSTRAINT backup_request_run_fkey FOREIGN KEY (run_id) REFERENCES relevo.run (id) ON DELETE CASCADE,
-    CONSTRAINT backup_request_token_unique UNIQUE (token_sha256),
-    CONSTRAINT backup_request_token_length CHECK (octet_length(token_sha256) = 32),
+    CONSTRAINT backup_request_round_unique UNIQUE (run_id, round),
+    CONSTRAINT backup_request_round_positive CHECK (round > 0),
     CONSTRAINT backup_request_mode_known CHECK (mode IN ('webhook', 'sync')),
     CONSTRAINT backup_request_state_known
         CHECK (state IN ('asked', 'answered', 'delivered', 'failed', 'expired')),
@@ -222,12 +221,10 @@ COMMENT ON COLUMN relevo.backup_request.id IS
     'The request''s number; DownloadDump names it.';
 COMMENT ON COLUMN relevo.backup_request.run_id IS
     'The run that asked.';
-COMMENT ON COLUMN relevo.backup_request.source IS
-    'The configured source, copied from the run; its gateway''s host is the only one a download may come from.';
+COMMENT ON COLUMN relevo.backup_request.round IS
+    'Which request of the run this is, counted from 1; a repeated job finds its own request by it.';
 COMMENT ON COLUMN relevo.backup_request.mode IS
     'webhook: the gateway calls back; sync: it answers when the backup is there.';
-COMMENT ON COLUMN relevo.backup_request.token_sha256 IS
-    'SHA-256 of the unguessable token in the webhook path; looked up by hash, so the comparison leaks nothing and the table holds no secret.';
 COMMENT ON COLUMN relevo.backup_request.state IS
     'asked: stored, the gateway may have been called; answered: it promised a webhook; delivered: a download exists and its job is enqueued; failed: the gateway said it failed; expired: given up by us.';
 COMMENT ON COLUMN relevo.backup_request.gateway_job_id IS
@@ -253,10 +250,29 @@ COMMENT ON COLUMN relevo.backup_request.next_job_id IS
 COMMENT ON COLUMN relevo.backup_request.error IS
     'Why it failed or was given up.';
 
-CREATE INDEX backup_request_by_run ON relevo.backup_request (run_id, id);
-COMMENT ON INDEX relevo.backup_request_by_run IS
-    'The requests of one run; also what the foreign key needs.';
 CREATE INDEX backup_request_by_gateway_job ON relevo.backup_request (gateway_job_id, id DESC)
     WHERE gateway_job_id IS NOT NULL;
 COMMENT ON INDEX relevo.backup_request_by_gateway_job IS
     'Deliveries to the bare webhook path, matched by the gateway''s id.';
+
+CREATE TABLE relevo.backup_token (
+    token_sha256 bytea       NOT NULL,
+    request_id   bigint      NOT NULL,
+    issued_at    timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT backup_token_pkey PRIMARY KEY (token_sha256),
+    CONSTRAINT backup_token_request_fkey
+        FOREIGN KEY (request_id) REFERENCES relevo.backup_request (id) ON DELETE CASCADE,
+    CONSTRAINT backup_token_length CHECK (octet_length(token_sha256) = 32)
+);
+COMMENT ON TABLE relevo.backup_token IS
+    'The unguessable tokens handed out in webhook paths. A request has one per time the gateway was called for it; each stays good, since any of the calls may have arrived.';
+COMMENT ON COLUMN relevo.backup_token.token_sha256 IS
+    'SHA-256 of the token; looked up by hash, so the comparison leaks nothing and the table holds no secret.';
+COMMENT ON COLUMN relevo.backup_token.request_id IS
+    'The request that a delivery with this token answers.';
+COMMENT ON COLUMN relevo.backup_token.issued_at IS
+    'When it was made, directly before the gateway was called with it.';
+
+CREATE INDEX backup_token_by_request ON relevo.backup_token (request_id);
+COMMENT ON INDEX relevo.backup_token_by_request IS
+    'Says whether a request may have been sent already; also what the foreign key needs.';

@@ -13,6 +13,8 @@ use crate::{JobKind, Payload};
 pub struct FinishImport {
     /// The run to finish.
     pub run_id: i64,
+    /// The request whose dump was loaded.
+    pub request_id: i64,
     /// Counted from 1; rises each time missing chunks are enqueued again, and is bounded.
     #[serde(default = "first")]
     pub round: i32,

@@ -91,8 +91,8 @@ mod tests {
         vec![
             example(&RequestBackup { run_id: 7, mode: RequestMode::Auto, round: 1 }),
             example(&DownloadDump { run_id: 7, request_id: 3 }),
-            example(&TranslateChunk { run_id: 7, ordinal: 12 }),
-            example(&FinishImport { run_id: 7, round: 1 }),
+            example(&TranslateChunk { run_id: 7, request_id: 3, ordinal: 12 }),
+            example(&FinishImport { run_id: 7, request_id: 3, round: 1 }),
             example(&BackupDeadline { run_id: 7, request_id: 3 }),
             example(&Notify { run_id: 7 }),
             example(&Noop::default()),
@@ -126,7 +126,8 @@ mod tests {
     fn what_can_be_left_out_has_its_default() {
         let request: RequestBackup = serde_json::from_str(r#"{"run_id": 5}"#).expect("decodes");
         assert_eq!((request.mode, request.round), (RequestMode::Auto, 1));
-        let finish: FinishImport = serde_json::from_str(r#"{"run_id": 5}"#).expect("decodes");
+        let finish: FinishImport =
+            serde_json::from_str(r#"{"run_id": 5, "request_id": 1}"#).expect("decodes");
         assert_eq!(finish.round, 1);
         let noop: Noop = serde_json::from_str("{}").expect("decodes");
         assert_eq!(noop, Noop::default());

@@ -11,6 +11,9 @@ use crate::{JobKind, Payload};
 pub struct TranslateChunk {
     /// The run the chunk belongs to.
     pub run_id: i64,
+    /// The request whose dump the chunk was cut from: when a run has to ask for a second dump, the
+    /// first one's chunks are void.
+    pub request_id: i64,
     /// The chunk's place in the dump, counted from 0.
     pub ordinal: i32,
 }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use relevo_runs::control_plane;
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
@@ -16,7 +17,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 const ADMIN_URL_ENV: &str = "RELEVO_TEST_POSTGRES_URL";
 
 /// Advisory lock under which the template is made and cloned: a clone wants a quiet template.
-const TEMPLATE_LOCK: i64 = 0x7265_6c65_766f;
+const TEMPLATE_LOCK: i64 = 0x7465_6d70_6c61_7465;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -145,53 +146,36 @@ async fn run(connection: &mut PgConnection, sql: &str) {
 
 /// Makes the template if this set of migrations has none yet, and returns its name.
 async fn migrated_template(admin: &mut PgConnection) -> String {
-    let migrations = migration_files();
     let mut digest = Sha256::new();
-    for (name, text) in &migrations {
-        digest.update(name);
-        digest.update(text);
+    for migration in control_plane::MIGRATIONS.iter() {
+        digest.update(&migration.checksum);
     }
     let template = format!("relevo_template_{}", hex(&digest.finalize()[..8]));
-    let exists: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
-            .bind(&template)
-            .fetch_one(&mut *admin)
-            .await
-            .expect("look for the template");
-    if exists {
+    let templates: Vec<String> = sqlx::query_scalar(
+        "SELECT datname FROM pg_database WHERE datname LIKE 'relevo\\_template\\_%'",
+    )
+    .fetch_all(&mut *admin)
+    .await
+    .expect("list the templates");
+    if templates.contains(&template) {
         return template;
+    }
+    // Those of other sets of migrations would pile up while one is being written.
+    for old in &templates {
+        drop_database(admin, old).await;
     }
     // Under another name first: a template that exists is complete.
     let unfinished = format!("{template}_unfinished");
-    drop_database(admin, &unfinished).await;
-    run(admin, &format!("CREATE DATABASE {unfinished}")).await;
-    let mut connection =
-        PgConnection::connect(&url_of(&unfinished)).await.expect("connect to the new template");
-    for (name, text) in &migrations {
-        connection
-            .execute(AssertSqlSafe(text.clone()))
-            .await
-            .unwrap_or_else(|error| panic!("migration {name}: {error}"));
-    }
-    connection.close().await.ok();
+    run(admin, &format!("CREATE DATABASE {unfinished} TEMPLATE template1")).await;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&url_of(&unfinished))
+        .await
+        .expect("connect to the new template");
+    control_plane::migrate(&pool).await.expect("migrate the template");
+    pool.close().await;
     run(admin, &format!("ALTER DATABASE {unfinished} RENAME TO {template}")).await;
     template
-}
-
-/// The control plane's migrations in order: file name and text.
-fn migration_files() -> Vec<(String, String)> {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
-    let mut files: Vec<_> = std::fs::read_dir(&folder)
-        .unwrap_or_else(|error| panic!("read {}: {error}", folder.display()))
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let name = path.file_name()?.to_str()?.to_owned();
-            let text = std::fs::read_to_string(&path).ok()?;
-            name.ends_with(".sql").then_some((name, text))
-        })
-        .collect();
-    files.sort();
-    files
 }
 
 async fn drop_database(admin: &mut PgConnection, name: &str) {

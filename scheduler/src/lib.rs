@@ -1,1 +1,4 @@
-//! placeholder
+//! The scheduler: what is started by the clock, and the queue's upkeep.
+
+pub mod rhythm;
+pub mod settle;

@@ -1,0 +1,415 @@
+//! When a schedule is due: slot arithmetic on the wall clock of a zone.
+//!
+//! Pure: no clock, no database. A slot is the nominal instant at which
+//! something is meant to start; the same rhythm, zone and interval of time
+//! give the same slots in every process, which is what makes a slot a key.
+//!
+//! Daylight saving, for `every … from …`: a wall-clock time that does not exist
+//! that day (the clock jumps over it) is due at the first instant after the
+//! gap; one that exists twice is due at its first occurrence only. Cron
+//! expressions follow croner: fixed times as above, while patterns with
+//! wildcards in the time fields go on through a repeated hour.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{
+    DateTime, Datelike, Days, Duration, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone,
+    Timelike, Utc,
+};
+use chrono_tz::{GapInfo, Tz};
+use croner::Cron;
+use croner::parser::{CronParser, Seconds};
+
+/// Hours in 400 days: a longer distance is a typing error, not a rhythm.
+const MAX_HOURS: u32 = 9_600;
+
+/// Wall-clock hours are counted from this day on; any day long past will do, as
+/// long as it never changes.
+const ANCHOR: (i32, u32, u32) = (2000, 1, 1);
+
+/// How often and at what wall-clock time something is due.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rhythm {
+    /// Every so many wall-clock hours, counted so that (for a divisor of 24)
+    /// one slot of each day is at `from`.
+    Every {
+        /// Distance between two slots in hours of the wall clock, 1 to 9,600.
+        hours: u32,
+        /// Wall-clock time of the first slot; whole minutes.
+        from: NaiveTime,
+    },
+    /// A cron expression: five fields, or six with seconds first.
+    Cron(Box<Cron>),
+}
+
+/// A text that is no rhythm.
+#[derive(Debug, thiserror::Error)]
+pub enum RhythmError {
+    /// Zero or absurdly many hours.
+    #[error("a distance of {0} hours is out of range; 1 to {MAX_HOURS} are possible")]
+    Hours(u32),
+    /// The first slot is not a time of day.
+    #[error("`{0}` is not a time of day; write HH:MM, for instance 06:00")]
+    FirstSlot(String),
+    /// croner refused the expression.
+    #[error("`{expression}` is not a cron expression (minute hour day month weekday)")]
+    Cron {
+        /// What was given.
+        expression: String,
+        /// What croner says about it.
+        source: croner::errors::CronError,
+    },
+    /// Neither of the two forms.
+    #[error("`{0}` is no rhythm; write `every 12h from 06:00` or `cron 0 6,18 * * *`")]
+    Form(String),
+}
+
+impl Rhythm {
+    /// Every `hours` wall-clock hours from `first_slot` (`HH:MM`).
+    ///
+    /// # Errors
+    /// When the distance is out of range or the time is no time of day.
+    pub fn every(hours: u32, first_slot: &str) -> Result<Self, RhythmError> {
+        if hours == 0 || hours > MAX_HOURS {
+            return Err(RhythmError::Hours(hours));
+        }
+        let from = NaiveTime::parse_from_str(first_slot.trim(), "%H:%M")
+            .map_err(|_| RhythmError::FirstSlot(first_slot.to_owned()))?;
+        Ok(Self::Every { hours, from })
+    }
+
+    /// A cron expression of five fields, or of six with seconds first.
+    ///
+    /// # Errors
+    /// When croner does not understand it.
+    pub fn cron(expression: &str) -> Result<Self, RhythmError> {
+        CronParser::builder()
+            .seconds(Seconds::Optional)
+            .build()
+            .parse(expression.trim())
+            .map(|cron| Self::Cron(Box::new(cron)))
+            .map_err(|source| RhythmError::Cron { expression: expression.to_owned(), source })
+    }
+
+    /// The first slot later than `after`; none when there is no further one
+    /// (a cron expression for a date that never comes).
+    #[must_use]
+    pub fn next_after(&self, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Every { hours, from } => next_of_hours(zone, *hours, *from, after),
+            Self::Cron(cron) => next_of_cron(cron, zone, after),
+        }
+    }
+
+    /// The slots with `after < slot <= until`, oldest first, at most `limit`.
+    #[must_use]
+    pub fn between(
+        &self,
+        zone: Tz,
+        after: DateTime<Utc>,
+        until: DateTime<Utc>,
+        limit: usize,
+    ) -> Vec<DateTime<Utc>> {
+        let mut slots = Vec::new();
+        let mut last = after;
+        while slots.len() < limit {
+            match self.next_after(zone, last) {
+                Some(slot) if slot <= until => {
+                    slots.push(slot);
+                    last = slot;
+                }
+                _ => break,
+            }
+        }
+        slots
+    }
+}
+
+impl fmt::Display for Rhythm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Every { hours, from } => {
+                write!(f, "every {hours}h from {:02}:{:02}", from.hour(), from.minute())
+            }
+            Self::Cron(cron) => write!(f, "cron {}", cron.as_str()),
+        }
+    }
+}
+
+impl FromStr for Rhythm {
+    type Err = RhythmError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(expression) = text.strip_prefix("cron ") {
+            return Self::cron(expression);
+        }
+        let form = || RhythmError::Form(text.to_owned());
+        let (hours, first_slot) = text
+            .strip_prefix("every ")
+            .and_then(|rest| rest.split_once("h from "))
+            .ok_or_else(form)?;
+        Self::every(hours.trim().parse().map_err(|_| form())?, first_slot)
+    }
+}
+
+fn next_of_hours(
+    zone: Tz,
+    hours: u32,
+    from: NaiveTime,
+    after: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let anchor = NaiveDate::from_ymd_opt(ANCHOR.0, ANCHOR.1, ANCHOR.2)?.and_time(from);
+    let step = Duration::hours(i64::from(hours));
+    // Zones have skipped a whole day: begin two days back, on the wall clock, and
+    // walk; the mapping to instants never goes backwards, so the first hit is it.
+    let begin = after.with_timezone(&zone).naive_local().checked_sub_days(Days::new(2))?;
+    let steps = (begin - anchor).num_seconds().div_euclid(step.num_seconds());
+    let mut wall =
+        anchor.checked_add_signed(Duration::try_seconds(steps * step.num_seconds())?)?;
+    loop {
+        let slot = instant_of(zone, wall)?;
+        if slot > after {
+            return Some(slot);
+        }
+        wall = wall.checked_add_signed(step)?;
+    }
+}
+
+/// The instant of a wall-clock time: the first of two, or the end of the gap.
+fn instant_of(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
+    match zone.from_local_datetime(&wall) {
+        LocalResult::Single(instant) | LocalResult::Ambiguous(instant, _) => {
+            Some(instant.with_timezone(&Utc))
+        }
+        LocalResult::None => {
+            GapInfo::new(&wall, &zone)?.end.map(|instant| instant.with_timezone(&Utc))
+        }
+    }
+}
+
+fn next_of_cron(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    // croner works in whole seconds; a slot is never between two.
+    let start = after.with_nanosecond(0)?.with_timezone(&zone);
+    let next = cron.find_next_occurrence(&start, false).ok()?.with_timezone(&Utc);
+    // A search from within the repeated hour must not answer with what lies behind.
+    (next > after && next.year() < 10_000).then_some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().expect("a test instant")
+    }
+
+    fn zone(name: &str) -> Tz {
+        name.parse().expect("a test zone")
+    }
+
+    fn local(zone: Tz, slot: DateTime<Utc>) -> String {
+        slot.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S").to_string()
+    }
+
+    fn locals(rhythm: &Rhythm, zone: Tz, after: &str, until: &str) -> Vec<String> {
+        rhythm
+            .between(zone, at(after), at(until), 100)
+            .into_iter()
+            .map(|slot| local(zone, slot))
+            .collect()
+    }
+
+    #[test]
+    fn the_shop_is_due_at_six_and_eighteen() {
+        let mexico = zone("America/Mexico_City");
+        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        assert_eq!(
+            locals(&rhythm, mexico, "2026-11-22T00:00:00Z", "2026-11-24T00:00:00Z"),
+            [
+                "2026-11-22 06:00:00",
+                "2026-11-22 18:00:00",
+                "2026-11-23 06:00:00",
+                // 18:00 in Mexico is midnight in Greenwich, and the upper bound is due.
+                "2026-11-23 18:00:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_slot_exactly_at_the_lower_bound_is_not_due_again() {
+        let utc = zone("UTC");
+        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        assert_eq!(
+            rhythm.next_after(utc, at("2026-11-22T06:00:00Z")),
+            Some(at("2026-11-22T18:00:00Z"))
+        );
+        assert_eq!(
+            rhythm.next_after(utc, at("2026-11-22T05:59:59.999Z")),
+            Some(at("2026-11-22T06:00:00Z"))
+        );
+    }
+
+    #[test]
+    fn wall_clock_times_stay_through_a_change_of_the_clock() {
+        let madrid = zone("Europe/Madrid");
+        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        // The clock goes back on 2026-10-25 and forward on 2027-03-28.
+        for (after, until) in [
+            ("2026-10-24T00:00:00Z", "2026-10-26T23:00:00Z"),
+            ("2027-03-27T00:00:00Z", "2027-03-29T22:00:00Z"),
+        ] {
+            let times: Vec<_> = locals(&rhythm, madrid, after, until)
+                .into_iter()
+                .map(|slot| slot[11..].to_owned())
+                .collect();
+            assert_eq!(times.len(), 6, "{times:?}");
+            assert!(times.iter().all(|time| time == "06:00:00" || time == "18:00:00"), "{times:?}");
+        }
+    }
+
+    #[test]
+    fn a_time_in_the_gap_is_due_at_its_end_and_once() {
+        let madrid = zone("Europe/Madrid");
+        // 02:00 to 03:00 does not exist on 2027-03-28.
+        let rhythm = Rhythm::every(24, "02:30").unwrap();
+        assert_eq!(
+            locals(&rhythm, madrid, "2027-03-27T12:00:00Z", "2027-03-29T12:00:00Z"),
+            ["2027-03-28 03:00:00", "2027-03-29 02:30:00"]
+        );
+        let hourly = Rhythm::every(1, "00:00").unwrap();
+        assert_eq!(
+            locals(&hourly, madrid, "2027-03-28T00:00:00Z", "2027-03-28T02:00:00Z"),
+            ["2027-03-28 03:00:00", "2027-03-28 04:00:00"]
+        );
+    }
+
+    #[test]
+    fn a_time_that_comes_twice_is_due_at_the_first() {
+        let madrid = zone("Europe/Madrid");
+        let rhythm = Rhythm::every(24, "02:30").unwrap();
+        assert_eq!(
+            rhythm.between(madrid, at("2026-10-24T12:00:00Z"), at("2026-10-26T12:00:00Z"), 9),
+            [at("2026-10-25T00:30:00Z"), at("2026-10-26T01:30:00Z")]
+        );
+        let cron = Rhythm::cron("30 2 * * *").unwrap();
+        assert_eq!(
+            cron.between(madrid, at("2026-10-24T12:00:00Z"), at("2026-10-26T12:00:00Z"), 9),
+            [at("2026-10-25T00:30:00Z"), at("2026-10-26T01:30:00Z")]
+        );
+    }
+
+    #[test]
+    fn wildcard_cron_goes_on_through_the_repeated_hour() {
+        let madrid = zone("Europe/Madrid");
+        let rhythm = Rhythm::cron("*/30 * * * *").unwrap();
+        let slots =
+            rhythm.between(madrid, at("2026-10-24T23:59:00Z"), at("2026-10-25T02:00:00Z"), 99);
+        let expected: Vec<_> = (0..=4)
+            .map(|half| at("2026-10-25T00:00:00Z") + Duration::minutes(30 * half))
+            .collect();
+        assert_eq!(slots, expected);
+    }
+
+    #[test]
+    fn a_day_that_a_zone_skipped_is_survived() {
+        // Samoa had no 2011-12-30.
+        let apia = zone("Pacific/Apia");
+        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        // Both slots of the missing day fall to its end, which is one slot.
+        assert_eq!(
+            locals(&rhythm, apia, "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z"),
+            [
+                "2011-12-29 06:00:00",
+                "2011-12-29 18:00:00",
+                "2011-12-31 00:00:00",
+                "2011-12-31 06:00:00",
+                "2011-12-31 18:00:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn distances_that_do_not_divide_a_day_go_on_over_midnight() {
+        let utc = zone("UTC");
+        let rhythm = Rhythm::every(5, "06:00").unwrap();
+        let slots =
+            rhythm.between(utc, at("2026-11-22T00:00:00Z"), at("2026-11-25T00:00:00Z"), 99);
+        assert!(slots.windows(2).all(|pair| pair[1] - pair[0] == Duration::hours(5)), "{slots:?}");
+    }
+
+    #[test]
+    fn what_is_no_rhythm_is_refused_with_what_to_write() {
+        for (text, part) in [
+            ("every 0h from 06:00", "1 to 9600"),
+            ("every 12h from 25:00", "HH:MM"),
+            ("every x h from 06:00", "every 12h from 06:00"),
+            ("cron 61 * * * *", "not a cron expression"),
+            ("sometimes", "every 12h from 06:00"),
+        ] {
+            let error = text.parse::<Rhythm>().expect_err(text).to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_date_that_never_comes_has_no_slot() {
+        let rhythm = Rhythm::cron("0 0 30 2 *").unwrap();
+        assert_eq!(rhythm.next_after(zone("UTC"), at("2026-11-22T00:00:00Z")), None);
+    }
+
+    proptest! {
+        /// Whatever the zone, the rhythm and the moment: slots rise strictly, none
+        /// is missed by looking in two steps, and each is what its own look finds.
+        #[test]
+        fn slots_rise_and_do_not_depend_on_where_one_looks_from(
+            zone_index in 0..chrono_tz::TZ_VARIANTS.len(),
+            hours in 1_u32..200,
+            minute_of_day in 0_u32..1440,
+            start in 946_684_800_i64..4_102_444_800,
+            split in 0_usize..8,
+        ) {
+            let zone = chrono_tz::TZ_VARIANTS[zone_index];
+            let first = format!("{:02}:{:02}", minute_of_day / 60, minute_of_day % 60);
+            let rhythm = Rhythm::every(hours, &first).unwrap();
+            let start = DateTime::from_timestamp(start, 0).unwrap();
+            let far = DateTime::from_timestamp(i64::from(u32::MAX), 0).unwrap();
+            let slots = rhythm.between(zone, start, far, 8);
+            prop_assert!(slots.iter().all(|slot| *slot > start));
+            prop_assert!(slots.windows(2).all(|pair| pair[0] < pair[1]));
+            if let Some(middle) = slots.get(split) {
+                let rest = rhythm.between(zone, *middle, far, 8 - split - 1);
+                prop_assert_eq!(&slots[split + 1..], &rest[..]);
+                prop_assert_eq!(
+                    rhythm.next_after(zone, *middle - Duration::milliseconds(1)),
+                    Some(*middle)
+                );
+            }
+            prop_assert_eq!(rhythm.to_string().parse::<Rhythm>().unwrap(), rhythm);
+        }
+
+        /// The same for cron expressions, where croner does the arithmetic.
+        #[test]
+        fn cron_slots_rise_and_do_not_depend_on_where_one_looks_from(
+            zone_index in 0..chrono_tz::TZ_VARIANTS.len(),
+            expression in prop::sample::select(vec![
+                "0 6,18 * * *", "*/10 * * * *", "30 2 * * *", "15 * * * * *", "0 1 * * 7",
+            ]),
+            start in 946_684_800_i64..4_102_444_800,
+            split in 0_usize..6,
+        ) {
+            let zone = chrono_tz::TZ_VARIANTS[zone_index];
+            let rhythm = Rhythm::cron(expression).unwrap();
+            let start = DateTime::from_timestamp(start, 500_000_000).unwrap();
+            let slots = rhythm.between(zone, start, start + Duration::days(60), 6);
+            prop_assert!(slots.iter().all(|slot| *slot > start));
+            prop_assert!(slots.windows(2).all(|pair| pair[0] < pair[1]));
+            if let Some(middle) = slots.get(split) {
+                let rest = rhythm.between(zone, *middle, start + Duration::days(60), 6 - split - 1);
+                prop_assert_eq!(&slots[split + 1..], &rest[..]);
+            }
+            prop_assert_eq!(rhythm.to_string().parse::<Rhythm>().unwrap(), rhythm);
+        }
+    }
+}

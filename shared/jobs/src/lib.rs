@@ -24,7 +24,7 @@ pub use kind::{JobKind, UnknownKind};
 pub use noop::{Noop, NoopFailure};
 pub use notify::Notify;
 pub use policy::{Policy, policy};
-pub use request_backup::{RequestBackup, RequestMode};
+pub use request_backup::{RequestBackup, RequestMode, UnknownRequestMode};
 pub use translate_chunk::TranslateChunk;
 
 /// The arguments of one kind of job. A payload carries ids and small switches, never a secret and
@@ -131,6 +131,15 @@ mod tests {
         assert_eq!(finish.round, 1);
         let noop: Noop = serde_json::from_str("{}").expect("decodes");
         assert_eq!(noop, Noop::default());
+    }
+
+    #[test]
+    fn modes_read_back_and_agree_with_serde() {
+        for mode in [RequestMode::Auto, RequestMode::Webhook, RequestMode::Sync] {
+            assert_eq!(mode.as_str().parse(), Ok(mode));
+            assert_eq!(serde_json::to_value(mode).expect("serialises"), mode.as_str());
+        }
+        assert!("Sync".parse::<RequestMode>().is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! RequestBackup: ask the gateway for a full backup.
 
+use std::{fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{JobKind, Payload};
@@ -40,6 +42,50 @@ pub enum RequestMode {
     Webhook,
     /// The gateway answers when the backup is ready, minutes later.
     Sync,
+}
+
+impl RequestMode {
+    /// The word as written in payloads, options and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Webhook => "webhook",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+impl fmt::Display for RequestMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is no way to ask for a backup.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnknownRequestMode(
+    /// The word as it was given.
+    pub String,
+);
+
+impl fmt::Display for UnknownRequestMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no request mode is called {:?}; modes are auto, webhook, sync", self.0)
+    }
+}
+
+impl std::error::Error for UnknownRequestMode {}
+
+impl FromStr for RequestMode {
+    type Err = UnknownRequestMode;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        [Self::Auto, Self::Webhook, Self::Sync]
+            .into_iter()
+            .find(|mode| mode.as_str() == word)
+            .ok_or_else(|| UnknownRequestMode(word.to_owned()))
+    }
 }
 
 impl Payload for RequestBackup {

@@ -1,1 +1,91 @@
-//! placeholder
+//! Relevo's configuration: one file, environment variables over it, flags over both.
+//!
+//! Every key has a default; an unknown key is refused with the nearest known name; whatever is
+//! wrong is reported at once, with file and line or the variable's name. Secrets are
+//! [`secrecy::SecretString`] from the moment they are typed, and appear in no `Debug`, no error and
+//! no explanation. [`Section::ALL`] is the one table of keys.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+mod check;
+mod error;
+mod example;
+mod explain;
+mod file;
+mod load;
+mod nearest;
+mod origin;
+mod reader;
+mod reference;
+mod schema;
+mod sections;
+
+pub use error::{Problem, SettingsError};
+pub use example::example;
+pub use explain::Explained;
+pub use load::{Loaded, load};
+pub use origin::Origin;
+pub use schema::{BACKUP, Key, Kind, Preset, Section};
+pub use sections::api::Api;
+pub use sections::backup::{BackupSource, GatewayMode};
+pub use sections::chunk_store::ChunkStore;
+pub use sections::database::Database;
+pub use sections::notify::Notify;
+pub use sections::scheduler::{MissedRuns, Scheduler};
+pub use sections::telemetry::{LogFormat, Telemetry};
+pub use sections::worker::Worker;
+
+/// The source that the fixed names (`TUNNEL_API_URL`, `DATABASE_URL`, …) speak of.
+pub const DEFAULT_SOURCE: &str = "sicar";
+
+/// Everything that can be configured, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Folder for the embedded server, downloaded dumps and chunks; absolute.
+    pub data_dir: PathBuf,
+    /// The control plane.
+    pub database: Database,
+    /// The HTTP side.
+    pub api: Api,
+    /// How one worker process works.
+    pub worker: Worker,
+    /// Leadership, missed slots, upkeep.
+    pub scheduler: Scheduler,
+    /// Logs.
+    pub telemetry: Telemetry,
+    /// Where the pieces of a dump wait.
+    pub chunk_store: ChunkStore,
+    /// Who hears how a run ended.
+    pub notify: Notify,
+    /// The sources by name.
+    pub backup: BTreeMap<String, BackupSource>,
+}
+
+impl Settings {
+    /// The sources that want a database of the embedded server, each with the database's name.
+    /// Whoever starts or finds that server replaces them by [`Settings::set_target`] before
+    /// anything else uses the settings.
+    pub fn embedded_targets(&self) -> Vec<(String, String)> {
+        self.backup
+            .iter()
+            .filter_map(|(name, source)| Some((name.clone(), source.embedded_database()?)))
+            .collect()
+    }
+
+    /// Gives a source its real target; unknown sources are ignored.
+    pub fn set_target(&mut self, source: &str, url: SecretString) {
+        if let Some(source) = self.backup.get_mut(source) {
+            source.target_url = url;
+        }
+    }
+}
+
+impl BackupSource {
+    /// The database's name when the target is `embedded:NAME`.
+    pub fn embedded_database(&self) -> Option<String> {
+        self.target_url.expose_secret().strip_prefix(check::EMBEDDED_PREFIX).map(str::to_owned)
+    }
+}

@@ -1,0 +1,198 @@
+//! What a value must look like. Each function takes the text and gives the value, or says what is
+//! wrong and what would be right. Those meant for secrets never repeat the text.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use chrono::NaiveTime;
+use chrono_tz::Tz;
+use url::Url;
+
+use crate::nearest::nearest;
+
+pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an address with a port; write 127.0.0.1:8080 or [::1]:8080")
+    })
+}
+
+/// The text without its trailing slash, so that paths can be appended.
+pub(crate) fn http_url(text: &str) -> Result<String, String> {
+    let url = Url::parse(text)
+        .map_err(|error| format!("not a URL ({error}); write https://host or https://host:port"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a URL here must not carry a user or password".to_owned());
+    }
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("`{text}` starts with {}:, but http or https is needed", url.scheme()));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("`{text}` names no host"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("`{text}` has a query or fragment; only the base is wanted"));
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+pub(crate) fn secret_http_url(text: &str) -> Result<(), String> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host_str().is_some() => Ok(()),
+        Ok(_) => Err("must be an http or https URL with a host".to_owned()),
+        Err(error) => Err(format!("not a URL ({error})")),
+    }
+}
+
+pub(crate) fn postgres_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text).map_err(|error| {
+        format!("not a URL ({error}); write postgres://user:password@host:5432/name")
+    })?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err(format!(
+            "starts with {}:, but a postgres:// URL is needed",
+            url.scheme().escape_default()
+        ));
+    }
+    Ok(())
+}
+
+/// The prefix that asks for a database of the embedded server.
+pub(crate) const EMBEDDED_PREFIX: &str = "embedded:";
+
+pub(crate) fn target_url(text: &str) -> Result<(), String> {
+    match text.strip_prefix(EMBEDDED_PREFIX) {
+        None => postgres_url(text),
+        Some(name) => embedded_name(name),
+    }
+}
+
+fn embedded_name(name: &str) -> Result<(), String> {
+    let plain = name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if !plain {
+        return Err(format!(
+            "`{name}` cannot name a database of the embedded server; use small letters, digits and _"
+        ));
+    }
+    if matches!(name, "relevo" | "postgres" | "template0" | "template1") {
+        return Err(format!("`{name}` is taken on the embedded server; choose another name"));
+    }
+    Ok(())
+}
+
+/// A `file://` URL for a folder.
+pub(crate) fn file_url(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Url::from_directory_path(&absolute)
+        .map_or_else(|()| format!("file://{}", absolute.display()), |url| url.to_string())
+        .trim_end_matches('/')
+        .to_owned()
+}
+
+pub(crate) fn store_url(text: &str) -> Result<String, String> {
+    match Url::parse(text) {
+        Ok(url) if url.scheme() == "file" && url.to_file_path().is_ok() => Ok(text.to_owned()),
+        Ok(url) if url.scheme() == "file" => {
+            Err(format!("`{text}` is not a local folder; write file:///var/lib/relevo/chunks"))
+        }
+        Ok(url) => Err(format!("{}: stores are not supported; write a file:// URL", url.scheme())),
+        Err(error) => {
+            Err(format!("`{text}` is not a URL ({error}); write file:///var/lib/relevo/chunks"))
+        }
+    }
+}
+
+/// The text can be sent as an HTTP header.
+pub(crate) fn header_value(text: &str) -> Result<(), String> {
+    if text.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("holds a blank, a line break or a letter outside ASCII; it could not be sent"
+            .to_owned())
+    }
+}
+
+pub(crate) fn email(text: &str) -> Result<String, String> {
+    let good = text
+        .split_once('@')
+        .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'))
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    if good { Ok(text.to_owned()) } else { Err(format!("`{text}` is not an e-mail address")) }
+}
+
+pub(crate) fn schema_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 63 || text.chars().any(char::is_control) {
+        return Err(format!("`{text}` cannot name a schema: 1 to 63 bytes are needed"));
+    }
+    let reserved = text == "relevo"
+        || text == "information_schema"
+        || text.starts_with("relevo_")
+        || text.starts_with("pg_");
+    if reserved {
+        return Err(format!("`{text}` is reserved; import into a schema of your own"));
+    }
+    Ok(text.to_owned())
+}
+
+pub(crate) fn timezone(text: &str) -> Result<Tz, String> {
+    text.parse().map_err(|_| {
+        let names = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        match nearest(text, names) {
+            Some(name) => format!("`{text}` is not a time zone; did you mean {name}?"),
+            None => {
+                format!("`{text}` is not a time zone; write a name such as America/Mexico_City")
+            }
+        }
+    })
+}
+
+pub(crate) fn time_of_day(text: &str) -> Result<NaiveTime, String> {
+    // chrono alone would take `6:0` too; one form is enough.
+    if text.len() == 5
+        && let Ok(time) = NaiveTime::parse_from_str(text, "%H:%M")
+    {
+        return Ok(time);
+    }
+    Err(format!("`{text}` is not a time of day; write HH:MM, from 00:00 to 23:59"))
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Levels by the names that other systems use are taken too; a bare word that is no level would
+/// silently be read as the name of a module.
+pub(crate) fn log_level(text: &str) -> Result<String, String> {
+    let level = |word: &str| -> Result<&'static str, String> {
+        let lower = word.to_ascii_lowercase();
+        let known = match lower.as_str() {
+            "warning" => "warn",
+            "critical" | "fatal" => "error",
+            "none" => "off",
+            other => other,
+        };
+        LEVELS.into_iter().find(|level| *level == known).ok_or_else(|| {
+            let hint = nearest(&lower, LEVELS).unwrap_or("info");
+            format!("`{word}` is not a log level (did you mean {hint}?); {}", LEVELS.join(", "))
+        })
+    };
+    text.split(',')
+        .map(str::trim)
+        .map(|directive| match directive.rsplit_once('=') {
+            Some((target, word)) => Ok(format!("{target}={}", level(word)?)),
+            None => level(directive).map(str::to_owned),
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map(|directives| directives.join(","))
+}
+
+/// One of a few words.
+pub(crate) fn one_of<T: Copy>(
+    text: &str,
+    choices: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T, String> {
+    choices.iter().copied().find(|choice| name(*choice) == text).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|choice| name(*choice)).collect();
+        format!("`{text}` is not one of {}", names.join(", "))
+    })
+}

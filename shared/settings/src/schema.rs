@@ -1,0 +1,141 @@
+//! The one table of keys: reading, the environment's names, `explain`, the example file and the
+//! documentation's test all walk it, so none of them can know a key that the others don't.
+
+use crate::sections;
+
+/// One section of the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Section {
+    /// `""` for the keys at the top, else the table's name; [`BACKUP`] stands for every
+    /// `[backup.NAME]`.
+    pub name: &'static str,
+    /// One or two sentences for the example file.
+    pub help: &'static str,
+    /// Its keys, in the order of the example file.
+    pub keys: &'static [Key],
+}
+
+/// The section of which there is one per source.
+pub const BACKUP: &str = "backup";
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// As written in the file.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What holds when nobody says anything.
+    pub preset: Preset,
+    /// The variable's name that the source systems' documents fix, beside `RELEVO_…`. For a key
+    /// of a source it speaks of the source [`crate::DEFAULT_SOURCE`].
+    pub fixed_env: Option<&'static str>,
+    /// Meaning and unit, one sentence.
+    pub help: &'static str,
+}
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text; checked further where it is read.
+    Text,
+    /// Text that is never shown. `<key>_file` names a file that holds it.
+    Secret,
+    /// A whole number between two bounds, both allowed.
+    Integer {
+        /// The least allowed.
+        min: i64,
+        /// The most allowed.
+        max: i64,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// A list of texts; in the environment separated by commas.
+    List,
+}
+
+/// What holds when a key isn't given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// This value, written as the environment would.
+    Value(&'static str),
+    /// A value worked out from others, in words.
+    Computed(&'static str),
+    /// Nothing: what the key is for stays off. The words say what that means.
+    Absent(&'static str),
+    /// There is none: the key must be given.
+    Required,
+}
+
+impl Section {
+    /// Every section, in the order of the example file.
+    pub const ALL: &'static [Section] = &[
+        sections::ROOT,
+        sections::database::SECTION,
+        sections::api::SECTION,
+        sections::worker::SECTION,
+        sections::scheduler::SECTION,
+        sections::telemetry::SECTION,
+        sections::chunk_store::SECTION,
+        sections::notify::SECTION,
+        sections::backup::SECTION,
+    ];
+
+    /// The section of that name.
+    pub fn find(name: &str) -> Option<&'static Section> {
+        Self::ALL.iter().find(|section| section.name == name)
+    }
+
+    /// The key of that name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}
+
+impl Key {
+    pub(crate) const fn text(name: &'static str, preset: Preset, help: &'static str) -> Self {
+        Self { name, kind: Kind::Text, preset, fixed_env: None, help }
+    }
+
+    pub(crate) const fn secret(name: &'static str, preset: Preset, help: &'static str) -> Self {
+        Self { name, kind: Kind::Secret, preset, fixed_env: None, help }
+    }
+
+    pub(crate) const fn boolean(
+        name: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind: Kind::Boolean, preset: Preset::Value(default), fixed_env: None, help }
+    }
+
+    pub(crate) const fn integer(
+        name: &'static str,
+        (min, max): (i64, i64),
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        let kind = Kind::Integer { min, max };
+        Self { name, kind, preset: Preset::Value(default), fixed_env: None, help }
+    }
+
+    pub(crate) const fn fixed_env(mut self, name: &'static str) -> Self {
+        self.fixed_env = Some(name);
+        self
+    }
+
+    /// The environment variable that sets this key in `section` (for a source: `backup.NAME`).
+    pub fn env_name(&self, section: &str) -> String {
+        let mut name = String::from("RELEVO");
+        for part in section.split('.').filter(|part| !part.is_empty()).chain([self.name]) {
+            name.push('_');
+            name.extend(part.chars().map(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() }));
+        }
+        name
+    }
+
+    /// The full name in messages and in `explain`, such as `api.listen`.
+    pub fn full_name(&self, section: &str) -> String {
+        if section.is_empty() { self.name.to_owned() } else { format!("{section}.{}", self.name) }
+    }
+}

@@ -1,0 +1,216 @@
+//! `[backup.NAME]`: one source of dumps behind a gateway, and the target they are loaded into.
+
+use chrono::NaiveTime;
+use chrono_tz::Tz;
+use secrecy::SecretString;
+
+use crate::check;
+use crate::reader::Reader;
+use crate::schema::{BACKUP, Key, Preset, Section};
+
+/// One shop: where its dumps come from, where they go, when, and how careful to be.
+#[derive(Debug, Clone)]
+pub struct BackupSource {
+    /// The gateway's base URL without a trailing slash.
+    pub gateway_url: String,
+    /// Sent as `API-KEY` with every call to the gateway.
+    pub api_key: SecretString,
+    /// When https cannot be had, plain http to the same host may be tried.
+    pub allow_http_fallback: bool,
+    /// How a backup is asked for.
+    pub mode: GatewayMode,
+    /// A `postgres://` URL, or `embedded:NAME` until [`crate::Settings::resolve_embedded`].
+    pub target_url: SecretString,
+    /// The schema whose tables are exchanged.
+    pub target_schema: String,
+    /// The zone of the gateway's timestamps and of the schedule.
+    pub timezone: Tz,
+    /// Whether slots fire by themselves.
+    pub schedule_enabled: bool,
+    /// Hours between slots, counted from the first slot of each day.
+    pub sync_interval_hours: u32,
+    /// The first slot of a day, local time.
+    pub first_slot: NaiveTime,
+    /// How long downloaded dumps are kept; the newest good one always is.
+    pub retention_days: u32,
+    /// How long a webhook may take after the gateway accepted.
+    pub webhook_timeout_seconds: u64,
+    /// How long the gateway's synchronous answer may take.
+    pub sync_timeout_seconds: u64,
+    /// How long one chunk's COPY may take.
+    pub copy_timeout_seconds: u64,
+    /// How long one statement of the finish (an index, a key) may take.
+    pub statement_timeout_seconds: u64,
+    /// How long one try of the cutover waits for a lock.
+    pub lock_timeout_ms: u64,
+    /// `tinyint(1)` becomes boolean instead of smallint.
+    pub tinyint1_as_boolean: bool,
+    /// A table that lost more of its rows than this since the last certificate stops the import.
+    pub guard_shrink_percent: u8,
+}
+
+/// How a backup is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatewayMode {
+    /// Webhook where a public URL is known, else synchronous.
+    Auto,
+    /// The gateway calls back; needs `api.public_url`.
+    Webhook,
+    /// The gateway answers when the backup is done.
+    Sync,
+}
+
+impl GatewayMode {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Webhook => "webhook",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+pub(crate) const SECTION: Section = Section {
+    name: BACKUP,
+    help: "One table for each source: [backup.sicar] is the one that TUNNEL_API_URL, DATABASE_URL and \
+           their like speak of.",
+    keys: &[
+        Key::text("gateway_url", Preset::Required, "Base URL of the gateway, https://host:port.")
+            .fixed_env("TUNNEL_API_URL"),
+        Key::secret("api_key", Preset::Required, "Key that the gateway expects with every call.")
+            .fixed_env("TUNNEL_API_KEY"),
+        Key::boolean(
+            "allow_http_fallback",
+            "false",
+            "Whether plain http to the same host may be tried when https cannot be had; the key then travels unencrypted.",
+        ),
+        Key::text(
+            "mode",
+            Preset::Value("auto"),
+            "webhook (needs api.public_url), sync, or auto: webhook where a public URL is known.",
+        ),
+        Key::secret(
+            "target_url",
+            Preset::Computed("embedded:NAME with the embedded server, else it must be given"),
+            "Postgres URL of the database to load into, or embedded:NAME for a database of the embedded server.",
+        )
+        .fixed_env("DATABASE_URL"),
+        Key::text("target_schema", Preset::Value("public"), "Schema whose tables are exchanged."),
+        Key::text(
+            "timezone",
+            Preset::Value("America/Mexico_City"),
+            "Zone of the gateway's timestamps and of the schedule.",
+        ),
+        Key::boolean("schedule_enabled", "true", "Whether backups start by themselves."),
+        Key::integer(
+            "sync_interval_hours",
+            (1, 24),
+            "12",
+            "Hours between backups, counted from first_slot of each day.",
+        )
+        .fixed_env("SYNC_INTERVAL_HOURS"),
+        Key::text(
+            "first_slot",
+            Preset::Value("06:00"),
+            "Local time of the first backup of a day, HH:MM.",
+        ),
+        Key::integer(
+            "retention_days",
+            (0, 3_650),
+            "7",
+            "Days that downloaded dumps are kept; the newest good one always is.",
+        )
+        .fixed_env("BACKUP_RETENTION_DAYS"),
+        Key::integer(
+            "webhook_timeout_seconds",
+            (10, 86_400),
+            "900",
+            "Seconds that the gateway's call may take after it accepted.",
+        ),
+        Key::integer(
+            "sync_timeout_seconds",
+            (10, 86_400),
+            "600",
+            "Seconds that the gateway's synchronous answer may take.",
+        ),
+        Key::integer(
+            "copy_timeout_seconds",
+            (10, 86_400),
+            "600",
+            "Seconds that loading one chunk may take.",
+        ),
+        Key::integer(
+            "statement_timeout_seconds",
+            (10, 86_400),
+            "3600",
+            "Seconds that one statement after the load (an index, a key, ANALYZE) may take.",
+        ),
+        Key::integer(
+            "lock_timeout_ms",
+            (10, 600_000),
+            "3000",
+            "Milliseconds that one try of the cutover waits for a lock.",
+        ),
+        Key::boolean(
+            "tinyint1_as_boolean",
+            "false",
+            "Whether tinyint(1) becomes boolean instead of smallint.",
+        ),
+        Key::integer(
+            "guard_shrink_percent",
+            (0, 100),
+            "30",
+            "Percent of its rows that a table may lose against the last import before the import is refused; 100 switches the guard off.",
+        ),
+    ],
+};
+
+impl BackupSource {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let gateway_url = reader.parsed("gateway_url", check::http_url);
+        let api_key = reader.secret("api_key", check::header_value);
+        let allow_http_fallback = reader.boolean("allow_http_fallback");
+        let mode = reader.parsed("mode", |text| {
+            check::one_of(
+                text,
+                &[GatewayMode::Auto, GatewayMode::Webhook, GatewayMode::Sync],
+                |m| m.as_str(),
+            )
+        });
+        let target_url = reader.secret("target_url", check::target_url);
+        let target_schema = reader.parsed("target_schema", check::schema_name);
+        let timezone = reader.parsed("timezone", check::timezone);
+        let schedule_enabled = reader.boolean("schedule_enabled");
+        let sync_interval_hours = reader.integer("sync_interval_hours");
+        let first_slot = reader.parsed("first_slot", check::time_of_day);
+        let retention_days = reader.integer("retention_days");
+        let webhook_timeout_seconds = reader.integer("webhook_timeout_seconds");
+        let sync_timeout_seconds = reader.integer("sync_timeout_seconds");
+        let copy_timeout_seconds = reader.integer("copy_timeout_seconds");
+        let statement_timeout_seconds = reader.integer("statement_timeout_seconds");
+        let lock_timeout_ms = reader.integer("lock_timeout_ms");
+        let tinyint1_as_boolean = reader.boolean("tinyint1_as_boolean");
+        let guard_shrink_percent = reader.integer("guard_shrink_percent");
+        Some(Self {
+            gateway_url: gateway_url?,
+            api_key: api_key?,
+            allow_http_fallback: allow_http_fallback?,
+            mode: mode?,
+            target_url: target_url?,
+            target_schema: target_schema?,
+            timezone: timezone?,
+            schedule_enabled: schedule_enabled?,
+            sync_interval_hours: sync_interval_hours?,
+            first_slot: first_slot?,
+            retention_days: retention_days?,
+            webhook_timeout_seconds: webhook_timeout_seconds?,
+            sync_timeout_seconds: sync_timeout_seconds?,
+            copy_timeout_seconds: copy_timeout_seconds?,
+            statement_timeout_seconds: statement_timeout_seconds?,
+            lock_timeout_ms: lock_timeout_ms?,
+            tinyint1_as_boolean: tinyint1_as_boolean?,
+            guard_shrink_percent: guard_shrink_percent?,
+        })
+    }
+}

@@ -3,16 +3,20 @@
 
 CREATE TABLE relevo.control (
     only_row    boolean     NOT NULL DEFAULT true,
+    cluster_id  text        NOT NULL DEFAULT left(replace(gen_random_uuid()::text, '-', ''), 8),
     incarnation bigint      NOT NULL DEFAULT 1,
     created_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT control_pkey PRIMARY KEY (only_row),
     CONSTRAINT control_is_one_row CHECK (only_row),
+    CONSTRAINT control_cluster_id_form CHECK (cluster_id ~ '^[0-9a-f]{8}$'),
     CONSTRAINT control_incarnation_positive CHECK (incarnation > 0)
 );
 COMMENT ON TABLE relevo.control IS
     'One row about this control plane as a whole.';
 COMMENT ON COLUMN relevo.control.only_row IS
     'Always true: with the primary key it allows one row only.';
+COMMENT ON COLUMN relevo.control.cluster_id IS
+    'Tells this control plane from every other one that works on the same targets: part of the names it leaves there.';
 COMMENT ON COLUMN relevo.control.incarnation IS
     'Rises by one when the control plane is restored from a backup; part of every fence in a target, so that jobs of the time before the restore lose against those after it.';
 COMMENT ON COLUMN relevo.control.created_at IS
@@ -32,7 +36,7 @@ CREATE TABLE relevo.run (
     phase            text             NOT NULL DEFAULT 'waiting',
     trigger          text             NOT NULL,
     options          jsonb            NOT NULL DEFAULT '{}',
-    context          jsonb            NOT NULL DEFAULT '{}',
+    notes            jsonb            NOT NULL DEFAULT '{}',
     created_at       timestamptz      NOT NULL DEFAULT now(),
     started_at       timestamptz      NULL,
     finished_at      timestamptz      NULL,
@@ -42,13 +46,14 @@ CREATE TABLE relevo.run (
     certificate      jsonb            NULL,
     error            text             NULL,
     cancel_requested boolean          NOT NULL DEFAULT false,
+    cleaned_at       timestamptz      NULL,
     CONSTRAINT run_pkey PRIMARY KEY (id),
     CONSTRAINT run_pipeline_length CHECK (char_length(pipeline) BETWEEN 1 AND 100),
     CONSTRAINT run_source_length CHECK (char_length(source) BETWEEN 1 AND 100),
     CONSTRAINT run_trigger_length CHECK (char_length(trigger) BETWEEN 1 AND 200),
     CONSTRAINT run_phase_length CHECK (char_length(phase) BETWEEN 1 AND 100),
     CONSTRAINT run_options_is_object CHECK (jsonb_typeof(options) = 'object'),
-    CONSTRAINT run_context_is_object CHECK (jsonb_typeof(context) = 'object'),
+    CONSTRAINT run_notes_is_object CHECK (jsonb_typeof(notes) = 'object'),
     CONSTRAINT run_stats_is_object CHECK (jsonb_typeof(stats) = 'object'),
     CONSTRAINT run_progress_is_object CHECK (jsonb_typeof(progress) = 'object'),
     CONSTRAINT run_certificate_is_object CHECK (jsonb_typeof(certificate) = 'object'),
@@ -59,9 +64,9 @@ CREATE TABLE relevo.run (
     CONSTRAINT run_ended_has_finished_at
         CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
     CONSTRAINT run_failed_has_error CHECK ((state = 'failed') = (error IS NOT NULL)),
-    CONSTRAINT run_certificate_needs_success
-        CHECK (certificate IS NULL OR state IN ('succeeded', 'failed')),
-    CONSTRAINT run_cancelled_was_requested CHECK (state <> 'cancelled' OR cancel_requested)
+    CONSTRAINT run_certificate_needs_success CHECK (certificate IS NULL OR state = 'succeeded'),
+    CONSTRAINT run_cancelled_was_requested CHECK (state <> 'cancelled' OR cancel_requested),
+    CONSTRAINT run_cleaned_has_ended CHECK (cleaned_at IS NULL OR finished_at IS NOT NULL)
 );
 COMMENT ON TABLE relevo.run IS
     'One row per execution of a pipeline for one source.';
@@ -79,7 +84,7 @@ COMMENT ON COLUMN relevo.run.trigger IS
     'Who started it: api, cli, schedule:<name>.';
 COMMENT ON COLUMN relevo.run.options IS
     'How it was asked for (mode, force), as given at the start; never secrets.';
-COMMENT ON COLUMN relevo.run.context IS
+COMMENT ON COLUMN relevo.run.notes IS
     'What one step of the pipeline leaves for the next (batch id, file name); never secrets.';
 COMMENT ON COLUMN relevo.run.created_at IS
     'When it was asked for.';
@@ -94,16 +99,22 @@ COMMENT ON COLUMN relevo.run.progress IS
 COMMENT ON COLUMN relevo.run.stats IS
     'Figures gathered on the way (bytes, rows, durations).';
 COMMENT ON COLUMN relevo.run.certificate IS
-    'What was moved and how it was verified, per table; present after success, and after a failure that came from the verification itself.';
+    'What was moved and how it was verified, per table; only a run that succeeded has one.';
 COMMENT ON COLUMN relevo.run.error IS
     'Why it failed and what to do; set in exactly the state failed.';
 COMMENT ON COLUMN relevo.run.cancel_requested IS
     'A person asked for its end; the run becomes cancelled when its handlers have stopped.';
 
+COMMENT ON COLUMN relevo.run.cleaned_at IS
+    'When everything the run had left (files, staging schemas, jobs) was cleared away after its end.';
+
 CREATE UNIQUE INDEX run_one_active_per_source ON relevo.run (pipeline, source)
     WHERE state IN ('pending', 'running');
 COMMENT ON INDEX relevo.run_one_active_per_source IS
     'One active run per pipeline and source.';
+CREATE INDEX run_to_be_cleaned ON relevo.run (id) WHERE finished_at IS NOT NULL AND cleaned_at IS NULL;
+COMMENT ON INDEX relevo.run_to_be_cleaned IS
+    'Ended runs that may have left something; nearly always empty.';
 CREATE INDEX run_by_source ON relevo.run (pipeline, source, id DESC);
 COMMENT ON INDEX relevo.run_by_source IS
     'The history of one source, newest first.';
@@ -186,6 +197,7 @@ CREATE TABLE relevo.backup_request (
     download_url   text        NULL,
     filename       text        NULL,
     filesize_bytes bigint      NULL,
+    filesize_mb    double precision NULL,
     expires_at     timestamptz NULL,
     asked_at       timestamptz NOT NULL DEFAULT now(),
     answered_at    timestamptz NULL,
@@ -203,7 +215,8 @@ CREATE TABLE relevo.backup_request (
     CONSTRAINT backup_request_gateway_job_id_length CHECK (char_length(gateway_job_id) BETWEEN 1 AND 200),
     CONSTRAINT backup_request_download_url_length CHECK (char_length(download_url) BETWEEN 1 AND 2048),
     CONSTRAINT backup_request_filename_length CHECK (char_length(filename) BETWEEN 1 AND 300),
-    CONSTRAINT backup_request_filesize_positive CHECK (filesize_bytes > 0),
+    CONSTRAINT backup_request_filesize_bytes_positive CHECK (filesize_bytes > 0),
+    CONSTRAINT backup_request_filesize_mb_positive CHECK (filesize_mb > 0 AND filesize_mb < 1e12),
     CONSTRAINT backup_request_error_length CHECK (char_length(error) BETWEEN 1 AND 4000),
     CONSTRAINT backup_request_answered_has_id
         CHECK (state <> 'answered' OR (gateway_job_id IS NOT NULL AND answered_at IS NOT NULL)),
@@ -235,6 +248,8 @@ COMMENT ON COLUMN relevo.backup_request.filename IS
     'The dump''s file name as the gateway says or the URL ends.';
 COMMENT ON COLUMN relevo.backup_request.filesize_bytes IS
     'Exact length, where the gateway gave it in bytes.';
+COMMENT ON COLUMN relevo.backup_request.filesize_mb IS
+    'Length in MB as the gateway rounded it: good for a look at the disk, not for a comparison.';
 COMMENT ON COLUMN relevo.backup_request.expires_at IS
     'Until when the gateway keeps the file, if it said so.';
 COMMENT ON COLUMN relevo.backup_request.asked_at IS

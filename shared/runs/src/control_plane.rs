@@ -236,13 +236,22 @@ pub async fn status(pool: &PgPool) -> Result<SchemaStatus, sqlx::Error> {
     }
 }
 
-/// The number that fences in targets carry: it rises when the control plane is restored.
+/// Which control plane this is. Both parts go into what it leaves in targets.
+#[derive(Clone, Debug, Eq, PartialEq, sqlx::FromRow)]
+pub struct Identity {
+    /// Eight hexadecimal digits, made once when the control plane was first migrated.
+    pub cluster_id: String,
+    /// Rises when the control plane is restored from a backup; part of every fence.
+    pub incarnation: i64,
+}
+
+/// Reads which control plane this is.
 ///
 /// # Errors
 /// When the database cannot be asked or is not migrated.
-pub async fn incarnation(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("-- control_plane::incarnation\nSELECT incarnation FROM relevo.control")
-        .fetch_one(conn)
+pub async fn identity(pool: &PgPool) -> Result<Identity, sqlx::Error> {
+    sqlx::query_as("-- control_plane::identity\nSELECT cluster_id, incarnation FROM relevo.control")
+        .fetch_one(pool)
         .await
 }
 

@@ -1,0 +1,281 @@
+//! Why an import did not happen, and whether trying again may help.
+
+use std::io;
+
+use relevo_mysqldump::{DumpError, EncoderError, RowError};
+use relevo_pg::PgError;
+use relevo_pg::cutover::CutoverError;
+
+use crate::guard::GuardFinding;
+
+/// Why an import, or one of its steps, failed. The target's previous data are intact in every
+/// case.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Not an import's id.
+    #[error(
+        "{id:?} is no import id: 1 to 40 lower-case letters, digits and underscores are allowed"
+    )]
+    Id {
+        /// What was given.
+        id: String,
+    },
+    /// The target cannot be reached or refuses.
+    #[error(transparent)]
+    Target(#[from] PgError),
+    /// The input cannot be read.
+    #[error("reading the dump failed")]
+    Read(#[source] io::Error),
+    /// The gzip stream ends too early.
+    #[error(
+        "the gzip file is cut off after {input_bytes} bytes: it was not fetched whole; fetch it again"
+    )]
+    Truncated {
+        /// Bytes of it that were there.
+        input_bytes: u64,
+    },
+    /// The gzip stream is damaged.
+    #[error("the gzip file is damaged near byte {input_bytes}: {reason}; fetch it again")]
+    Damaged {
+        /// How far it could be read.
+        input_bytes: u64,
+        /// What the decoder found.
+        reason: String,
+    },
+    /// The SQL text cannot be understood.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// A table's rows cannot be encoded at all.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
+    /// One row cannot be carried over.
+    #[error("the batch at byte {batch_offset} of the dump cannot be carried over")]
+    Row {
+        /// Where its batch (or chunk) starts in the unpacked dump.
+        batch_offset: u64,
+        /// The row.
+        #[source]
+        source: RowError,
+    },
+    /// The last line is missing.
+    #[error(
+        "the dump does not end with its \"-- Dump completed\" line: it was cut off while it was written; make or fetch it again"
+    )]
+    Incomplete,
+    /// Nothing to import.
+    #[error("the dump holds no table{}", hint.as_deref().unwrap_or_default())]
+    Empty {
+        /// What to look at.
+        hint: Option<String>,
+    },
+    /// Two databases of the dump hold a table of the same name.
+    #[error(
+        "the dump holds several databases ({}) and {table} is in more than one; choose one with --database",
+        databases.join(", ")
+    )]
+    SeveralDatabases {
+        /// Their names.
+        databases: Vec<String>,
+        /// The first name that collides.
+        table: String,
+    },
+    /// The receiver of chunks failed.
+    #[error("storing the dump's chunks failed")]
+    Sink(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The dump is suspiciously small.
+    #[error(
+        "the dump is suspiciously small and does not replace the present data: {}; if that is right, import it with --force",
+        findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Guard {
+        /// One per table.
+        findings: Vec<GuardFinding>,
+    },
+    /// The ledger knows no such import.
+    #[error("import {id} is not in the target's ledger; it has to begin first")]
+    Unknown {
+        /// The import.
+        id: String,
+    },
+    /// The import is over.
+    #[error("import {id} has ended ({state}); start a new one")]
+    Ended {
+        /// The import.
+        id: String,
+        /// How.
+        state: String,
+    },
+    /// The import is not that far yet.
+    #[error("import {id} is not sealed yet: the dump has not been read to its end")]
+    NotSealed {
+        /// The import.
+        id: String,
+    },
+    /// The dump read now is not the one read before.
+    #[error(
+        "import {id} has begun with another dump: {difference}; abandon it and start a new one"
+    )]
+    OtherDump {
+        /// The import.
+        id: String,
+        /// What differs.
+        difference: String,
+    },
+    /// A later writer has taken over; nothing was changed.
+    #[error("import {id} is in the hands of a later writer")]
+    Fenced {
+        /// The import.
+        id: String,
+    },
+    /// A newer import of the same schema went live in between.
+    #[error(
+        "schema {schema} was meanwhile replaced by the later import {newer}; this older one is not put over it"
+    )]
+    Superseded {
+        /// The schema.
+        schema: String,
+        /// The import that is live.
+        newer: String,
+    },
+    /// Chunks that the manifest names are not in the target.
+    #[error(
+        "{} of the dump's chunks are not in the target yet, the first is number {}",
+        ordinals.len(),
+        ordinals.first().copied().unwrap_or_default()
+    )]
+    MissingChunks {
+        /// Which.
+        ordinals: Vec<i32>,
+    },
+    /// A chunk's bytes are not what its header says.
+    #[error("chunk {ordinal} is damaged: {reason}; read the dump again")]
+    ChunkDamaged {
+        /// Its place.
+        ordinal: i32,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A chunk cannot be read from where it is kept.
+    #[error("reading chunk {ordinal} failed")]
+    ChunkRead {
+        /// Its place.
+        ordinal: i32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Postgres took another number of rows than the dump holds.
+    #[error("table {table}: the dump holds {rows_dump} rows, the target {rows_target}")]
+    RowsDiffer {
+        /// The table.
+        table: String,
+        /// Rows in the dump.
+        rows_dump: u64,
+        /// Rows in the target.
+        rows_target: u64,
+    },
+    /// The values in the target are not those of the dump.
+    #[error(
+        "table {table}: the values in the target differ from the dump (checksums {checksum_target} and {checksum_dump})"
+    )]
+    ValuesDiffer {
+        /// The table.
+        table: String,
+        /// As encoded.
+        checksum_dump: String,
+        /// As read back.
+        checksum_target: String,
+    },
+    /// Rows break a foreign key.
+    #[error(
+        "table {table}: foreign key {constraint} is broken by {orphans} row(s), such as {sample}; the dump is inconsistent"
+    )]
+    ForeignKey {
+        /// The referencing table.
+        table: String,
+        /// The constraint.
+        constraint: String,
+        /// How many rows refer to nothing.
+        orphans: i64,
+        /// The first of them: column = value pairs.
+        sample: String,
+    },
+    /// The target refuses a key, an index or another part of a table.
+    #[error("table {table}: {name} cannot be made")]
+    Build {
+        /// The table.
+        table: String,
+        /// The part.
+        name: String,
+        /// The server's answer.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The tables could not be exchanged.
+    #[error(transparent)]
+    Cutover(#[from] CutoverError),
+    /// The target's ledger holds something unreadable.
+    #[error("the target's ledger holds an unreadable {what} for import {id}")]
+    Ledger {
+        /// The import.
+        id: String,
+        /// Which column.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The caller asked to stop.
+    #[error("the import was cancelled; the previous data are untouched")]
+    Cancelled,
+    /// A thread of the import ended by a panic.
+    #[error("a worker thread of the import ended unexpectedly while {what}")]
+    Crashed {
+        /// What it did.
+        what: &'static str,
+    },
+}
+
+impl ImportError {
+    /// Whether the same step may succeed later without anyone changing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Target(error) => error.is_transient(),
+            Self::Cutover(error) => error.is_transient(),
+            Self::Build { source, .. } => relevo_pg::error::is_transient(source),
+            Self::Read(_)
+            | Self::ChunkRead { .. }
+            | Self::Sink(_)
+            | Self::MissingChunks { .. }
+            | Self::NotSealed { .. }
+            | Self::Crashed { .. } => true,
+            Self::Id { .. }
+            | Self::Truncated { .. }
+            | Self::Damaged { .. }
+            | Self::Dump(_)
+            | Self::Encoder(_)
+            | Self::Row { .. }
+            | Self::Incomplete
+            | Self::Empty { .. }
+            | Self::SeveralDatabases { .. }
+            | Self::Guard { .. }
+            | Self::Unknown { .. }
+            | Self::Ended { .. }
+            | Self::OtherDump { .. }
+            | Self::Fenced { .. }
+            | Self::Superseded { .. }
+            | Self::ChunkDamaged { .. }
+            | Self::RowsDiffer { .. }
+            | Self::ValuesDiffer { .. }
+            | Self::ForeignKey { .. }
+            | Self::Ledger { .. }
+            | Self::Cancelled => false,
+        }
+    }
+
+    /// Wraps a driver's error with what was being done.
+    pub(crate) fn database(what: impl Into<String>, source: sqlx::Error) -> Self {
+        Self::Target(PgError::database(what, source))
+    }
+}

@@ -1,0 +1,194 @@
+//! Choices: where to, how careful, how patient.
+
+use std::time::Duration;
+
+use relevo_mysqldump::TranslateOptions;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+/// What one import wants, kept in the target's ledger so that every later step decides alike.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImportOptions {
+    /// The schema whose tables are replaced.
+    pub schema: String,
+    /// Who imports: [`crate::steps::sweep`] clears up after this owner only.
+    pub owner: String,
+    /// How types and doubtful values are carried over.
+    pub translate: TranslateOptions,
+    /// What a dump must hold to replace a full target.
+    pub guard: Guard,
+    /// How the loaded rows are compared with the dump.
+    pub verify: Verify,
+    /// Whether the dump must end with its completion line.
+    pub completion: Completion,
+    /// Take only the tables of this database, for a dump that holds several.
+    pub database: Option<String>,
+    /// VACUUM the new tables too, after the cutover, rather than ANALYZE them only.
+    pub vacuum: bool,
+    /// Connections that build indexes and analyse at the same time.
+    pub finish_jobs: usize,
+    /// How long and how hard the cutover tries.
+    pub cutover: CutoverLimits,
+}
+
+impl Default for ImportOptions {
+    fn default() -> Self {
+        Self {
+            schema: "public".to_owned(),
+            owner: "relevo".to_owned(),
+            translate: TranslateOptions::default(),
+            guard: Guard::default(),
+            verify: Verify::Rows,
+            completion: Completion::Expected,
+            database: None,
+            vacuum: true,
+            finish_jobs: 2,
+            cutover: CutoverLimits::default(),
+        }
+    }
+}
+
+/// The rule that keeps a half-empty dump from replacing a full target.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Guard {
+    /// A table may lose this many percent of its rows since the last certificate (or against the
+    /// present target when there is none).
+    pub shrink_percent: u8,
+    /// Import all the same; what would have been refused is reported.
+    pub force: bool,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { shrink_percent: 30, force: false }
+    }
+}
+
+/// How the loaded rows are compared with the dump.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// The rows of every table are counted on both sides.
+    #[default]
+    Rows,
+    /// Every value is hashed on both sides as well, in tables whose types write back what was
+    /// read.
+    Values,
+}
+
+/// Whether a dump without `-- Dump completed` is taken for cut off.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Completion {
+    /// When its header names a tool that writes the line.
+    #[default]
+    Expected,
+    /// Always.
+    Required,
+    /// Never.
+    NotRequired,
+}
+
+/// How long and how hard the cutover tries.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CutoverLimits {
+    /// The longest time all attempts together may take before the import gives up, seconds.
+    pub lock_wait_seconds: u64,
+    /// The longest wait for transactions whose snapshot is older than the load, seconds.
+    pub snapshot_wait_seconds: u64,
+    /// What happens to them after that.
+    pub old_snapshots: OldSnapshots,
+}
+
+impl Default for CutoverLimits {
+    fn default() -> Self {
+        Self {
+            lock_wait_seconds: 120,
+            snapshot_wait_seconds: 600,
+            old_snapshots: OldSnapshots::Refuse,
+        }
+    }
+}
+
+/// What to do with a transaction that would see the new tables empty, once the wait is over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OldSnapshots {
+    /// Leave the target as it is and fail, naming them.
+    #[default]
+    Refuse,
+    /// Cut over all the same and report them.
+    Proceed,
+}
+
+/// What `import_file` needs beside its input.
+#[derive(Clone, Debug)]
+pub struct DirectOptions {
+    /// The target database.
+    pub target_url: SecretString,
+    /// Everything that is the same in the pipeline.
+    pub import: ImportOptions,
+    /// COPY connections.
+    pub jobs: usize,
+    /// The longest silence of the target while rows are sent.
+    pub copy_timeout: Duration,
+    /// Stops the import; the previous data stay as they are.
+    pub cancel: CancellationToken,
+}
+
+impl DirectOptions {
+    /// The defaults: 2 connections, schema `public`, rows verified.
+    #[must_use]
+    pub fn new(target_url: SecretString) -> Self {
+        Self {
+            target_url,
+            import: ImportOptions::default(),
+            jobs: 2,
+            copy_timeout: Duration::from_secs(300),
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+/// Limits of one chunk's load.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkLimits {
+    /// The longest time the whole load of the chunk may take.
+    pub timeout: Duration,
+}
+
+impl Default for ChunkLimits {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(600) }
+    }
+}
+
+/// How [`crate::split_to_chunks`] cuts.
+#[derive(Clone, Debug)]
+pub struct SplitOptions {
+    /// The import the chunks belong to.
+    pub import: crate::ImportId,
+    /// A chunk is closed once it holds this many bytes of rows.
+    pub chunk_size_bytes: usize,
+    /// Whether the dump must end with its completion line.
+    pub completion: Completion,
+    /// Take only the tables of this database.
+    pub database: Option<String>,
+}
+
+impl SplitOptions {
+    /// The defaults: chunks of 32 MiB.
+    #[must_use]
+    pub fn new(import: crate::ImportId) -> Self {
+        Self {
+            import,
+            chunk_size_bytes: 32 * 1024 * 1024,
+            completion: Completion::Expected,
+            database: None,
+        }
+    }
+}

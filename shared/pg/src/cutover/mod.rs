@@ -1,0 +1,4 @@
+//! The switch that readers see.
+mod error;
+
+pub use error::CutoverError;

@@ -1,1 +1,30 @@
-//! placeholder
+//! The durable queue: typed by name only, leased, fenced, in Postgres.
+//!
+//! Producers use [`Queue`]; a worker process calls [`run_worker`] with a [`Handler`]. The queue
+//! knows no kinds: a kind is a name, a payload is JSON, and what they mean is the handler's affair.
+//!
+//! **Delivery is at least once.** A job's effects happen once when they commit together with the
+//! job's end ([`Job::complete_in`]), or are proven by the lease ([`Job::fence`]).
+//!
+//! **The lease** of a running job is (session, epoch). The epoch rises by one at every claim and is
+//! never reset. Every write-back names both and changes nothing when either is stale. Heartbeats
+//! touch the session's row only; rescue looks for dead sessions, by the database's clock.
+
+mod error;
+mod id;
+mod new_job;
+mod queue;
+mod view;
+mod worker;
+
+pub use error::QueueError;
+pub use id::{BatchId, JobId, SessionId};
+pub use new_job::{Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, Unique, UniqueScope};
+pub use queue::{CancelOutcome, Queue, Rescued, Retention, RetryOutcome};
+pub use view::{
+    BatchState, BatchView, JobFilter, JobState, JobView, ProgressView, QueueStats, SessionView,
+};
+pub use worker::{
+    BoxError, BoxFuture, CancelReason, Claimed, Finished, Handler, Job, JobError, KnownKind,
+    NoObserver, Observer, Outcome, Progress, WorkerConfig, full_jitter, run_worker,
+};

@@ -1,0 +1,259 @@
+//! The door for producers, operators and upkeep.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{PgConnection, PgPool};
+
+use crate::view::{self, BatchView, JobFilter, JobState, JobView, QueueStats, SessionView};
+use crate::{BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError};
+
+/// The durable queue in one database. Cheap to clone; clones share the throttle of notifications.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    pool: PgPool,
+}
+
+/// What became of a cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelOutcome {
+    /// It was waiting, and is cancelled now.
+    Cancelled,
+    /// It is running; its worker was told, and learns it from its next heartbeat at the latest.
+    Requested,
+    /// It had ended before, like this.
+    AlreadyEnded(JobState),
+    /// There is no such job.
+    NotFound,
+}
+
+/// What became of a retry by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryOutcome {
+    /// It may be claimed now.
+    Retried,
+    /// It needs no retry: it is available, running, completed or cancelled.
+    NotRetryable(JobState),
+    /// Another job holds its unique key by now.
+    UniqueKeyHeld(JobId),
+    /// There is no such job.
+    NotFound,
+}
+
+/// What one rescue pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rescued {
+    /// Sessions found dead.
+    pub sessions: u64,
+    /// Jobs made available again.
+    pub jobs: u64,
+    /// Jobs that became dead letters because too many workers died under them.
+    pub poisoned: u64,
+    /// Jobs that were to be cancelled and are.
+    pub cancelled: u64,
+}
+
+/// How long ended things are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Completed and cancelled jobs, completed batches, progress; rounded up to whole UTC days.
+    pub history: Duration,
+    /// Dead letters; none means until a person acts.
+    pub dead_letters: Option<Duration>,
+}
+
+impl Queue {
+    /// The queue in the database of `pool`, whose control plane must be migrated.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// The pool it works through.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Enqueues one job, durably once this returns.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidJob`], [`QueueError::BatchSealed`], [`QueueError::Database`]. After a
+    /// database error the job may be there: only an idempotency key makes a repeat safe.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, QueueError> {
+        let _ = job;
+        unimplemented!()
+    }
+
+    /// Enqueues jobs in one transaction, all or none; answers in the order of `jobs`.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`].
+    pub async fn enqueue_many(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, QueueError> {
+        let _ = jobs;
+        unimplemented!()
+    }
+
+    /// Enqueues jobs in the caller's transaction: they exist when it commits.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`]; after a database error the transaction is to be rolled back.
+    pub async fn enqueue_in(
+        &self,
+        tx: &mut PgConnection,
+        jobs: &[NewJob],
+    ) -> Result<Vec<Enqueued>, QueueError> {
+        let _ = (tx, jobs);
+        unimplemented!()
+    }
+
+    /// Opens a batch in the caller's transaction. `completion` is enqueued when the batch is sealed
+    /// and its last pending member has ended.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidJob`] when `completion` has a key or a batch; database errors.
+    pub async fn open_batch(
+        &self,
+        tx: &mut PgConnection,
+        completion: NewJob,
+        policy: FailedMemberPolicy,
+    ) -> Result<BatchId, QueueError> {
+        let _ = (tx, completion, policy);
+        unimplemented!()
+    }
+
+    /// Seals a batch in the caller's transaction; with nothing pending it completes at once.
+    /// Sealing a sealed batch changes nothing.
+    ///
+    /// # Errors
+    /// [`QueueError::BatchNotFound`]; database errors.
+    pub async fn seal_batch(
+        &self,
+        tx: &mut PgConnection,
+        batch: BatchId,
+    ) -> Result<(), QueueError> {
+        let _ = (tx, batch);
+        unimplemented!()
+    }
+
+    /// A batch as it stands.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn batch(&self, id: BatchId) -> Result<Option<BatchView>, QueueError> {
+        view::batch(&self.pool, id).await
+    }
+
+    /// A job, wherever it is.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn job(&self, id: JobId) -> Result<Option<JobView>, QueueError> {
+        view::job(&self.pool, id).await
+    }
+
+    /// A page of jobs, newest first, over queue, history and dead letters.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobView>, QueueError> {
+        view::jobs(&self.pool, filter).await
+    }
+
+    /// A page of dead letters, newest first; the filter's states are not looked at.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn dead_letters(&self, filter: &JobFilter) -> Result<Vec<JobView>, QueueError> {
+        let filter = JobFilter { states: vec![JobState::Dead], ..filter.clone() };
+        view::jobs(&self.pool, &filter).await
+    }
+
+    /// Cancels a job: a waiting one at once, a running one by asking its worker.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn cancel(&self, id: JobId, reason: &str) -> Result<CancelOutcome, QueueError> {
+        let _ = (id, reason);
+        unimplemented!()
+    }
+
+    /// Makes a dead, retryable or scheduled job available now. A dead one starts over with its
+    /// attempts and deaths at zero.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, QueueError> {
+        let _ = id;
+        unimplemented!()
+    }
+
+    /// Ends a dead letter as cancelled; false when there is none with this id.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn discard_dead(&self, id: JobId) -> Result<bool, QueueError> {
+        let _ = id;
+        unimplemented!()
+    }
+
+    /// What every queue holds, by name. Reads every unfinished job: ask every few seconds, not more.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn stats(&self) -> Result<Vec<QueueStats>, QueueError> {
+        view::stats(&self.pool).await
+    }
+
+    /// Stops claims from a queue; what runs goes on. False when it was paused before.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidJob`] for a name no queue can have; database errors.
+    pub async fn pause(&self, queue: &str) -> Result<bool, QueueError> {
+        let _ = queue;
+        unimplemented!()
+    }
+
+    /// Lets claims go on. False when the queue was not paused.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn resume(&self, queue: &str) -> Result<bool, QueueError> {
+        let _ = queue;
+        unimplemented!()
+    }
+
+    /// The living sessions, oldest first.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn sessions(&self) -> Result<Vec<SessionView>, QueueError> {
+        view::sessions(&self.pool).await
+    }
+
+    /// Upkeep: moves due scheduled and retryable jobs to available; says how many.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn stage(&self) -> Result<u64, QueueError> {
+        unimplemented!()
+    }
+
+    /// Upkeep: takes back the jobs of dead sessions.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn rescue(&self) -> Result<Rescued, QueueError> {
+        unimplemented!()
+    }
+
+    /// Upkeep: drops what is older than `keep`, and makes the history's partitions for the days
+    /// ahead; says how many rows and partitions went. Once a minute is often enough.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn prune(&self, keep: Retention) -> Result<u64, QueueError> {
+        let _ = keep;
+        unimplemented!()
+    }
+}

@@ -1,0 +1,81 @@
+//! How a worker is set.
+
+use std::time::Duration;
+
+use crate::QueueError;
+
+/// A kind this build can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownKind {
+    /// Its name.
+    pub kind: String,
+    /// The newest payload version its handler understands; older ones it must understand too.
+    pub max_payload_version: i16,
+}
+
+/// How a worker is set.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// For people: shown with its session.
+    pub name: String,
+    /// The queues it takes from; empty means all.
+    pub queues: Vec<String>,
+    /// The kinds it claims; others stay where they are, for a build that knows them.
+    pub kinds: Vec<KnownKind>,
+    /// Handlers it runs at once.
+    pub concurrency: usize,
+    /// Jobs it may hold beyond the running ones. It only does so while jobs are very short.
+    pub prefetch_max: usize,
+    /// How long a heartbeat holds its leases; a heartbeat is sent every third of it.
+    pub lease_ttl: Duration,
+    /// How often it looks for work that no notification announced; jittered.
+    pub poll_interval: Duration,
+    /// From shutdown to return: handlers may finish, then are cancelled, then given back.
+    pub grace: Duration,
+    /// How long a cancelled handler may take to return before its future is dropped.
+    pub cancel_grace: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            name: "worker".to_owned(),
+            queues: Vec::new(),
+            kinds: Vec::new(),
+            concurrency: 4,
+            prefetch_max: 1000,
+            lease_ttl: Duration::from_secs(15),
+            poll_interval: Duration::from_secs(1),
+            grace: Duration::from_secs(30),
+            cancel_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl WorkerConfig {
+    /// The most jobs it may run at once: beyond that, run more processes.
+    const CONCURRENCY_MAX: usize = 10_000;
+    /// The most jobs it may hold unstarted.
+    const PREFETCH_MAX: usize = 10_000;
+
+    pub(crate) fn validate(&self) -> Result<(), QueueError> {
+        let refuse = |what: &str| Err(QueueError::InvalidConfig(what.to_owned()));
+        if self.kinds.is_empty() {
+            return refuse("it knows no kinds, so it could never claim a job");
+        }
+        if !(1..=Self::CONCURRENCY_MAX).contains(&self.concurrency) {
+            return refuse("concurrency is 1 to 10,000");
+        }
+        if self.prefetch_max > Self::PREFETCH_MAX {
+            return refuse("prefetch_max is at most 10,000");
+        }
+        if self.lease_ttl < Duration::from_millis(300) || self.lease_ttl > Duration::from_secs(3600)
+        {
+            return refuse("lease_ttl is 0.3 s to 1 h");
+        }
+        if self.poll_interval < Duration::from_millis(10) {
+            return refuse("poll_interval is at least 10 ms");
+        }
+        Ok(())
+    }
+}

@@ -2,14 +2,20 @@
 //! API keys, backup requests, and the typed bridge from `relevo-jobs` to `relevo-queue`.
 
 pub mod api_keys;
+pub mod backup;
+pub mod backup_requests;
 mod bounded;
+mod cancel;
 pub mod control_plane;
 mod event;
 mod run;
 mod runs;
 mod secret;
+mod typed;
 
+pub use cancel::CancelRequest;
 pub use event::{LogLevel, RunEvent};
 pub use run::{NewRun, Run, RunFilter, RunId, RunState, UnknownRunState};
-pub use runs::{CancelRequest, RunError, Runs};
+pub use runs::{RunError, Runs};
 pub use secret::NoRandomness;
+pub use typed::{PayloadError, UnknownKind, job_from_json, typed_job};

@@ -41,18 +41,12 @@ pub enum RunError {
     /// The control plane's database failed.
     #[error("the control plane's database failed")]
     Database(#[from] sqlx::Error),
-}
-
-/// What asking for a run's end came to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CancelRequest {
-    /// Noted; its jobs are being cancelled, and the run becomes cancelled when they have stopped.
-    Requested {
-        /// How many of its jobs were cancelled or told to stop just now.
-        jobs: u64,
-    },
-    /// Too late: it has ended.
-    AlreadyEnded(RunState),
+    /// The queue failed.
+    #[error("the queue failed")]
+    Queue(#[from] relevo_queue::QueueError),
+    /// No token could be made.
+    #[error(transparent)]
+    Randomness(#[from] crate::NoRandomness),
 }
 
 /// The runs of a control plane. Cheap to clone.

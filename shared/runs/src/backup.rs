@@ -1,0 +1,39 @@
+//! Starting a run of the backup import: the one way in for API, command line and scheduler.
+
+use relevo_jobs::{RequestBackup, RequestMode};
+use relevo_queue::Queue;
+use serde_json::json;
+use sqlx::PgConnection;
+
+use crate::{NewRun, RunError, RunId, Runs, typed_job};
+
+/// How the gateway is asked: `auto`, `webhook` or `sync`.
+pub use relevo_jobs::RequestMode as BackupMode;
+
+/// The pipeline's name, as in [`crate::Run::pipeline`].
+pub const PIPELINE: &str = "backup";
+
+/// Creates a run and enqueues its first job, both in the caller's transaction, so that there is never
+/// one without the other. The transaction stays usable after [`RunError::AlreadyActive`].
+///
+/// # Errors
+/// [`RunError::AlreadyActive`] names the run that the source is busy with.
+pub async fn start_in(
+    tx: &mut PgConnection,
+    queue: &Queue,
+    source: &str,
+    mode: RequestMode,
+    trigger: &str,
+) -> Result<RunId, RunError> {
+    let runs = Runs::new(queue.pool().clone());
+    let run = NewRun {
+        pipeline: PIPELINE.to_owned(),
+        source: source.to_owned(),
+        trigger: trigger.to_owned(),
+        options: json!({"mode": mode}),
+    };
+    let id = runs.create_in(tx, &run).await?;
+    let first = typed_job(&RequestBackup { run_id: id.0, mode, round: 1 });
+    queue.enqueue_in(tx, &[first]).await?;
+    Ok(id)
+}

@@ -1,10 +1,13 @@
 //! The integration tests: one binary, one module per front door.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails says where by the line of its unwrap")]
+
 mod api;
 mod backup;
 mod cli;
 mod embedded;
 mod import;
+mod peers;
 mod queue;
 mod scheduler;
 mod settings;

@@ -5,9 +5,14 @@
 //! being waited for, instead of handing errors back.
 
 mod database;
+pub mod gateway;
+mod mariadb;
 mod process;
+pub mod reference;
 mod wait;
 
 pub use database::TestDatabase;
+pub use gateway::Gateway;
+pub use mariadb::MariaDb;
 pub use process::{Process, ProcessBuilder, binary_path, free_port};
 pub use wait::wait_for;

@@ -1,0 +1,215 @@
+//! The MariaDB side: structure from `information_schema`, checksums from SQL.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use anyhow::{Context, bail};
+
+use super::{Column, ColumnKind, ForeignKey, Index, Reference, Table, checksum};
+use crate::MariaDb;
+
+/// Computes the reference values of a database.
+///
+/// # Errors
+///
+/// When the server refuses a query, or a column has a type that has no [`ColumnKind`].
+pub fn compute(server: &MariaDb, database: &str) -> anyhow::Result<Reference> {
+    let version = server.run("SELECT version();")?.trim().to_owned();
+    let mut tables = tables(server, database)?;
+    columns(server, database, &mut tables)?;
+    indexes(server, database, &mut tables)?;
+    foreign_keys(server, database, &mut tables)?;
+    for (name, table) in &mut tables {
+        values(server, database, name, table).with_context(|| format!("table {name}"))?;
+    }
+    Ok(Reference { server: version, tables })
+}
+
+fn tables(server: &MariaDb, database: &str) -> anyhow::Result<BTreeMap<String, Table>> {
+    let listed = server.run(&format!(
+        "SELECT table_name, IFNULL(auto_increment, '') FROM information_schema.tables \
+         WHERE table_schema = '{database}' AND table_type = 'BASE TABLE';"
+    ))?;
+    let mut tables = BTreeMap::new();
+    for line in listed.lines() {
+        let [name, auto_increment] = fields(line)?;
+        let table = Table {
+            rows: 0,
+            checksum: String::new(),
+            columns: Vec::new(),
+            auto_increment: auto_increment.parse().ok(),
+            indexes: BTreeMap::new(),
+            foreign_keys: BTreeMap::new(),
+        };
+        tables.insert(name.to_owned(), table);
+    }
+    Ok(tables)
+}
+
+fn columns(
+    server: &MariaDb,
+    database: &str,
+    tables: &mut BTreeMap<String, Table>,
+) -> anyhow::Result<()> {
+    let listed = server.run(&format!(
+        "SELECT table_name, column_name, data_type, column_type FROM information_schema.columns \
+         WHERE table_schema = '{database}' ORDER BY table_name, ordinal_position;"
+    ))?;
+    for line in listed.lines() {
+        let [table, name, data_type, column_type] = fields(line)?;
+        // Views have columns too.
+        if let Some(table) = tables.get_mut(table) {
+            table.columns.push(Column {
+                name: name.to_owned(),
+                mysql_type: column_type.to_owned(),
+                kind: kind(data_type)?,
+                nulls: 0,
+                checksum: String::new(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn indexes(
+    server: &MariaDb,
+    database: &str,
+    tables: &mut BTreeMap<String, Table>,
+) -> anyhow::Result<()> {
+    let listed = server.run(&format!(
+        "SELECT table_name, index_name, column_name, non_unique, sub_part IS NOT NULL \
+         FROM information_schema.statistics WHERE table_schema = '{database}' \
+         ORDER BY table_name, index_name, seq_in_index;"
+    ))?;
+    for line in listed.lines() {
+        let [table, name, column, non_unique, prefix] = fields(line)?;
+        let table = tables.get_mut(table).context("an index of no table")?;
+        let index = table.indexes.entry(name.to_owned()).or_insert_with(|| Index {
+            unique: non_unique == "0",
+            columns: Vec::new(),
+            prefix: false,
+        });
+        index.columns.push(column.to_owned());
+        index.prefix |= prefix == "1";
+    }
+    Ok(())
+}
+
+fn foreign_keys(
+    server: &MariaDb,
+    database: &str,
+    tables: &mut BTreeMap<String, Table>,
+) -> anyhow::Result<()> {
+    let listed = server.run(&format!(
+        "SELECT k.table_name, k.constraint_name, k.column_name, k.referenced_table_name, \
+                k.referenced_column_name, r.delete_rule, r.update_rule \
+         FROM information_schema.key_column_usage k \
+         JOIN information_schema.referential_constraints r \
+           ON r.constraint_schema = k.table_schema AND r.table_name = k.table_name \
+          AND r.constraint_name = k.constraint_name \
+         WHERE k.table_schema = '{database}' AND k.referenced_table_name IS NOT NULL \
+         ORDER BY k.table_name, k.constraint_name, k.ordinal_position;"
+    ))?;
+    // RESTRICT and NO ACTION are the same thing in MariaDB.
+    let rule = |rule: &str| rule.replace("RESTRICT", "NO ACTION");
+    for line in listed.lines() {
+        let [table, name, column, to_table, to_column, on_delete, on_update] = fields(line)?;
+        let table = tables.get_mut(table).context("a foreign key of no table")?;
+        let key = table.foreign_keys.entry(name.to_owned()).or_insert_with(|| ForeignKey {
+            columns: Vec::new(),
+            table: to_table.to_owned(),
+            referred: Vec::new(),
+            rules: (rule(on_delete), rule(on_update)),
+        });
+        key.columns.push(column.to_owned());
+        key.referred.push(to_column.to_owned());
+    }
+    Ok(())
+}
+
+fn fields<const N: usize>(line: &str) -> anyhow::Result<[&str; N]> {
+    let fields: Vec<_> = line.split('\t').collect();
+    fields.try_into().ok().with_context(|| format!("{N} fields in {line:?}"))
+}
+
+fn kind(data_type: &str) -> anyhow::Result<ColumnKind> {
+    Ok(match data_type {
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "bit" | "year" => ColumnKind::Int,
+        "decimal" => ColumnKind::Decimal,
+        "float" | "double" => ColumnKind::Float,
+        "date" | "datetime" | "timestamp" => ColumnKind::DateTime,
+        "time" => ColumnKind::Time,
+        "char" => ColumnKind::Char,
+        "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set" => {
+            ColumnKind::Text
+        }
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
+            ColumnKind::Binary
+        }
+        other => bail!("no canonical text is known for values of type {other}"),
+    })
+}
+
+/// The canonical text of a column as MariaDB writes it; NULL where the value counts as NULL.
+fn canonical(column: &Column) -> String {
+    let name = format!("`{}`", column.name.replace('`', "``"));
+    let trim_zeros = |text: &str| format!("TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM {text}))");
+    match column.kind {
+        ColumnKind::Int => format!("CAST({name} + 0 AS CHAR)"),
+        ColumnKind::Decimal if !column.mysql_type.contains(",0)") => trim_zeros(&name),
+        ColumnKind::Decimal | ColumnKind::Float => format!("CAST({name} AS CHAR)"),
+        ColumnKind::DateTime => {
+            let text = format!("CAST({name} AS CHAR)");
+            // With parentheses come digits of a second: `datetime(3)`.
+            let text = if column.mysql_type.contains('(') { trim_zeros(&text) } else { text };
+            format!("IF(MONTH({name}) = 0 OR DAYOFMONTH({name}) = 0, NULL, {text})")
+        }
+        ColumnKind::Time => format!("CAST(TIME_TO_SEC({name}) AS CHAR)"),
+        ColumnKind::Text => format!("CONVERT({name} USING utf8mb4)"),
+        ColumnKind::Char => format!("TRIM(TRAILING ' ' FROM CONVERT({name} USING utf8mb4))"),
+        ColumnKind::Binary => format!("LOWER(HEX({name}))"),
+    }
+}
+
+/// Fills in rows, nulls and checksums, by one pass over the table.
+fn values(server: &MariaDb, database: &str, name: &str, table: &mut Table) -> anyhow::Result<()> {
+    // The words of a hash are summed one by one: no sum of 32-bit numbers can overflow.
+    let sums = |hash: &str| {
+        [1, 9, 17, 25].into_iter().fold(String::new(), |mut sums, from| {
+            let word = format!("CAST(CONV(SUBSTR({hash}, {from}, 8), 16, 10) AS UNSIGNED)");
+            write!(sums, ", IFNULL(SUM({word}), 0)").ok();
+            sums
+        })
+    };
+    let (mut texts, mut hashes, mut outer) = (String::new(), String::new(), sums("h"));
+    let mut row = Vec::new();
+    for (ordinal, column) in table.columns.iter().enumerate() {
+        let text = canonical(column);
+        write!(
+            texts,
+            ", IFNULL(CONCAT('V', LENGTH({text}), ':', {text}, ';'), 'N;') AS v{ordinal}"
+        )?;
+        write!(hashes, ", MD5(v{ordinal}) AS h{ordinal}, v{ordinal} = 'N;' AS n{ordinal}")?;
+        write!(outer, ", IFNULL(SUM(n{ordinal}), 0){}", sums(&format!("h{ordinal}")))?;
+        row.push(format!("v{ordinal}"));
+    }
+    let answer = server.run(&format!(
+        "SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET time_zone = '+00:00'; \
+         SELECT COUNT(*){outer} FROM (SELECT MD5(CONCAT({row})) AS h{hashes} \
+         FROM (SELECT {texts} FROM `{database}`.`{name}`) AS texts) AS hashes;",
+        row = row.join(", "),
+        texts = texts.trim_start_matches(", ")
+    ))?;
+    let mut numbers = answer
+        .trim()
+        .split('\t')
+        .map(|text| text.parse::<u128>().with_context(|| format!("{text:?} is no number")));
+    let mut next = move || numbers.next().context("a number is missing")?;
+    table.rows = u64::try_from(next()?)?;
+    table.checksum = checksum([next()?, next()?, next()?, next()?]);
+    for column in &mut table.columns {
+        column.nulls = u64::try_from(next()?)?;
+        column.checksum = checksum([next()?, next()?, next()?, next()?]);
+    }
+    Ok(())
+}

@@ -7,7 +7,7 @@
 //! earlier than the database gives its office away.
 //!
 //! Trust is for not wasting work. What must not happen twice is proved instead:
-//! [`prove_in`] is part of the transaction it protects, and holds the lease row
+//! [`Tenure::prove_in`] is part of the transaction it protects, and holds the lease row
 //! until that transaction ends, so that no other term can begin meanwhile.
 
 use std::time::{Duration, Instant};
@@ -122,16 +122,22 @@ impl Tenure {
         .map(|_| ())
     }
 
-    /// Whether this process may still believe that it leads.
+    /// For how long this process may still believe that it leads.
     #[must_use]
-    pub fn is_trusted(&self) -> bool {
-        Instant::now() < self.trusted_until
+    pub fn trusted_for(&self) -> Duration {
+        self.trusted_until.saturating_duration_since(Instant::now())
     }
 
-    /// Until when that belief lasts, by the local monotonic clock.
+    /// How long the lease runs without being kept.
     #[must_use]
-    pub fn trusted_until(&self) -> Instant {
-        self.trusted_until
+    pub fn lease_ttl(&self) -> Duration {
+        self.lease_ttl
+    }
+
+    /// Host and process that hold it.
+    #[must_use]
+    pub fn holder(&self) -> &str {
+        &self.holder
     }
 
     /// The present by the database's clock, off by no more than one round trip.

@@ -14,29 +14,26 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{
-    DateTime, Datelike, Days, Duration, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone,
-    Timelike, Utc,
+    DateTime, Datelike, Days, Duration, LocalResult, NaiveDateTime, NaiveTime, TimeZone, Timelike,
+    Utc,
 };
 use chrono_tz::{GapInfo, Tz};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 
-/// Hours in 400 days: a longer distance is a typing error, not a rhythm.
-const MAX_HOURS: u32 = 9_600;
-
-/// Wall-clock hours are counted from this day on; any day long past will do, as
-/// long as it never changes.
-const ANCHOR: (i32, u32, u32) = (2000, 1, 1);
+/// The longest distance: counted from a time of each day, no other makes sense.
+const MAX_HOURS: u32 = 24;
 
 /// How often and at what wall-clock time something is due.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rhythm {
-    /// Every so many wall-clock hours, counted so that (for a divisor of 24)
-    /// one slot of each day is at `from`.
+    /// Every so many wall-clock hours from a time of each day on, so that every
+    /// day has its slots at the same times.
     Every {
-        /// Distance between two slots in hours of the wall clock, 1 to 9,600.
+        /// Distance between two slots in hours of the wall clock, 1 to 24. Where
+        /// it does not divide 24, the distance to the next day's first is shorter.
         hours: u32,
-        /// Wall-clock time of the first slot; whole minutes.
+        /// Wall-clock time of each day's first slot; whole minutes.
         from: NaiveTime,
     },
     /// A cron expression: five fields, or six with seconds first.
@@ -66,16 +63,14 @@ pub enum RhythmError {
 }
 
 impl Rhythm {
-    /// Every `hours` wall-clock hours from `first_slot` (`HH:MM`).
+    /// Every `hours` wall-clock hours from `from` on, each day.
     ///
     /// # Errors
-    /// When the distance is out of range or the time is no time of day.
-    pub fn every(hours: u32, first_slot: &str) -> Result<Self, RhythmError> {
+    /// When the distance is out of range.
+    pub fn every(hours: u32, from: NaiveTime) -> Result<Self, RhythmError> {
         if hours == 0 || hours > MAX_HOURS {
             return Err(RhythmError::Hours(hours));
         }
-        let from = NaiveTime::parse_from_str(first_slot.trim(), "%H:%M")
-            .map_err(|_| RhythmError::FirstSlot(first_slot.to_owned()))?;
         Ok(Self::Every { hours, from })
     }
 
@@ -149,7 +144,9 @@ impl FromStr for Rhythm {
             .strip_prefix("every ")
             .and_then(|rest| rest.split_once("h from "))
             .ok_or_else(form)?;
-        Self::every(hours.trim().parse().map_err(|_| form())?, first_slot)
+        let from = NaiveTime::parse_from_str(first_slot.trim(), "%H:%M")
+            .map_err(|_| RhythmError::FirstSlot(first_slot.to_owned()))?;
+        Self::every(hours.trim().parse().map_err(|_| form())?, from)
     }
 }
 
@@ -159,20 +156,18 @@ fn next_of_hours(
     from: NaiveTime,
     after: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
-    let anchor = NaiveDate::from_ymd_opt(ANCHOR.0, ANCHOR.1, ANCHOR.2)?.and_time(from);
-    let step = Duration::hours(i64::from(hours));
     // Zones have skipped a whole day: begin two days back, on the wall clock, and
     // walk; the mapping to instants never goes backwards, so the first hit is it.
-    let begin = after.with_timezone(&zone).naive_local().checked_sub_days(Days::new(2))?;
-    let steps = (begin - anchor).num_seconds().div_euclid(step.num_seconds());
-    let mut wall =
-        anchor.checked_add_signed(Duration::try_seconds(steps * step.num_seconds())?)?;
+    let mut day = after.with_timezone(&zone).date_naive().checked_sub_days(Days::new(2))?;
     loop {
-        let slot = instant_of(zone, wall)?;
-        if slot > after {
-            return Some(slot);
+        for hour in (0..24).step_by(usize::try_from(hours).ok()?) {
+            let wall = day.and_time(from).checked_add_signed(Duration::hours(hour))?;
+            let slot = instant_of(zone, wall)?;
+            if slot > after {
+                return Some(slot);
+            }
         }
-        wall = wall.checked_add_signed(step)?;
+        day = day.succ_opt()?;
     }
 }
 
@@ -209,6 +204,10 @@ mod tests {
         name.parse().expect("a test zone")
     }
 
+    fn every(hours: u32, from: &str) -> Rhythm {
+        format!("every {hours}h from {from}").parse().expect("a test rhythm")
+    }
+
     fn local(zone: Tz, slot: DateTime<Utc>) -> String {
         slot.with_timezone(&zone).format("%Y-%m-%d %H:%M:%S").to_string()
     }
@@ -224,7 +223,7 @@ mod tests {
     #[test]
     fn the_shop_is_due_at_six_and_eighteen() {
         let mexico = zone("America/Mexico_City");
-        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        let rhythm = every(12, "06:00");
         assert_eq!(
             locals(&rhythm, mexico, "2026-11-22T00:00:00Z", "2026-11-24T00:00:00Z"),
             [
@@ -240,7 +239,7 @@ mod tests {
     #[test]
     fn a_slot_exactly_at_the_lower_bound_is_not_due_again() {
         let utc = zone("UTC");
-        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        let rhythm = every(12, "06:00");
         assert_eq!(
             rhythm.next_after(utc, at("2026-11-22T06:00:00Z")),
             Some(at("2026-11-22T18:00:00Z"))
@@ -254,7 +253,7 @@ mod tests {
     #[test]
     fn wall_clock_times_stay_through_a_change_of_the_clock() {
         let madrid = zone("Europe/Madrid");
-        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        let rhythm = every(12, "06:00");
         // The clock goes back on 2026-10-25 and forward on 2027-03-28.
         for (after, until) in [
             ("2026-10-24T00:00:00Z", "2026-10-26T23:00:00Z"),
@@ -273,12 +272,12 @@ mod tests {
     fn a_time_in_the_gap_is_due_at_its_end_and_once() {
         let madrid = zone("Europe/Madrid");
         // 02:00 to 03:00 does not exist on 2027-03-28.
-        let rhythm = Rhythm::every(24, "02:30").unwrap();
+        let rhythm = every(24, "02:30");
         assert_eq!(
             locals(&rhythm, madrid, "2027-03-27T12:00:00Z", "2027-03-29T12:00:00Z"),
             ["2027-03-28 03:00:00", "2027-03-29 02:30:00"]
         );
-        let hourly = Rhythm::every(1, "00:00").unwrap();
+        let hourly = every(1, "00:00");
         assert_eq!(
             locals(&hourly, madrid, "2027-03-28T00:00:00Z", "2027-03-28T02:00:00Z"),
             ["2027-03-28 03:00:00", "2027-03-28 04:00:00"]
@@ -288,7 +287,7 @@ mod tests {
     #[test]
     fn a_time_that_comes_twice_is_due_at_the_first() {
         let madrid = zone("Europe/Madrid");
-        let rhythm = Rhythm::every(24, "02:30").unwrap();
+        let rhythm = every(24, "02:30");
         assert_eq!(
             rhythm.between(madrid, at("2026-10-24T12:00:00Z"), at("2026-10-26T12:00:00Z"), 9),
             [at("2026-10-25T00:30:00Z"), at("2026-10-26T01:30:00Z")]
@@ -306,9 +305,8 @@ mod tests {
         let rhythm = Rhythm::cron("*/30 * * * *").unwrap();
         let slots =
             rhythm.between(madrid, at("2026-10-24T23:59:00Z"), at("2026-10-25T02:00:00Z"), 99);
-        let expected: Vec<_> = (0..=4)
-            .map(|half| at("2026-10-25T00:00:00Z") + Duration::minutes(30 * half))
-            .collect();
+        let expected: Vec<_> =
+            (0..=4).map(|half| at("2026-10-25T00:00:00Z") + Duration::minutes(30 * half)).collect();
         assert_eq!(slots, expected);
     }
 
@@ -316,7 +314,7 @@ mod tests {
     fn a_day_that_a_zone_skipped_is_survived() {
         // Samoa had no 2011-12-30.
         let apia = zone("Pacific/Apia");
-        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        let rhythm = every(12, "06:00");
         // Both slots of the missing day fall to its end, which is one slot.
         assert_eq!(
             locals(&rhythm, apia, "2011-12-29T12:00:00Z", "2011-12-31T12:00:00Z"),
@@ -331,18 +329,17 @@ mod tests {
     }
 
     #[test]
-    fn distances_that_do_not_divide_a_day_go_on_over_midnight() {
-        let utc = zone("UTC");
-        let rhythm = Rhythm::every(5, "06:00").unwrap();
+    fn distances_that_do_not_divide_a_day_begin_anew_each_day() {
         let slots =
-            rhythm.between(utc, at("2026-11-22T00:00:00Z"), at("2026-11-25T00:00:00Z"), 99);
-        assert!(slots.windows(2).all(|pair| pair[1] - pair[0] == Duration::hours(5)), "{slots:?}");
+            locals(&every(5, "06:00"), Tz::UTC, "2026-11-22T03:00:00Z", "2026-11-23T11:00:00Z");
+        let times: Vec<_> = slots.iter().map(|slot| &slot[11..16]).collect();
+        assert_eq!(times, ["06:00", "11:00", "16:00", "21:00", "02:00", "06:00", "11:00"]);
     }
 
     #[test]
     fn what_is_no_rhythm_is_refused_with_what_to_write() {
         for (text, part) in [
-            ("every 0h from 06:00", "1 to 9600"),
+            ("every 0h from 06:00", "1 to 24"),
             ("every 12h from 25:00", "HH:MM"),
             ("every x h from 06:00", "every 12h from 06:00"),
             ("cron 61 * * * *", "not a cron expression"),
@@ -365,14 +362,14 @@ mod tests {
         #[test]
         fn slots_rise_and_do_not_depend_on_where_one_looks_from(
             zone_index in 0..chrono_tz::TZ_VARIANTS.len(),
-            hours in 1_u32..200,
+            hours in 1_u32..=24,
             minute_of_day in 0_u32..1440,
             start in 946_684_800_i64..4_102_444_800,
             split in 0_usize..8,
         ) {
             let zone = chrono_tz::TZ_VARIANTS[zone_index];
             let first = format!("{:02}:{:02}", minute_of_day / 60, minute_of_day % 60);
-            let rhythm = Rhythm::every(hours, &first).unwrap();
+            let rhythm = every(hours, &first);
             let start = DateTime::from_timestamp(start, 0).unwrap();
             let far = DateTime::from_timestamp(i64::from(u32::MAX), 0).unwrap();
             let slots = rhythm.between(zone, start, far, 8);

@@ -138,13 +138,12 @@ mod tests {
     }
 
     fn shop(missed: MissedRuns, settled_to: &str, now: &str) -> Vec<(DateTime<Utc>, bool)> {
-        let rhythm = Rhythm::every(12, "06:00").unwrap();
+        let rhythm = "every 12h from 06:00".parse::<Rhythm>().unwrap();
         let policy = Policy { missed, max_age: Duration::hours(6) };
         match settle(&rhythm, Tz::UTC, policy, at(settled_to), at(now)) {
-            Due::Slots(slots) => slots
-                .into_iter()
-                .map(|(slot, verdict)| (slot, verdict == Verdict::Start))
-                .collect(),
+            Due::Slots(slots) => {
+                slots.into_iter().map(|(slot, verdict)| (slot, verdict == Verdict::Start)).collect()
+            }
             Due::PassOver(to) => panic!("passed over to {to}"),
         }
     }

@@ -1,0 +1,137 @@
+//! Figures that are read from the database, exported by the leader alone, so that sums over
+//! processes are right.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use relevo_queue::QueueError;
+use relevo_runs::backup;
+use tokio_util::sync::CancellationToken;
+
+use crate::SchedulerDeps;
+use crate::upkeep::Step;
+
+/// How often they are read: counting a long queue has its price.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How long reading them may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads them until `over`.
+pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
+    let mut step = Step::new("figures", TIMEOUT);
+    while !over.is_cancelled() {
+        step.run(&deps.metrics, &over, read(&deps)).await;
+        tokio::select! {
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
+    let leader = &deps.metrics.leader;
+    let queues = deps.queue.stats().await?;
+    // A queue that is empty and gone from the database must not keep its last figures.
+    leader.queue_jobs.reset();
+    leader.dead_letters_present.reset();
+    leader.queue_oldest_available.reset();
+    for queue in &queues {
+        let name = queue.queue.as_str();
+        for (state, jobs) in [
+            ("scheduled", queue.scheduled),
+            ("available", queue.available),
+            ("running", queue.running),
+            ("retryable", queue.retryable),
+        ] {
+            leader.queue_jobs.with_label_values(&[name, state]).set(whole(jobs));
+        }
+        leader.dead_letters_present.with_label_values(&[name]).set(whole(queue.dead));
+        let oldest = queue.oldest_available.map_or(0.0, unix_seconds);
+        leader.queue_oldest_available.with_label_values(&[name]).set(oldest);
+    }
+    leader.set_worker_sessions(deps.queue.sessions().await?.len());
+    read_runs(deps).await?;
+    read_fires(deps).await?;
+    let snapshot_age: f64 = sqlx::query_scalar(
+        "-- oldest_snapshot_age
+         SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::float8
+           FROM pg_stat_activity
+          WHERE datname = current_database() AND backend_xmin IS NOT NULL",
+    )
+    .fetch_one(&deps.pool)
+    .await?;
+    leader.set_oldest_snapshot_age_seconds(snapshot_age.max(0.0));
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct SourceFigures {
+    pipeline: String,
+    source: String,
+    succeeded_at: Option<DateTime<Utc>>,
+    progress: Option<f64>,
+}
+
+/// When each source last succeeded, and how far its active run is.
+async fn read_runs(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
+    let leader = &deps.metrics.leader;
+    let rows: Vec<SourceFigures> = sqlx::query_as(
+        "-- pipeline_figures
+         SELECT pipeline, source,
+                max(finished_at) FILTER (WHERE state = 'succeeded') AS succeeded_at,
+                max((progress ->> 'done')::float8 / nullif((progress ->> 'total')::float8, 0))
+                    FILTER (WHERE state IN ('pending', 'running')) AS progress
+           FROM relevo.run
+          GROUP BY pipeline, source",
+    )
+    .fetch_all(&deps.pool)
+    .await?;
+    leader.pipeline_last_success.reset();
+    leader.pipeline_progress.reset();
+    let configured = deps.settings.backup.keys().map(|source| (backup::PIPELINE, source.as_str()));
+    for (pipeline, source) in configured {
+        leader.pipeline_last_success.with_label_values(&[pipeline, source]).set(0.0);
+        leader.pipeline_progress.with_label_values(&[pipeline, source]).set(0.0);
+    }
+    for row in &rows {
+        let labels = [row.pipeline.as_str(), row.source.as_str()];
+        let succeeded_at = row.succeeded_at.map_or(0.0, unix_seconds);
+        leader.pipeline_last_success.with_label_values(&labels).set(succeeded_at);
+        let progress = row.progress.unwrap_or(0.0).clamp(0.0, 1.0);
+        leader.pipeline_progress.with_label_values(&labels).set(progress);
+    }
+    Ok(())
+}
+
+/// The last slot that each schedule started.
+async fn read_fires(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
+    let rows: Vec<(String, DateTime<Utc>)> = sqlx::query_as(
+        "-- last_fires
+         SELECT s.name, f.slot
+           FROM relevo.schedule AS s
+           JOIN LATERAL (
+                SELECT slot FROM relevo.schedule_fire
+                 WHERE schedule = s.name AND outcome = 'started'
+                 ORDER BY slot DESC
+                 LIMIT 1) AS f ON true
+          WHERE s.active",
+    )
+    .fetch_all(&deps.pool)
+    .await?;
+    for (schedule, slot) in &rows {
+        let gauge = &deps.metrics.leader.schedule_last_fire;
+        gauge.with_label_values(&[schedule.as_str()]).set(unix_seconds(*slot));
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 stay far below 2^53")]
+fn unix_seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp() as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a queue holds far fewer than 2^53 jobs")]
+fn whole(count: i64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,255 @@
+//! The leader's clock: waits for the next slot of any schedule and settles it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::SchedulerDeps;
+use crate::fire::{self, FireError, Fired};
+use crate::lease::Tenure;
+use crate::schedule::{self, NewSchedule, Schedule};
+use crate::settle::{self, Due};
+use crate::upkeep::{Failed, Trouble, chain, flatten};
+
+/// How often the stored schedules are read again.
+const RELOAD_PAUSE: Duration = Duration::from_secs(10);
+
+/// A schedule whose slot could not be settled is left alone for so long.
+const RETRY_PAUSE: Duration = Duration::from_secs(15);
+
+/// How long settling one slot may take.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Settles slots until `over`; cancels it when the term turns out to be over.
+pub async fn run(
+    deps: SchedulerDeps,
+    wanted: Arc<Vec<NewSchedule>>,
+    tenure: watch::Receiver<Tenure>,
+    over: CancellationToken,
+) {
+    let work = async {
+        let mut firing = Firing {
+            deps: &deps,
+            tenure: &tenure,
+            over: &over,
+            schedules: Vec::new(),
+            left_alone: HashMap::new(),
+        };
+        firing.work(&wanted).await;
+    };
+    tokio::select! {
+        () = over.cancelled() => {}
+        () = work => {}
+    }
+}
+
+struct Firing<'a> {
+    deps: &'a SchedulerDeps,
+    tenure: &'a watch::Receiver<Tenure>,
+    over: &'a CancellationToken,
+    schedules: Vec<Schedule>,
+    /// Until when the named schedules are not looked at.
+    left_alone: HashMap<String, Instant>,
+}
+
+impl Firing<'_> {
+    async fn work(&mut self, wanted: &[NewSchedule]) {
+        let mut trouble = Trouble::new("reading the schedules");
+        let mut followed = false;
+        let mut reload_at = Instant::now();
+        loop {
+            if reload_at <= Instant::now() {
+                match flatten(
+                    tokio::time::timeout(SETTLE_TIMEOUT, self.load(wanted, followed)).await,
+                ) {
+                    Ok(()) => {
+                        trouble.is_over();
+                        followed = true;
+                    }
+                    Err(Failed::Error(FireError::TermOver)) => return self.over.cancel(),
+                    Err(error) => trouble.report(&error),
+                }
+                reload_at = Instant::now() + RELOAD_PAUSE;
+            }
+            if followed {
+                self.settle_all().await;
+            }
+            let wait =
+                self.until_next_slot().min(reload_at.saturating_duration_since(Instant::now()));
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Reads the schedules; at first the stored ones are made to follow the configuration.
+    async fn load(&mut self, wanted: &[NewSchedule], followed: bool) -> Result<(), FireError> {
+        if !followed {
+            let tenure = self.tenure.borrow().clone();
+            let mut tx = self.deps.pool.begin().await?;
+            if !tenure.prove_in(&mut tx).await? {
+                return Err(FireError::TermOver);
+            }
+            let by = format!("term {} of {}", tenure.term, tenure.holder());
+            schedule::follow_configuration_in(&mut tx, wanted, &by).await?;
+            tx.commit().await?;
+        }
+        let mut readable = Vec::new();
+        for stored in schedule::active(&self.deps.pool).await? {
+            match stored {
+                Ok(schedule) => {
+                    self.left_alone.remove(&unreadable_key(&schedule.wanted.name));
+                    readable.push(schedule);
+                }
+                // Told once, not at every reading.
+                Err(error) => {
+                    if self.left_alone.insert(unreadable_key(&error.name), Instant::now()).is_none()
+                    {
+                        tracing::error!(
+                            schedule = error.name,
+                            error = chain(&error),
+                            "a schedule does not fire"
+                        );
+                    }
+                }
+            }
+        }
+        for schedule in &readable {
+            self.deps.metrics.declare_schedule(&schedule.wanted.name);
+        }
+        self.schedules = readable;
+        Ok(())
+    }
+
+    async fn settle_all(&mut self) {
+        for index in 0..self.schedules.len() {
+            let schedule = self.schedules[index].clone();
+            let name = &schedule.wanted.name;
+            if self.left_alone.get(name).is_some_and(|until| *until > Instant::now()) {
+                continue;
+            }
+            match self.settle_due(&schedule).await {
+                Ok(settled_to) => {
+                    self.left_alone.remove(name);
+                    self.schedules[index].settled_to = settled_to;
+                }
+                Err(Failed::Error(FireError::TermOver)) => {
+                    tracing::warn!(
+                        schedule = name,
+                        "the term is over; the slot is left to the new leader"
+                    );
+                    return self.over.cancel();
+                }
+                Err(error) => {
+                    tracing::error!(
+                        schedule = name,
+                        error = %error,
+                        "a slot could not be settled; it stays due and is tried again"
+                    );
+                    self.count(name, "failed");
+                    self.left_alone.insert(name.clone(), Instant::now() + RETRY_PAUSE);
+                    // What was settled before the failure stands in the database.
+                }
+            }
+            self.show_next(&self.schedules[index]);
+        }
+    }
+
+    /// Settles what is due of one schedule; returns up to where.
+    async fn settle_due(&self, schedule: &Schedule) -> Result<DateTime<Utc>, Failed<FireError>> {
+        let wanted = &schedule.wanted;
+        let mut settled_to = schedule.settled_to;
+        let now = self.tenure.borrow().database_now();
+        match settle::settle(&wanted.rhythm, wanted.zone, wanted.policy, settled_to, now) {
+            Due::PassOver(to) => {
+                tracing::warn!(
+                    schedule = wanted.name,
+                    from = %settled_to,
+                    to = %to,
+                    "missed slots are passed over: they are too many and too old to start"
+                );
+                let tenure = self.tenure.borrow().clone();
+                let passed = fire::pass_over(&self.deps.pool, &tenure, &wanted.name, to);
+                flatten(tokio::time::timeout(SETTLE_TIMEOUT, passed).await)?;
+                settled_to = to;
+            }
+            Due::Slots(slots) => {
+                for (slot, verdict) in slots {
+                    let tenure = self.tenure.borrow().clone();
+                    let settling = fire::settle_slot(
+                        &self.deps.pool,
+                        &self.deps.queue,
+                        &tenure,
+                        wanted,
+                        slot,
+                        &verdict,
+                    );
+                    let fired = flatten(tokio::time::timeout(SETTLE_TIMEOUT, settling).await)?;
+                    self.tell(&wanted.name, slot, &fired);
+                    settled_to = slot;
+                }
+            }
+        }
+        Ok(settled_to)
+    }
+
+    fn tell(&self, schedule: &str, slot: DateTime<Utc>, fired: &Fired) {
+        match fired {
+            Fired::Run(run_id) => {
+                tracing::info!(schedule, %slot, run_id, "a run was started on schedule");
+                self.count(schedule, "started");
+            }
+            Fired::Job(job_id) => {
+                tracing::debug!(schedule, %slot, job_id, "a job was enqueued on schedule");
+                self.count(schedule, "started");
+            }
+            Fired::Skipped(reason) => {
+                tracing::warn!(schedule, %slot, reason, "a slot was skipped");
+                self.count(schedule, "skipped");
+            }
+            Fired::SettledBefore => {}
+        }
+        if matches!(fired, Fired::Run(_) | Fired::Job(_)) {
+            let gauge = &self.deps.metrics.leader.schedule_last_fire;
+            gauge.with_label_values(&[schedule]).set(unix_seconds(slot));
+        }
+    }
+
+    fn count(&self, schedule: &str, outcome: &str) {
+        self.deps.metrics.schedule_fires.with_label_values(&[schedule, outcome]).inc();
+    }
+
+    fn show_next(&self, schedule: &Schedule) {
+        let wanted = &schedule.wanted;
+        if let Some(next) = wanted.rhythm.next_after(wanted.zone, schedule.settled_to) {
+            let gauge = &self.deps.metrics.leader.schedule_next_fire;
+            gauge.with_label_values(&[wanted.name.as_str()]).set(unix_seconds(next));
+        }
+    }
+
+    fn until_next_slot(&self) -> Duration {
+        let now = self.tenure.borrow().database_now();
+        let waits = self.schedules.iter().filter_map(|schedule| {
+            let wanted = &schedule.wanted;
+            if let Some(until) = self.left_alone.get(&wanted.name) {
+                return Some(until.saturating_duration_since(Instant::now()));
+            }
+            let next = wanted.rhythm.next_after(wanted.zone, schedule.settled_to)?;
+            // A slot that is due already is due now.
+            Some((next - now).to_std().unwrap_or(Duration::ZERO))
+        });
+        waits.min().unwrap_or(RELOAD_PAUSE)
+    }
+}
+
+/// Names of schedules are not empty, so this is none of them.
+fn unreadable_key(name: &str) -> String {
+    format!("\0{name}")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds since 1970 stay far below 2^53")]
+fn unix_seconds(at: DateTime<Utc>) -> f64 {
+    at.timestamp() as f64
+}

@@ -1,0 +1,198 @@
+//! The queue's upkeep: stage, rescue, prune. Each step is idempotent, so a second
+//! leader for a moment does no harm.
+
+use std::error::Error;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use relevo_queue::Retention;
+use relevo_telemetry::metrics::Metrics;
+use tokio::time::error::Elapsed;
+use tokio_util::sync::CancellationToken;
+
+use crate::{SchedulerDeps, schedule};
+
+/// Dead workers are looked for at every so many rounds: their leases run for seconds anyway, and an
+/// idle cluster should be quiet.
+const RESCUE_EVERY: u32 = 3;
+
+/// How long one staging or rescue may take before it is tried again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often old things are deleted and partitions made ahead.
+const PRUNE_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long one pruning may take.
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Fires of schedules are kept for so many days, longer than jobs: one wants to look back a month.
+const FIRES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+const STEPS: [&str; 4] = ["stage", "rescue", "prune", "figures"];
+
+/// Creates the series of every step at zero.
+pub fn declare(metrics: &Metrics) {
+    STEPS.iter().for_each(|step| metrics.declare_upkeep(step));
+}
+
+/// Stages and rescues until `over`.
+pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
+    let pause = Duration::from_millis(deps.settings.scheduler.upkeep_interval_ms);
+    let mut stage = Step::new("stage", STEP_TIMEOUT);
+    let mut rescue = Step::new("rescue", STEP_TIMEOUT);
+    let mut round = 0_u32;
+    while !over.is_cancelled() {
+        if round.is_multiple_of(RESCUE_EVERY) {
+            let rescued = rescue.run(&deps.metrics, &over, deps.queue.rescue()).await;
+            if let Some(rescued) = rescued.filter(|rescued| rescued.sessions > 0) {
+                deps.metrics.jobs_rescued.inc_by(rescued.jobs);
+                tracing::warn!(
+                    sessions = rescued.sessions,
+                    jobs = rescued.jobs,
+                    poisoned = rescued.poisoned,
+                    cancelled = rescued.cancelled,
+                    "the jobs of dead workers were taken back"
+                );
+            }
+        }
+        stage.run(&deps.metrics, &over, deps.queue.stage()).await;
+        round = round.wrapping_add(1);
+        tokio::select! {
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Prunes until `over`, first of all at once: partitions for the days ahead must be there.
+pub async fn prune(deps: SchedulerDeps, over: CancellationToken) {
+    let days = u64::from(deps.settings.scheduler.history_retention_days);
+    let keep = Retention { history: Duration::from_secs(days * 24 * 3600), dead_letters: None };
+    let mut step = Step::new("prune", PRUNE_TIMEOUT);
+    while !over.is_cancelled() {
+        let work = async {
+            let gone = deps.queue.prune(keep).await?;
+            let fires = schedule::prune_fires(&deps.pool, FIRES_KEPT).await?;
+            Ok::<_, relevo_queue::QueueError>(gone + fires)
+        };
+        if let Some(gone) = step.run(&deps.metrics, &over, work).await.filter(|gone| *gone > 0) {
+            tracing::debug!(gone, "old jobs and fires were deleted");
+        }
+        tokio::select! {
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(PRUNE_PAUSE) => {}
+        }
+    }
+}
+
+/// One step that is done again and again: timed, bounded, its failures counted and told once.
+pub struct Step {
+    name: &'static str,
+    timeout: Duration,
+    trouble: Trouble,
+}
+
+impl Step {
+    /// A step of this name.
+    pub fn new(name: &'static str, timeout: Duration) -> Self {
+        Self { name, timeout, trouble: Trouble::new(name) }
+    }
+
+    /// Does it once; nothing comes back when it failed or the tenure is over.
+    pub async fn run<T, E: Error + 'static>(
+        &mut self,
+        metrics: &Metrics,
+        over: &CancellationToken,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Option<T> {
+        let begun = Instant::now();
+        let outcome = tokio::select! {
+            () = over.cancelled() => return None,
+            outcome = tokio::time::timeout(self.timeout, work) => flatten(outcome),
+        };
+        metrics
+            .upkeep_seconds
+            .with_label_values(&[self.name])
+            .observe(begun.elapsed().as_secs_f64());
+        match outcome {
+            Ok(value) => {
+                self.trouble.is_over();
+                Some(value)
+            }
+            Err(error) => {
+                metrics.upkeep_errors.with_label_values(&[self.name]).inc();
+                self.trouble.report(&error);
+                None
+            }
+        }
+    }
+}
+
+/// An error, or a time that ran out.
+#[derive(Debug)]
+pub enum Failed<E> {
+    /// It failed.
+    Error(E),
+    /// It took too long.
+    Timeout,
+}
+
+impl<E: Error> fmt::Display for Failed<E> {
+    /// The whole chain in one line, for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Error(error) => f.write_str(&chain(error)),
+        }
+    }
+}
+
+/// An error with all its causes in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// One error out of two.
+pub fn flatten<T, E>(outcome: Result<Result<T, E>, Elapsed>) -> Result<T, Failed<E>> {
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Failed::Error(error)),
+        Err(_) => Err(Failed::Timeout),
+    }
+}
+
+/// Tells a failure when it begins and when it is over, not at each repetition.
+pub struct Trouble {
+    what: &'static str,
+    since: Option<Instant>,
+}
+
+impl Trouble {
+    /// None yet.
+    pub fn new(what: &'static str) -> Self {
+        Self { what, since: None }
+    }
+
+    /// It failed.
+    pub fn report(&mut self, error: &dyn fmt::Display) {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            tracing::warn!(step = self.what, error = %error, "{} failed; it is tried again", self.what);
+        }
+    }
+
+    /// It succeeded.
+    pub fn is_over(&mut self) {
+        if let Some(since) = self.since.take() {
+            let lasted_seconds = since.elapsed().as_secs();
+            tracing::info!(step = self.what, lasted_seconds, "{} works again", self.what);
+        }
+    }
+}

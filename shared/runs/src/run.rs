@@ -29,9 +29,12 @@ impl FromStr for RunId {
 }
 
 /// Where a run stands as a whole. The last three are final: a run never leaves them.
+///
+/// Statements read and write it as text: for a type of its own sqlx would ask every new connection
+/// what that is.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize, sqlx::Type)]
 #[serde(rename_all = "lowercase")]
-#[sqlx(type_name = "relevo.run_state", rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
 pub enum RunState {
     /// Created together with its first job; no handler has begun. Set by `create_in`.
     Pending,

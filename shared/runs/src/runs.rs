@@ -14,9 +14,9 @@ const ERROR_CHARS_MAX: usize = 20_000;
 const MESSAGE_CHARS_MAX: usize = 500;
 
 /// The columns of [`Run`].
-const COLUMNS: &str = "id, pipeline, source, state, phase, trigger, options, notes, created_at, \
-     started_at, finished_at, updated_at, progress, stats, certificate, error, cancel_requested, \
-     cleaned_at";
+const COLUMNS: &str = "id, pipeline, source, state::text AS state, phase, trigger, options, notes, \
+     created_at, started_at, finished_at, updated_at, progress, stats, certificate, error, \
+     cancel_requested, cleaned_at";
 
 /// Why something could not be done with a run.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +200,7 @@ impl Runs {
             query.push(" AND source = ").push_bind(source);
         }
         if let Some(state) = filter.state {
-            query.push(" AND state = ").push_bind(state);
+            query.push(" AND state = ").push_bind(state.as_str()).push("::relevo.run_state");
         }
         if let Some(before) = filter.before {
             query.push(" AND id < ").push_bind(before);

@@ -1,0 +1,140 @@
+//! The router: routes, and what surrounds each of them.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use relevo_queue::{JobId, Queue};
+use relevo_runs::Runs;
+use relevo_runs::control_plane::{self, SchemaStatus};
+use relevo_settings::Settings;
+use relevo_telemetry::ReadyCheck;
+use relevo_telemetry::metrics::Metrics;
+use sqlx::PgPool;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::error::ApiError;
+use crate::routes;
+
+/// How long one request may take, reading its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the API works with.
+#[derive(Clone)]
+pub struct ApiDeps {
+    /// The control plane's database.
+    pub pool: PgPool,
+    /// The queue in it.
+    pub queue: Queue,
+    /// The runs in it.
+    pub runs: Runs,
+    /// The sources with their gateways, the public URL, the body limit.
+    pub settings: Arc<Settings>,
+    /// This process's figures.
+    pub metrics: Arc<Metrics>,
+}
+
+impl ApiDeps {
+    /// Counts a job that this process enqueued. Queue names are free text to whoever enqueues, and
+    /// labels must not be: a queue that is not the kind's own counts as `other`.
+    pub(crate) fn count_enqueued(&self, queue: &str, kind: relevo_jobs::JobKind) {
+        let own = relevo_jobs::policy(kind).queue;
+        let queue = if queue == own { own } else { "other" };
+        self.metrics.jobs_enqueued.with_label_values(&[queue, kind.as_str()]).inc();
+    }
+
+    /// Names the job in the log line of a request that brought it about.
+    pub(crate) fn log_enqueued(&self, kind: relevo_jobs::JobKind, id: JobId, duplicate: bool) {
+        tracing::info!(job = id.0, kind = kind.as_str(), duplicate, "job enqueued over HTTP");
+    }
+}
+
+/// The whole application, for a server or a test to call.
+pub fn router(deps: ApiDeps) -> Router {
+    for kind in relevo_jobs::JobKind::ALL {
+        let queue = relevo_jobs::policy(kind).queue;
+        deps.metrics.jobs_enqueued.with_label_values(&[queue, kind.as_str()]);
+    }
+    let health = relevo_telemetry::router(deps.metrics.clone(), ready_check(deps.pool.clone()));
+    let body_limit_bytes = deps.settings.api.body_limit_bytes;
+    let metrics = deps.metrics.clone();
+    Router::new()
+        .nest("/api/v1", routes::api_v1(&deps))
+        .merge(routes::webhook::router())
+        .with_state(deps)
+        .merge(health)
+        .fallback(|| async { ApiError::not_found("route_not_found", "there is no such address") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        // From the inside out.
+        .layer(DefaultBodyLimit::max(body_limit_bytes))
+        .layer(middleware::from_fn(time_out))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(answer_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(answer_header(header::X_FRAME_OPTIONS, "DENY"))
+        .layer(answer_header(header::REFERRER_POLICY, "no-referrer"))
+        .layer(answer_header(header::CACHE_CONTROL, "no-store"))
+        .layer(answer_header(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
+        .layer(middleware::from_fn_with_state(metrics, relevo_telemetry::track_http))
+}
+
+fn answer_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+/// Ends a request that takes too long, so that neither a slow sender nor a stuck database holds it
+/// for ever.
+async fn time_out(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable(
+            "timed_out",
+            format!(
+                "no answer within {} s; what was asked for may have happened or not",
+                REQUEST_TIMEOUT.as_secs()
+            ),
+        )
+        .into_response(),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands the panic over by value")]
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message");
+    ApiError::internal(std::io::Error::other(message.to_owned())).into_response()
+}
+
+/// Ready means that the database answers and is migrated at least as far as this build knows.
+fn ready_check(pool: PgPool) -> ReadyCheck {
+    Arc::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move {
+            match control_plane::status(&pool).await {
+                // A newer schema is for older builds too: it expands before it contracts.
+                Ok(SchemaStatus::Current | SchemaStatus::Newer { .. }) => Ok(()),
+                Ok(SchemaStatus::Absent) => {
+                    Err("the control plane is not migrated; run `relevo migrate`".to_owned())
+                }
+                Ok(SchemaStatus::Behind { pending }) => {
+                    Err(format!("{pending} migrations are missing; run `relevo migrate`"))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the control plane's database does not answer");
+                    Err("the control plane's database does not answer".to_owned())
+                }
+            }
+        })
+    })
+}

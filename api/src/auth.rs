@@ -1,0 +1,136 @@
+//! Who may do what: API keys by `X-API-Key` or `Authorization: Bearer`, and the scope a route needs.
+
+use std::marker::PhantomData;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use relevo_runs::api_keys::{self, ApiKey, Scope};
+
+use crate::app::ApiDeps;
+use crate::error::ApiError;
+
+/// Lets a request pass whose key is good, and notes whose it is. What the key may do is decided by
+/// the handler's [`Caller`].
+pub(crate) async fn authenticate(
+    State(deps): State<ApiDeps>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let presented = presented(request.headers())?;
+    let key = api_keys::verify(&deps.pool, presented).await?.ok_or_else(|| {
+        ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "this API key is unknown or revoked; `relevo key create` makes one",
+        )
+    })?;
+    request.extensions_mut().insert(key);
+    Ok(next.run(request).await)
+}
+
+/// The key a request shows: one, in one of two headers.
+fn presented(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let own = headers.get_all("x-api-key").iter();
+    let bearer = headers.get_all(header::AUTHORIZATION).iter();
+    let mut all = own.chain(bearer);
+    let refused = |detail| ApiError::new(StatusCode::UNAUTHORIZED, "missing_api_key", detail);
+    let Some(value) = all.next() else {
+        return Err(refused(
+            "send an API key in the header X-API-Key, or as Authorization: Bearer",
+        ));
+    };
+    if all.next().is_some() {
+        return Err(refused("send one API key, in one header"));
+    }
+    let text = value.to_str().unwrap_or_default();
+    if headers.contains_key("x-api-key") {
+        return Ok(text);
+    }
+    match text.split_once(' ') {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
+        _ => Err(refused("the header Authorization must read: Bearer, a space, the API key")),
+    }
+}
+
+/// A scope as a type, so that a handler's signature says what it needs.
+pub(crate) trait Needs: Send {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+macro_rules! needs {
+    ($($name:ident),*) => {$(
+        #[doc = concat!("The scope ", stringify!($name), ".")]
+        pub(crate) struct $name;
+
+        impl Needs for $name {
+            const SCOPE: Scope = Scope::$name;
+        }
+    )*};
+}
+
+needs!(Enqueue, Read, Operate);
+
+/// The caller, whose key has the scope `S`.
+pub(crate) struct Caller<S> {
+    /// The key.
+    pub(crate) key: ApiKey,
+    scope: PhantomData<S>,
+}
+
+impl<S> Caller<S> {
+    /// How the caller appears in logs, in runs and as the reason of a cancel.
+    pub(crate) fn label(&self) -> String {
+        format!("api:{}", self.key.name)
+    }
+}
+
+impl<S: Needs> FromRequestParts<ApiDeps> for Caller<S> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _deps: &ApiDeps,
+    ) -> Result<Self, Self::Rejection> {
+        let key = parts.extensions.get::<ApiKey>().cloned().ok_or_else(|| {
+            ApiError::internal("a route that asks for a caller stands outside of authentication")
+        })?;
+        if key.allows(S::SCOPE) {
+            return Ok(Self { key, scope: PhantomData });
+        }
+        Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "missing_scope",
+            format!("this needs an API key with the scope {}", S::SCOPE),
+        )
+        .with("scope", S::SCOPE.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&'static str, &str)]) -> Result<String, ()> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        presented(&headers).map(str::to_owned).map_err(|_| ())
+    }
+
+    #[test]
+    fn one_key_in_one_header() {
+        assert_eq!(of(&[("x-api-key", "rk_a")]), Ok("rk_a".to_owned()));
+        assert_eq!(of(&[("authorization", "Bearer rk_a")]), Ok("rk_a".to_owned()));
+        assert_eq!(of(&[("authorization", "bearer  rk_a")]), Ok("rk_a".to_owned()));
+        assert!(of(&[]).is_err());
+        assert!(of(&[("authorization", "Basic cm86")]).is_err());
+        assert!(of(&[("authorization", "rk_a")]).is_err());
+        assert!(of(&[("x-api-key", "rk_a"), ("x-api-key", "rk_b")]).is_err());
+        assert!(of(&[("x-api-key", "rk_a"), ("authorization", "Bearer rk_b")]).is_err());
+    }
+}

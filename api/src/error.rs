@@ -1,0 +1,217 @@
+//! The one error type: every refusal as `application/problem+json` (RFC 9457) with a stable code.
+
+use std::error::Error;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use relevo_queue::QueueError;
+use relevo_runs::RunError;
+use relevo_runs::api_keys::ApiKeyError;
+use relevo_runs::backup_requests::DeliverError;
+use serde_json::{Map, Value, json};
+
+/// How soon to come again after "unavailable", in seconds.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// Why a request was refused or failed.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    fields: Map<String, Value>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ApiError {
+    /// A refusal with a code that stays the same for ever, and a sentence that says what to do.
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), fields: Map::new(), source: None }
+    }
+
+    /// Adds a fact for machines.
+    pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.fields.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// 400: it cannot be read.
+    pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 404.
+    pub(crate) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    /// 405.
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "this address does not take this method; the header Allow says which it takes",
+        )
+    }
+
+    /// 409: it does not fit how things stand.
+    pub(crate) fn conflict(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, detail)
+    }
+
+    /// 422: it can be read but means nothing that can be done.
+    pub(crate) fn unprocessable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    /// 503: come again.
+    pub(crate) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+    }
+
+    /// 500: what went wrong goes to the log, under an id that the answer names.
+    pub(crate) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let mut error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "");
+        error.source = Some(source.into());
+        error
+    }
+
+    fn database_unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let mut error = Self::unavailable(
+            "database_unavailable",
+            "the control plane's database does not answer; nothing is known to have changed",
+        );
+        error.source = Some(source.into());
+        error
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut detail = self.detail;
+        if let Some(source) = &self.source {
+            let id = format!("{:016x}", rand::random::<u64>());
+            tracing::error!(
+                error_id = id,
+                code = self.code,
+                error = chain(source.as_ref()),
+                "a request failed"
+            );
+            if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+                detail = format!("something unexpected happened; the log names it as {id}");
+            }
+        }
+        let mut problem = self.fields;
+        problem.insert("type".to_owned(), json!(format!("urn:relevo:problem:{}", self.code)));
+        problem.insert("title".to_owned(), json!(self.status.canonical_reason().unwrap_or("?")));
+        problem.insert("status".to_owned(), json!(self.status.as_u16()));
+        problem.insert("code".to_owned(), json!(self.code));
+        problem.insert("detail".to_owned(), json!(detail));
+        let mut response = (self.status, Value::Object(problem).to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"relevo\""),
+            );
+        }
+        response
+    }
+}
+
+/// An error with everything behind it, in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_unavailable(&error) {
+            Self::database_unavailable(error)
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+/// Whether the database could not be reached or is not taking work, as against refusing this one
+/// statement: shutting down or starting (class 57P), too many connections (class 53), a lost
+/// connection (class 08), a server that only reads (25006).
+fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["57P", "53", "08", "25006"].iter().any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
+
+impl From<QueueError> for ApiError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::InvalidJob(reason) => Self::unprocessable("invalid_job", reason),
+            QueueError::KeyContended { .. } => {
+                Self::unavailable("key_contended", error.to_string())
+            }
+            QueueError::Database(error) => error.into(),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<RunError> for ApiError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::AlreadyActive { run } => {
+                Self::conflict("run_active", error.to_string()).with("run_id", run.0)
+            }
+            RunError::NotFound(run) => {
+                Self::not_found("run_not_found", error.to_string()).with("run_id", run.0)
+            }
+            RunError::Ended { run, state } => Self::conflict("run_ended", error.to_string())
+                .with("run_id", run.0)
+                .with("state", state.as_str()),
+            RunError::Database(error) => error.into(),
+            RunError::Queue(error) => error.into(),
+            other @ RunError::Randomness(_) => Self::internal(other),
+        }
+    }
+}
+
+impl From<ApiKeyError> for ApiError {
+    fn from(error: ApiKeyError) -> Self {
+        match error {
+            ApiKeyError::Database(error) => error.into(),
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<DeliverError> for ApiError {
+    fn from(error: DeliverError) -> Self {
+        match error {
+            // The request went away between two statements: as if it had never been.
+            DeliverError::NotFound(_) => {
+                Self::not_found("request_not_found", "no backup request is waiting for this")
+            }
+            DeliverError::OtherBackup { .. } => Self::conflict("other_backup", error.to_string()),
+            DeliverError::Failed(error) => error.into(),
+        }
+    }
+}

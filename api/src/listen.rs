@@ -1,0 +1,94 @@
+//! Connections: taking them, bounding them, ending them.
+//!
+//! Not `axum::serve`, which waits for ever for a request's headers and takes any number of
+//! connections.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{ApiDeps, router};
+
+/// Connections at once; more wait in the listener's backlog.
+const CONNECTIONS_MAX: usize = 1_024;
+/// How long a connection may take to send a request's headers, idle time before them included.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long requests under way may take when the server is told to stop.
+const GRACE: Duration = Duration::from_secs(20);
+/// Pause after the operating system refused a connection (too many open files).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers on `listener` until `shutdown`, then lets requests under way end, at most 20 seconds.
+///
+/// # Errors
+/// When the listener's address cannot be read; trouble with single connections is logged.
+pub async fn serve(
+    deps: ApiDeps,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "the API listens");
+    let service = TowerToHyperService::new(router(deps));
+    let graceful = GracefulShutdown::new();
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Some((stream, permit)) = next(&listener, &permits, &shutdown).await else { break };
+        // An answer is one small packet; waiting to fill it would only add a delay.
+        stream.set_nodelay(true).ok();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service.clone());
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended badly");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = tokio::time::sleep(GRACE) => {
+            tracing::warn!(grace_s = GRACE.as_secs(), "requests were still under way at the end");
+        }
+    }
+    tracing::info!(%address, "the API has stopped");
+    Ok(())
+}
+
+/// The next connection with its place among the allowed ones; `None` when it is time to stop.
+async fn next(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+    shutdown: &CancellationToken,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    loop {
+        let taken = async {
+            let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, permit))
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return None,
+            taken = taken => match taken {
+                Ok(taken) => return Some(taken),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `/webhook/backup-ready`: the gateway says that a backup is there, or that it failed.
+//!
+//! The caller has no key. What counts is the token in the path, which only the gateway was told, or
+//! on the bare path an id that a waiting request was promised; and the rule that a download must
+//! come from the gateway that was asked. Deliveries repeat: the first is recorded durably before it
+//! is answered, the others change nothing and get the same answer.
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use relevo_jobs::JobKind;
+use relevo_runs::LogLevel;
+use relevo_runs::backup_requests::{
+    self, Addressed, Delivered, Delivery, GATEWAY_JOB_ID_CHARS_MAX, Report, check_download_url,
+    gateway_time,
+};
+use relevo_settings::BackupSource;
+use serde_json::{Map, Value, json};
+
+use crate::app::ApiDeps;
+use crate::error::ApiError;
+use crate::extract::{self, Named};
+
+/// A delivery is a handful of short fields.
+const BODY_BYTES_MAX: usize = 64 * 1_024;
+
+pub(crate) fn router() -> Router<ApiDeps> {
+    Router::new()
+        .route("/webhook/backup-ready", post(bare))
+        .route("/webhook/backup-ready/{token}", post(with_token))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+async fn with_token(
+    State(deps): State<ApiDeps>,
+    Named(token): Named<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    // Strangers learn nothing, not even whether what they sent could be read.
+    let addressed =
+        backup_requests::by_token(&deps.pool, &token).await?.ok_or_else(request_not_found)?;
+    let body = extract::bytes(request, &deps).await?;
+    take(&deps, &addressed, Message::parse(&body)?).await
+}
+
+async fn bare(State(deps): State<ApiDeps>, request: Request) -> Result<Response, ApiError> {
+    let body = extract::bytes(request, &deps).await?;
+    let message = Message::parse(&body)?;
+    let id = message.backup_id.as_deref().ok_or_else(request_not_found)?;
+    let addressed =
+        backup_requests::by_gateway_job_id(&deps.pool, id).await?.ok_or_else(request_not_found)?;
+    take(&deps, &addressed, message).await
+}
+
+fn request_not_found() -> ApiError {
+    ApiError::not_found("request_not_found", "no backup request is waiting for this")
+}
+
+async fn take(
+    deps: &ApiDeps,
+    addressed: &Addressed,
+    message: Message,
+) -> Result<Response, ApiError> {
+    let source = deps.settings.backup.get(&addressed.source).ok_or_else(|| {
+        ApiError::conflict(
+            "source_not_configured",
+            format!("the source {:?} is not configured any more", addressed.source),
+        )
+    })?;
+    let backup_id = message.backup_id.clone();
+    let report = match message.report(source) {
+        Ok(report) => report,
+        Err(error) => {
+            // The operator should see in the run's log what was refused, and why.
+            let text = format!("a webhook was refused: {}", error.reason);
+            deps.runs.log(addressed.run_id, LogLevel::Warn, &text, &json!({})).await?;
+            return Err(ApiError::unprocessable(error.code, error.reason));
+        }
+    };
+    let delivered =
+        backup_requests::deliver(&deps.queue, addressed.request_id, backup_id.as_deref(), &report)
+            .await?;
+    let (outcome, message) = match delivered {
+        Delivered::Download(job) => {
+            count(deps, JobKind::DownloadDump);
+            tracing::info!(run = addressed.run_id.0, job = job.0, "the webhook delivered a backup");
+            ("accepted", "the backup will be fetched")
+        }
+        Delivered::FollowUp(job) => {
+            count(deps, JobKind::BackupDeadline);
+            tracing::warn!(run = addressed.run_id.0, job = job.0, "the webhook reported a failure");
+            ("accepted", "the failure is noted")
+        }
+        Delivered::Repeat => ("repeat", "this was delivered before"),
+        Delivered::TooLate => ("too_late", "nothing waits for this backup any more"),
+    };
+    Ok(Json(json!({"ok": true, "outcome": outcome, "message": message})).into_response())
+}
+
+fn count(deps: &ApiDeps, kind: JobKind) {
+    deps.count_enqueued(relevo_jobs::policy(kind).queue, kind);
+}
+
+/// What a gateway sends, in either spelling. Fields that are not known are let pass: the gateway
+/// may learn new ones.
+#[derive(Debug, PartialEq)]
+struct Message {
+    backup_id: Option<String>,
+    status: String,
+    download_url: Option<String>,
+    filename: Option<String>,
+    filesize_bytes: Option<i64>,
+    filesize_mb: Option<f64>,
+    expires_at: Option<String>,
+    error: Option<String>,
+}
+
+/// Why a message that could be read means nothing that can be done.
+struct Refused {
+    code: &'static str,
+    reason: String,
+}
+
+impl Message {
+    fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
+            ApiError::bad_request("malformed_json", format!("the body is no JSON object: {error}"))
+        })?;
+        let text = |names: &[&str]| {
+            names.iter().find_map(|name| match fields.get(*name)? {
+                Value::String(text) if !text.is_empty() => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            })
+        };
+        let backup_id = text(&["backup_id", "job_id"]);
+        let id_fits = |id: &String| {
+            id.chars().count() <= GATEWAY_JOB_ID_CHARS_MAX && !id.chars().any(char::is_control)
+        };
+        if !backup_id.as_ref().is_none_or(id_fits) {
+            return Err(ApiError::unprocessable(
+                "invalid_delivery",
+                format!(
+                    "backup_id has at most {GATEWAY_JOB_ID_CHARS_MAX} characters, none of them a \
+                     control character"
+                ),
+            ));
+        }
+        Ok(Self {
+            backup_id,
+            status: text(&["status"]).unwrap_or_default(),
+            download_url: text(&["download_url"]),
+            filename: text(&["filename"]),
+            filesize_bytes: text(&["filesize", "file_size"]).and_then(|text| text.parse().ok()),
+            filesize_mb: text(&["file_size_mb", "filesize_mb"]).and_then(|text| text.parse().ok()),
+            expires_at: text(&["expires_at"]),
+            error: text(&["error", "message"]),
+        })
+    }
+
+    /// What the message says about a request of `source`.
+    fn report(self, source: &BackupSource) -> Result<Report, Refused> {
+        match self.status.as_str() {
+            "completed" | "ready" => {}
+            "failed" | "error" => {
+                let error = self.error.unwrap_or_else(|| "the gateway gave no reason".to_owned());
+                return Ok(Report::Failed { error });
+            }
+            other => {
+                let other: String = other.chars().take(50).collect();
+                return Err(Refused {
+                    code: "invalid_delivery",
+                    reason: format!("status is completed, ready or failed, not {other:?}"),
+                });
+            }
+        }
+        let download_url = self.download_url.ok_or_else(|| Refused {
+            code: "invalid_delivery",
+            reason: "a completed backup needs a download_url".to_owned(),
+        })?;
+        check_download_url(&source.gateway_url, &download_url)
+            .map_err(|error| Refused { code: "download_url_refused", reason: error.to_string() })?;
+        Ok(Report::Completed(Delivery {
+            download_url,
+            filename: self.filename,
+            filesize_bytes: self.filesize_bytes,
+            filesize_mb: self.filesize_mb,
+            expires_at: self.expires_at.and_then(|text| gateway_time(&text, source.timezone)),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Message {
+        Message::parse(text.as_bytes()).unwrap_or_else(|_| panic!("{text}"))
+    }
+
+    #[test]
+    fn both_spellings_mean_the_same() {
+        let new = parse(
+            r#"{"backup_id": "b1", "status": "completed", "download_url": "https://gw/a",
+                "expires_at": "2025-08-22 08:51:33", "file_size_mb": 378.61,
+                "compression_ratio": "32.8%"}"#,
+        );
+        let old = parse(
+            r#"{"job_id": "b1", "status": "completed", "download_url": "https://gw/a",
+                "expires_at": "2025-08-22 08:51:33", "filesize_mb": "378.61"}"#,
+        );
+        assert_eq!(new, old);
+        assert_eq!(new.filesize_mb, Some(378.61));
+        assert_eq!(new.filesize_bytes, None);
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused() {
+        for text in ["", "[]", "\"ok\"", "{", "{\"status\": }"] {
+            assert!(Message::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -2,9 +2,14 @@
 //! staging schemas and the cutover.
 
 pub mod connect;
+pub mod copy;
 pub mod cutover;
+pub mod embedded;
 pub mod error;
 pub mod ident;
+pub mod session;
+pub mod staging;
 
 pub use connect::{PoolOptions, connect, connect_beside, connect_one};
 pub use error::PgError;
+pub use session::Session;

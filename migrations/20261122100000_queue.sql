@@ -128,6 +128,8 @@ CREATE UNIQUE INDEX job_unique_key ON relevo.job (unique_key) WHERE unique_key I
 COMMENT ON INDEX relevo.job_unique_key IS 'At most one unfinished holder per unique key.';
 CREATE INDEX job_run ON relevo.job (run_id, id) WHERE run_id IS NOT NULL;
 COMMENT ON INDEX relevo.job_run IS 'The unfinished jobs of a run.';
+CREATE INDEX job_batch ON relevo.job (batch_id, id) WHERE batch_id IS NOT NULL;
+COMMENT ON INDEX relevo.job_batch IS 'The unfinished members of a batch.';
 CREATE INDEX job_cancel_requested ON relevo.job (session_id) WHERE cancel_requested_at IS NOT NULL;
 COMMENT ON INDEX relevo.job_cancel_requested IS
     'What a heartbeat asks: which jobs of this session are to stop. Nearly always empty.';

@@ -10,10 +10,22 @@
 //! never reset. Every write-back names both and changes nothing when either is stale. Heartbeats
 //! touch the session's row only; rescue looks for dead sessions, by the database's clock.
 
+mod batch;
+mod cancel;
+mod control;
+mod dead;
+mod enqueue;
 mod error;
 mod id;
+mod lease;
 mod new_job;
+mod notify;
+mod prune;
 mod queue;
+mod rescue;
+mod sql;
+mod stage;
+mod text_enum;
 mod view;
 mod worker;
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::text_enum::text_enum;
 use crate::{BatchId, JobId, QueueError};
 
 /// A payload carries references, not data: whoever wants to move a megabyte wants a file.
@@ -66,9 +67,8 @@ pub struct Unique {
 }
 
 /// How long a job holds its unique key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "relevo.unique_scope", rename_all = "snake_case")]
 pub enum UniqueScope {
     /// Until a worker claims it: an event during the run enqueues the next run.
     Claimed,
@@ -76,16 +76,25 @@ pub enum UniqueScope {
     Finished,
 }
 
+text_enum!(UniqueScope, "scope of a unique key", {
+    Claimed => "claimed",
+    Finished => "finished",
+});
+
 /// What a dead member means to its batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "relevo.failed_member_policy", rename_all = "snake_case")]
 pub enum FailedMemberPolicy {
     /// It has ended: the batch completes without it.
     Complete,
     /// It blocks the batch until somebody retries or discards it.
     Wait,
 }
+
+text_enum!(FailedMemberPolicy, "policy for failed members", {
+    Complete => "complete",
+    Wait => "wait",
+});
 
 /// The answer to an enqueue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -210,6 +219,11 @@ impl NewJob {
     pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
         self.traceparent = Some(traceparent.into());
         self
+    }
+
+    /// Refuses a name no queue can have.
+    pub(crate) fn check_queue(name: &str) -> Result<(), QueueError> {
+        check_name("queue", name)
     }
 
     /// Refuses what the database would refuse, before a whole statement fails for one job.

@@ -1,17 +1,23 @@
 //! The door for producers, operators and upkeep.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
+use crate::notify::Notifier;
 use crate::view::{self, BatchView, JobFilter, JobState, JobView, QueueStats, SessionView};
-use crate::{BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError};
+use crate::{
+    BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError, batch, cancel, control, dead,
+    enqueue, prune, rescue, stage,
+};
 
 /// The durable queue in one database. Cheap to clone; clones share the throttle of notifications.
 #[derive(Debug, Clone)]
 pub struct Queue {
     pool: PgPool,
+    pub(crate) notifier: Arc<Notifier>,
 }
 
 /// What became of a cancel.
@@ -67,7 +73,7 @@ pub struct Retention {
 impl Queue {
     /// The queue in the database of `pool`, whose control plane must be migrated.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, notifier: Arc::default() }
     }
 
     /// The pool it works through.
@@ -81,8 +87,7 @@ impl Queue {
     /// [`QueueError::InvalidJob`], [`QueueError::BatchSealed`], [`QueueError::Database`]. After a
     /// database error the job may be there: only an idempotency key makes a repeat safe.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued, QueueError> {
-        let _ = job;
-        unimplemented!()
+        enqueue::one(self, &job).await
     }
 
     /// Enqueues jobs in one transaction, all or none; answers in the order of `jobs`.
@@ -90,21 +95,20 @@ impl Queue {
     /// # Errors
     /// As [`Queue::enqueue`].
     pub async fn enqueue_many(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, QueueError> {
-        let _ = jobs;
-        unimplemented!()
+        enqueue::many(self, jobs).await
     }
 
     /// Enqueues jobs in the caller's transaction: they exist when it commits.
     ///
     /// # Errors
-    /// As [`Queue::enqueue`]; after a database error the transaction is to be rolled back.
+    /// As [`Queue::enqueue`]; after any but [`QueueError::InvalidJob`] from a job's own shape the
+    /// transaction is to be rolled back.
     pub async fn enqueue_in(
         &self,
         tx: &mut PgConnection,
         jobs: &[NewJob],
     ) -> Result<Vec<Enqueued>, QueueError> {
-        let _ = (tx, jobs);
-        unimplemented!()
+        enqueue::within(tx, jobs).await
     }
 
     /// Opens a batch in the caller's transaction. `completion` is enqueued when the batch is sealed
@@ -118,8 +122,7 @@ impl Queue {
         completion: NewJob,
         policy: FailedMemberPolicy,
     ) -> Result<BatchId, QueueError> {
-        let _ = (tx, completion, policy);
-        unimplemented!()
+        batch::open(tx, &completion, policy).await
     }
 
     /// Seals a batch in the caller's transaction; with nothing pending it completes at once.
@@ -132,8 +135,7 @@ impl Queue {
         tx: &mut PgConnection,
         batch: BatchId,
     ) -> Result<(), QueueError> {
-        let _ = (tx, batch);
-        unimplemented!()
+        batch::seal(tx, batch).await
     }
 
     /// A batch as it stands.
@@ -174,8 +176,7 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn cancel(&self, id: JobId, reason: &str) -> Result<CancelOutcome, QueueError> {
-        let _ = (id, reason);
-        unimplemented!()
+        cancel::cancel(self, id, reason).await
     }
 
     /// Makes a dead, retryable or scheduled job available now. A dead one starts over with its
@@ -184,8 +185,7 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, QueueError> {
-        let _ = id;
-        unimplemented!()
+        dead::retry(self, id).await
     }
 
     /// Ends a dead letter as cancelled; false when there is none with this id.
@@ -193,8 +193,7 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn discard_dead(&self, id: JobId) -> Result<bool, QueueError> {
-        let _ = id;
-        unimplemented!()
+        dead::discard(self, id, "discarded by hand").await
     }
 
     /// What every queue holds, by name. Reads every unfinished job: ask every few seconds, not more.
@@ -210,8 +209,7 @@ impl Queue {
     /// # Errors
     /// [`QueueError::InvalidJob`] for a name no queue can have; database errors.
     pub async fn pause(&self, queue: &str) -> Result<bool, QueueError> {
-        let _ = queue;
-        unimplemented!()
+        control::pause(self, queue).await
     }
 
     /// Lets claims go on. False when the queue was not paused.
@@ -219,8 +217,7 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn resume(&self, queue: &str) -> Result<bool, QueueError> {
-        let _ = queue;
-        unimplemented!()
+        control::resume(self, queue).await
     }
 
     /// The living sessions, oldest first.
@@ -236,7 +233,7 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn stage(&self) -> Result<u64, QueueError> {
-        unimplemented!()
+        stage::stage(self).await
     }
 
     /// Upkeep: takes back the jobs of dead sessions.
@@ -244,7 +241,7 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn rescue(&self) -> Result<Rescued, QueueError> {
-        unimplemented!()
+        rescue::rescue(self).await
     }
 
     /// Upkeep: drops what is older than `keep`, and makes the history's partitions for the days
@@ -253,7 +250,6 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn prune(&self, keep: Retention) -> Result<u64, QueueError> {
-        let _ = keep;
-        unimplemented!()
+        prune::prune(self, keep).await
     }
 }

@@ -7,12 +7,12 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgPool, Postgres, QueryBuilder, Row as _};
 
+use crate::text_enum::text_enum;
 use crate::{BatchId, FailedMemberPolicy, JobId, QueueError, SessionId};
 
 /// Where a job is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "relevo.job_state", rename_all = "snake_case")]
 pub enum JobState {
     /// Waits for its time. Set by enqueue and snooze.
     Scheduled,
@@ -30,48 +30,15 @@ pub enum JobState {
     Dead,
 }
 
-impl JobState {
-    /// Every state, in the order of a job's life.
-    pub const ALL: [Self; 7] = [
-        Self::Scheduled,
-        Self::Available,
-        Self::Running,
-        Self::Retryable,
-        Self::Completed,
-        Self::Cancelled,
-        Self::Dead,
-    ];
-
-    /// The state as it is written in SQL, JSON and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Available => "available",
-            Self::Running => "running",
-            Self::Retryable => "retryable",
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-impl std::fmt::Display for JobState {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.pad(self.as_str())
-    }
-}
-
-impl std::str::FromStr for JobState {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
-            let known = Self::ALL.map(Self::as_str).join(", ");
-            format!("{text:?} is no job state; the states are {known}")
-        })
-    }
-}
+text_enum!(JobState, "job state", {
+    Scheduled => "scheduled",
+    Available => "available",
+    Running => "running",
+    Retryable => "retryable",
+    Completed => "completed",
+    Cancelled => "cancelled",
+    Dead => "dead",
+});
 
 /// A job as it stands.
 #[derive(Debug, Clone, Serialize)]
@@ -227,7 +194,7 @@ struct Place {
 
 const HOT: Place = Place {
     states: &[JobState::Scheduled, JobState::Available, JobState::Running, JobState::Retryable],
-    columns: "id, kind, queue, state, priority, payload, payload_version, attempt, max_attempts, \
+    columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, max_attempts, \
               deaths, max_deaths, run_at, created_at, claimed_at, \
               NULL::timestamptz AS finished_at, session_id, lease_epoch, batch_id, run_id, \
               unique_key, traceparent, last_error, \
@@ -237,7 +204,7 @@ const HOT: Place = Place {
 };
 const HISTORY: Place = Place {
     states: &[JobState::Completed, JobState::Cancelled],
-    columns: "id, kind, queue, state, priority, payload, payload_version, attempt, max_attempts, \
+    columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, max_attempts, \
               deaths, max_deaths, run_at, created_at, claimed_at, finished_at, session_id, \
               lease_epoch, batch_id, run_id, NULL::text AS unique_key, traceparent, last_error, \
               false AS cancel_requested, cancel_reason",
@@ -246,7 +213,7 @@ const HISTORY: Place = Place {
 };
 const DEAD: Place = Place {
     states: &[JobState::Dead],
-    columns: "id, kind, queue, 'dead'::relevo.job_state AS state, priority, payload, \
+    columns: "id, kind, queue, 'dead' AS state, priority, payload, \
               payload_version, attempt, max_attempts, deaths, max_deaths, run_at, created_at, \
               claimed_at, died_at AS finished_at, session_id, lease_epoch, batch_id, run_id, \
               unique_key, traceparent, last_error, false AS cancel_requested, \
@@ -396,9 +363,8 @@ pub(crate) async fn sessions(pool: &PgPool) -> Result<Vec<SessionView>, QueueErr
 }
 
 /// Where a batch is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "relevo.batch_state", rename_all = "snake_case")]
 pub enum BatchState {
     /// Takes members.
     Open,
@@ -407,6 +373,12 @@ pub enum BatchState {
     /// Every member has ended; the completion job is enqueued.
     Completed,
 }
+
+text_enum!(BatchState, "batch state", {
+    Open => "open",
+    Sealed => "sealed",
+    Completed => "completed",
+});
 
 /// A batch as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
@@ -439,7 +411,7 @@ pub struct BatchView {
 
 pub(crate) async fn batch(pool: &PgPool, id: BatchId) -> Result<Option<BatchView>, QueueError> {
     let sql = "-- find_batch
-        SELECT id, state, policy, total, pending, completed, cancelled, dead, completion_job_id,
+        SELECT id, state::text AS state, policy::text AS policy, total, pending, completed, cancelled, dead, completion_job_id,
                created_at, sealed_at, completed_at
         FROM relevo.batch WHERE id = $1";
     Ok(sqlx::query_as(sql).bind(id).fetch_optional(pool).await?)

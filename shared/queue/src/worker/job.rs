@@ -1,13 +1,14 @@
 //! A job in its handler's hands.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+use crate::lease::LeaseId;
 use crate::{BatchId, JobId, Queue, QueueError, SessionId};
 
 /// A job in its handler's hands. Clones share the lease.
@@ -76,12 +77,20 @@ pub(crate) struct Lease {
     pub(crate) queue: Queue,
     pub(crate) cancelled: CancellationToken,
     pub(crate) draining: CancellationToken,
+    /// The handler ended the job in a transaction of its own, if that committed.
+    pub(crate) completed_in_tx: AtomicBool,
     reason: AtomicU8,
 }
 
 impl Lease {
     pub(crate) fn new(queue: Queue, draining: CancellationToken) -> Self {
-        Self { queue, cancelled: CancellationToken::new(), draining, reason: AtomicU8::new(0) }
+        Self {
+            queue,
+            cancelled: CancellationToken::new(),
+            draining,
+            completed_in_tx: AtomicBool::new(false),
+            reason: AtomicU8::new(0),
+        }
     }
 
     /// Tells the handler to stop; the first reason given stays.
@@ -108,6 +117,10 @@ impl Lease {
 }
 
 impl Job {
+    pub(crate) fn lease_id(&self) -> LeaseId {
+        LeaseId { job: self.id, session: self.session, epoch: self.epoch }
+    }
+
     /// Fires when the handler is to stop now: see [`Job::cancel_reason`].
     pub fn cancelled(&self) -> &CancellationToken {
         &self.lease.cancelled
@@ -130,8 +143,7 @@ impl Job {
     /// # Errors
     /// [`QueueError::LeaseLost`]: stop. Database errors: progress is lost, the job is not.
     pub async fn progress(&self, progress: &Progress) -> Result<(), QueueError> {
-        let _ = progress;
-        unimplemented!()
+        self.lease_id().progress(self.lease.queue.pool(), progress).await
     }
 
     /// Proves, in the caller's control-plane transaction, that the lease holds, and keeps it from
@@ -141,8 +153,7 @@ impl Job {
     /// # Errors
     /// [`QueueError::LeaseLost`]: roll back and stop. Database errors.
     pub async fn fence(&self, tx: &mut PgConnection) -> Result<(), QueueError> {
-        let _ = tx;
-        unimplemented!()
+        self.lease_id().fence(tx).await
     }
 
     /// Completes the job in the caller's control-plane transaction: its effects and its end commit
@@ -153,7 +164,8 @@ impl Job {
     /// # Errors
     /// [`QueueError::LeaseLost`]: roll back and stop. Database errors.
     pub async fn complete_in(&self, tx: &mut PgConnection) -> Result<(), QueueError> {
-        let _ = tx;
-        unimplemented!()
+        self.lease_id().complete(tx).await?;
+        self.lease.completed_in_tx.store(true, Ordering::Release);
+        Ok(())
     }
 }

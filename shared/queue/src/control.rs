@@ -1,0 +1,29 @@
+//! Pausing and resuming queues.
+
+use crate::{NewJob, Queue, QueueError, enqueue};
+
+pub(crate) async fn pause(queue: &Queue, name: &str) -> Result<bool, QueueError> {
+    NewJob::check_queue(name)?;
+    // Claims look at this table themselves, so nobody needs to be told.
+    let paused = sqlx::query(
+        "-- pause_queue
+        INSERT INTO relevo.queue_control (queue) VALUES ($1) ON CONFLICT (queue) DO NOTHING",
+    )
+    .bind(name)
+    .execute(queue.pool())
+    .await?;
+    Ok(paused.rows_affected() > 0)
+}
+
+pub(crate) async fn resume(queue: &Queue, name: &str) -> Result<bool, QueueError> {
+    let mut transaction = queue.pool().begin().await?;
+    let resumed = sqlx::query("-- resume_queue\nDELETE FROM relevo.queue_control WHERE queue = $1")
+        .bind(name)
+        .execute(&mut *transaction)
+        .await?;
+    if resumed.rows_affected() > 0 {
+        enqueue::notify(&mut transaction, &[name]).await?;
+    }
+    transaction.commit().await?;
+    Ok(resumed.rows_affected() > 0)
+}

@@ -1,0 +1,39 @@
+//! Staging: scheduled and retryable jobs whose time has come become available.
+
+use sqlx::Row as _;
+
+use crate::{Queue, QueueError};
+
+const ROWS_MAX: i64 = 5_000;
+
+/// Statements per pass: the rest waits for the next pass, so that a pass is never long.
+const STATEMENTS_MAX: usize = 20;
+
+/// The literal limit keeps the plan on the index of due jobs.
+const STAGE: &str = "-- stage_jobs
+    WITH due AS MATERIALIZED (
+        SELECT id FROM relevo.job
+        WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
+        ORDER BY run_at LIMIT 5000 FOR UPDATE SKIP LOCKED
+    ), staged AS (
+        UPDATE relevo.job SET state = 'available'
+        WHERE id = ANY (ARRAY (SELECT id FROM due)) RETURNING queue
+    ), counted AS (
+        SELECT queue, count(*) AS jobs FROM staged GROUP BY queue
+    )
+    SELECT jobs, pg_notify('relevo_job', queue) FROM counted";
+
+pub(crate) async fn stage(queue: &Queue) -> Result<u64, QueueError> {
+    let mut staged = 0;
+    for _ in 0..STATEMENTS_MAX {
+        let mut moved: i64 = 0;
+        for row in sqlx::query(STAGE).fetch_all(queue.pool()).await? {
+            moved += row.try_get::<i64, _>("jobs")?;
+        }
+        staged += u64::try_from(moved).unwrap_or(0);
+        if moved < ROWS_MAX {
+            break;
+        }
+    }
+    Ok(staged)
+}

@@ -9,10 +9,12 @@ pub mod gateway;
 mod mariadb;
 mod process;
 pub mod reference;
+mod shop;
 mod wait;
 
 pub use database::TestDatabase;
 pub use gateway::Gateway;
 pub use mariadb::MariaDb;
 pub use process::{Process, ProcessBuilder, binary_path, free_port};
+pub use shop::ShopDump;
 pub use wait::wait_for;

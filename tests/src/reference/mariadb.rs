@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
-use super::{Column, ColumnKind, ForeignKey, Index, Reference, Table, checksum};
+use super::{
+    COLUMN_DIGITS, Column, ColumnKind, ForeignKey, Index, Reference, Table, column_checksum,
+    row_checksum,
+};
 use crate::MariaDb;
 
 /// Computes the reference values of a database.
@@ -19,9 +23,20 @@ pub fn compute(server: &MariaDb, database: &str) -> anyhow::Result<Reference> {
     columns(server, database, &mut tables)?;
     indexes(server, database, &mut tables)?;
     foreign_keys(server, database, &mut tables)?;
-    for (name, table) in &mut tables {
-        values(server, database, name, table).with_context(|| format!("table {name}"))?;
-    }
+    // MariaDB computes on one core per connection.
+    let left = Mutex::new(tables.iter_mut());
+    let work = || -> anyhow::Result<()> {
+        loop {
+            let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((name, table)) = next else { return Ok(()) };
+            values(server, database, name, table).with_context(|| format!("table {name}"))?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(work);
+        work()?;
+        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     Ok(Reference { server: version, tables })
 }
 
@@ -173,32 +188,25 @@ fn canonical(column: &Column) -> String {
 
 /// Fills in rows, nulls and checksums, by one pass over the table.
 fn values(server: &MariaDb, database: &str, name: &str, table: &mut Table) -> anyhow::Result<()> {
-    // The words of a hash are summed one by one: no sum of 32-bit numbers can overflow.
-    let sums = |hash: &str| {
-        [1, 9, 17, 25].into_iter().fold(String::new(), |mut sums, from| {
-            let word = format!("CAST(CONV(SUBSTR({hash}, {from}, 8), 16, 10) AS UNSIGNED)");
-            write!(sums, ", IFNULL(SUM({word}), 0)").ok();
-            sums
-        })
+    let word = |hash: &str, from: u32, digits: u32| {
+        format!("CAST(CONV(SUBSTR({hash}, {from}, {digits}), 16, 10) AS UNSIGNED)")
     };
-    let (mut texts, mut hashes, mut outer) = (String::new(), String::new(), sums("h"));
+    let mut sums = String::new();
     let mut row = Vec::new();
-    for (ordinal, column) in table.columns.iter().enumerate() {
+    for column in &table.columns {
         let text = canonical(column);
-        write!(
-            texts,
-            ", IFNULL(CONCAT('V', LENGTH({text}), ':', {text}, ';'), 'N;') AS v{ordinal}"
-        )?;
-        write!(hashes, ", MD5(v{ordinal}) AS h{ordinal}, v{ordinal} = 'N;' AS n{ordinal}")?;
-        write!(outer, ", IFNULL(SUM(n{ordinal}), 0){}", sums(&format!("h{ordinal}")))?;
-        row.push(format!("v{ordinal}"));
+        let marked = format!("IFNULL(CONCAT('V', LENGTH({text}), ':', {text}, ';'), 'N;')");
+        write!(sums, ", IFNULL(SUM({text} IS NULL), 0)")?;
+        write!(sums, ", IFNULL(SUM({}), 0)", word(&format!("MD5({marked})"), 1, COLUMN_DIGITS))?;
+        row.push(marked);
     }
+    let row = format!("MD5(CONCAT({}))", row.join(", "));
+    // SUM over integers is a DECIMAL, so it cannot overflow.
     let answer = server.run(&format!(
         "SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET time_zone = '+00:00'; \
-         SELECT COUNT(*){outer} FROM (SELECT MD5(CONCAT({row})) AS h{hashes} \
-         FROM (SELECT {texts} FROM `{database}`.`{name}`) AS texts) AS hashes;",
-        row = row.join(", "),
-        texts = texts.trim_start_matches(", ")
+         SELECT COUNT(*), IFNULL(SUM({}), 0), IFNULL(SUM({}), 0){sums} FROM `{database}`.`{name}`;",
+        word(&row, 1, 16),
+        word(&row, 17, 16),
     ))?;
     let mut numbers = answer
         .trim()
@@ -206,10 +214,10 @@ fn values(server: &MariaDb, database: &str, name: &str, table: &mut Table) -> an
         .map(|text| text.parse::<u128>().with_context(|| format!("{text:?} is no number")));
     let mut next = move || numbers.next().context("a number is missing")?;
     table.rows = u64::try_from(next()?)?;
-    table.checksum = checksum([next()?, next()?, next()?, next()?]);
+    table.checksum = row_checksum(next()?, next()?);
     for column in &mut table.columns {
         column.nulls = u64::try_from(next()?)?;
-        column.checksum = checksum([next()?, next()?, next()?, next()?]);
+        column.checksum = column_checksum(next()?);
     }
     Ok(())
 }

@@ -5,7 +5,10 @@ use std::fmt::{Debug, Write};
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
-use super::{Column, ColumnKind, Difference, ForeignKey, Index, Reference, Table, checksum};
+use super::{
+    COLUMN_DIGITS, Column, ColumnKind, Difference, ForeignKey, Index, Reference, Table,
+    column_checksum, row_checksum,
+};
 
 /// Compares imported tables with the reference values: which tables there are, their columns,
 /// rows, values, keys, indexes, foreign keys and next automatic values.
@@ -106,14 +109,18 @@ impl Comparison<'_> {
             .zip(&types)
             .map(|(column, (_, pg_type))| marked(&canonical(column, pg_type)))
             .collect();
-        let (rows, hash) = self.hash(name, &texts.join(" || ")).await;
+        let quarters = [(1, 8), (9, 8), (17, 8), (25, 8)];
+        let (rows, sums) = self.hash(name, &texts.join(" || "), &quarters).await;
+        let half = |upper: usize| (sums[upper] << 32) + sums[upper + 1];
+        let hash = row_checksum(half(0), half(2));
         self.expect(name, "rows", &table.rows, &rows);
         self.expect(name, "values", &table.checksum, &hash);
         if hash == table.checksum {
             return;
         }
         for (column, text) in table.columns.iter().zip(&texts) {
-            let (_, hash) = self.hash(name, text).await;
+            let (_, sums) = self.hash(name, text, &[(1, COLUMN_DIGITS)]).await;
+            let hash = column_checksum(sums[0]);
             if hash != column.checksum {
                 let qualified = self.qualified(name);
                 let sql = format!("SELECT count(*) FROM {qualified} WHERE {text} = 'N;'");
@@ -131,10 +138,12 @@ impl Comparison<'_> {
         }
     }
 
-    /// Rows of a table, and the checksum of a text per row.
-    async fn hash(&mut self, table: &str, text: &str) -> (u64, String) {
-        let sums = [1, 9, 17, 25].into_iter().fold(String::new(), |mut sums, from| {
-            let word = format!("('x' || substr(h, {from}, 8))::bit(32)::bigint");
+    /// The number of rows, and sums over the given digits of the hashes of a text per row.
+    async fn hash(&mut self, table: &str, text: &str, digits: &[(u32, u32)]) -> (u64, Vec<u128>) {
+        // Not signed: at most 60 bits each.
+        let sums = digits.iter().fold(String::new(), |mut sums, (from, digits)| {
+            let bits = digits * 4;
+            let word = format!("('x' || substr(h, {from}, {digits}))::bit({bits})::bigint");
             write!(sums, ", coalesce(sum({word}), 0)::text").ok();
             sums
         });
@@ -146,10 +155,11 @@ impl Comparison<'_> {
             .fetch_one(&mut self.connection)
             .await
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let word =
-            |column: usize| row.get::<String, _>(column).parse::<u128>().expect("a sum of numbers");
         let rows: i64 = row.get(0);
-        (rows.unsigned_abs(), checksum([word(1), word(2), word(3), word(4)]))
+        let sums = (1..=digits.len())
+            .map(|column| row.get::<String, _>(column).parse().expect("a sum of numbers"))
+            .collect();
+        (rows.unsigned_abs(), sums)
     }
 
     async fn indexes(&mut self, name: &str, table: &Table) {

@@ -15,14 +15,14 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A data directory; whatever server still runs in it at the end is killed.
-struct DataDir(tempfile::TempDir);
+pub(crate) struct DataDir(tempfile::TempDir);
 
 impl DataDir {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 

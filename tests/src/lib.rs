@@ -4,6 +4,7 @@
 //! What fails here fails the test, so these functions panic with a message that says what was
 //! being waited for, instead of handing errors back.
 
+mod cluster;
 mod database;
 pub mod gateway;
 mod mariadb;
@@ -12,9 +13,10 @@ pub mod reference;
 mod shop;
 mod wait;
 
+pub use cluster::{Cluster, ClusterBuilder, CommandOutput};
 pub use database::TestDatabase;
 pub use gateway::Gateway;
 pub use mariadb::MariaDb;
-pub use process::{Process, ProcessBuilder, binary_path, free_port};
+pub use process::{Process, ProcessBuilder, binary_path, clean_command, free_port};
 pub use shop::ShopDump;
 pub use wait::wait_for;

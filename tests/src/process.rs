@@ -42,6 +42,21 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// A command for a binary of this workspace, from whose environment everything is withheld that
+/// configures Relevo: a developer's own settings must not reach a test.
+pub fn clean_command(binary: &str) -> Command {
+    let mut command = Command::new(binary_path(binary));
+    let fixed = ["DATABASE_URL", "SYNC_INTERVAL_HOURS", "BACKUP_RETENTION_DAYS", "LOG_LEVEL"];
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let of_relevo = ["RELEVO_", "TUNNEL_", "NOTIFICATION_"];
+        if of_relevo.iter().any(|start| text.starts_with(start)) || fixed.contains(&&*text) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// What to start; see [`Process::builder`].
 pub struct ProcessBuilder {
     label: String,

@@ -38,7 +38,8 @@ impl ShopDump {
         let folder = binary.with_file_name("relevo-shop-dumps");
         std::fs::create_dir_all(&folder).expect("create the folder of dumps");
         let stem = folder.join(format!("{size_mb}mb-{seed}"));
-        let kept = std::fs::metadata(with_suffix(&stem, ".json")).and_then(|file| file.modified()).ok();
+        let kept =
+            std::fs::metadata(with_suffix(&stem, ".json")).and_then(|file| file.modified()).ok();
         if kept.is_none() || kept < built {
             // Two tests may make the same dump at once: whole files replace whole equal files.
             let own = folder.join(format!("{size_mb}mb-{seed}.{}", std::process::id()));

@@ -62,7 +62,8 @@ async fn an_idempotency_key_makes_a_repeat_the_same_job() {
     assert_eq!(second, json!({"id": first["id"], "duplicate": true}));
 
     // The header means the same key.
-    let request = server.request(Method::POST, "/api/v1/jobs").header("Idempotency-Key", "order-17");
+    let request =
+        server.request(Method::POST, "/api/v1/jobs").header("Idempotency-Key", "order-17");
     let third = answer(request.json(&json!({"kind": "Noop"}))).await.ok(202);
     assert_eq!(third, second);
     let request = server.request(Method::POST, "/api/v1/jobs").header("Idempotency-Key", "other");
@@ -88,7 +89,8 @@ async fn the_same_idempotency_key_at_once_is_one_job() {
 async fn a_unique_key_blocks_a_second_job() {
     let server = Server::start().await;
     for until in [json!("finished"), json!("claimed"), Value::Null] {
-        let body = json!({"kind": "Noop", "unique_key": format!("u-{until}"), "unique_until": until});
+        let body =
+            json!({"kind": "Noop", "unique_key": format!("u-{until}"), "unique_until": until});
         let first = server.post_json("/api/v1/jobs", &body).await.ok(202);
         let second = server.post_json("/api/v1/jobs", &body).await.ok(202);
         assert_eq!(second, json!({"id": first["id"], "duplicate": true}));

@@ -39,8 +39,7 @@ async fn lists_are_filtered() {
     let server = Server::start().await;
     let here = enqueue(&server, &json!({"kind": "Noop", "queue": "here"})).await;
     let later = enqueue(&server, &json!({"kind": "Noop", "delay_seconds": 99})).await;
-    let of_run =
-        enqueue(&server, &json!({"kind": "Notify", "payload": {"run_id": 5}})).await;
+    let of_run = enqueue(&server, &json!({"kind": "Notify", "payload": {"run_id": 5}})).await;
     let list = async |query: &str| {
         ids(&server.get(&format!("/api/v1/jobs?{query}")).await.ok(200), "jobs")
     };

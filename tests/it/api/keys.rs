@@ -59,8 +59,7 @@ async fn each_route_needs_its_scope() {
             }
         }
     }
-    let (_, key) =
-        server.key_for(&[Scope::Enqueue, Scope::Read, Scope::Operate]).await;
+    let (_, key) = server.key_for(&[Scope::Enqueue, Scope::Read, Scope::Operate]).await;
     for (method, path, _) in routes() {
         let request = server.client.request(method, server.url(path));
         let got = answer(request.header("X-API-Key", &key)).await;
@@ -92,7 +91,8 @@ async fn a_wrong_key_opens_nothing() {
     let upper = server.key.to_uppercase();
     let longer = format!("{}0", server.key);
     let quoted = "rk_' OR '1'='1".to_owned();
-    for key in [wrong_secret, unknown_prefix, upper, longer, quoted, "rk_".to_owned(), String::new()]
+    for key in
+        [wrong_secret, unknown_prefix, upper, longer, quoted, "rk_".to_owned(), String::new()]
     {
         let request = server.client.get(server.url("/api/v1/queues")).header("x-api-key", &key);
         answer(request).await.refused(401, "invalid_api_key");
@@ -107,9 +107,7 @@ async fn a_wrong_key_opens_nothing() {
 async fn a_revoked_key_opens_nothing_any_more() {
     let server = Server::start().await;
     let (id, key) = server.key_for(&[Scope::Read]).await;
-    let ask = || {
-        answer(server.client.get(server.url("/api/v1/queues")).header("x-api-key", &key))
-    };
+    let ask = || answer(server.client.get(server.url("/api/v1/queues")).header("x-api-key", &key));
     ask().await.ok(200);
     assert!(api_keys::revoke(server.db.pool(), id).await.unwrap());
     ask().await.refused(401, "invalid_api_key");

@@ -1,0 +1,41 @@
+//! `/api/v1/queues`.
+
+use serde_json::{Value, json};
+
+use super::server::Server;
+
+async fn queue(server: &Server, name: &str) -> Option<Value> {
+    let listed = server.get("/api/v1/queues").await.ok(200);
+    listed["queues"].as_array().unwrap().iter().find(|queue| queue["queue"] == name).cloned()
+}
+
+#[tokio::test]
+async fn queues_say_what_waits_in_them() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/api/v1/queues").await.ok(200), json!({"queues": []}));
+    for body in [
+        json!({"kind": "Noop"}),
+        json!({"kind": "Noop"}),
+        json!({"kind": "Noop", "delay_seconds": 60}),
+    ] {
+        server.post_json("/api/v1/jobs", &body).await.ok(202);
+    }
+    let default = queue(&server, "default").await.unwrap();
+    assert_eq!((&default["available"], &default["scheduled"]), (&json!(2), &json!(1)));
+    assert_eq!((&default["dead"], &default["paused"]), (&json!(0), &json!(false)));
+    assert!(default["oldest_available"].is_string());
+}
+
+#[tokio::test]
+async fn a_queue_is_paused_and_resumed() {
+    let server = Server::start().await;
+    let answer = |paused, changed| json!({"queue": "q", "paused": paused, "changed": changed});
+    assert_eq!(server.post("/api/v1/queues/q/pause").await.ok(200), answer(true, true));
+    assert_eq!(server.post("/api/v1/queues/q/pause").await.ok(200), answer(true, false));
+    assert_eq!(queue(&server, "q").await.unwrap()["paused"], true);
+    assert_eq!(server.post("/api/v1/queues/q/resume").await.ok(200), answer(false, true));
+    assert_eq!(server.post("/api/v1/queues/q/resume").await.ok(200), answer(false, false));
+    let long = "q".repeat(101);
+    server.post(&format!("/api/v1/queues/{long}/pause")).await.refused(422, "invalid_job");
+    server.post("/api/v1/queues/a%00b/pause").await.refused(400, "invalid_path");
+}

@@ -1,0 +1,135 @@
+//! Runs that cannot succeed: the error says why, nothing is left behind, and the previous data are
+//! what they were.
+
+use relevo_queue::JobFilter;
+use relevo_runs::RunState;
+use relevo_runs::backup::BackupMode;
+use relevo_tests::gateway::Fault;
+use relevo_tests::{ShopDump, wait_for};
+
+use super::cluster::{Cluster, Options, RUN_TIMEOUT};
+
+/// A cluster whose target holds a good import.
+async fn with_previous_data(dump: &ShopDump) -> Cluster {
+    let cluster = Cluster::start(dump, Options { workers: 2, ..Options::default() }).await;
+    cluster.import(BackupMode::Sync, dump).await;
+    cluster
+}
+
+/// Runs one import that has to fail for `reason`.
+async fn must_fail(cluster: &Cluster, mode: BackupMode, reason: &str, dump: &ShopDump) {
+    let id = cluster.start_run(mode).await;
+    let run = cluster.ended(id).await;
+    cluster.assert_failed(&run, reason).await;
+    cluster.assert_target(dump).await;
+    let filter = JobFilter { kinds: vec!["Notify".to_owned()], ..JobFilter::run(id.0) };
+    assert_eq!(cluster.queue().jobs(&filter).await.unwrap().len(), 1, "nobody is told");
+}
+
+#[tokio::test]
+async fn dumps_that_are_always_damaged() {
+    let dump = ShopDump::committed();
+    let cluster = with_previous_data(&dump).await;
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    for (fault, reason) in [
+        (Fault::TruncateGzip { keep_bytes: size / 2 }, "cut off"),
+        (Fault::CorruptGzip, "damaged"),
+        (Fault::MissingCompleted, "Dump completed"),
+        (Fault::WrongFilesize { delta: -5_000 }, "the gateway announced"),
+    ] {
+        cluster.gateway.plan(vec![fault.always()]).await;
+        must_fail(&cluster, BackupMode::Sync, reason, &dump).await;
+    }
+    let record = cluster.gateway.record().await;
+    assert_eq!(record.asked.len(), 1 + 4 * 3, "three requests a run, not for ever");
+}
+
+#[tokio::test]
+async fn a_gateway_that_refuses() {
+    let dump = ShopDump::committed();
+    let cluster = with_previous_data(&dump).await;
+    let error = "no hay espacio en el disco C:".to_owned();
+    let refuses = Fault::RefuseBackup { error, status: 200 };
+    cluster.gateway.plan(vec![refuses.always()]).await;
+    must_fail(&cluster, BackupMode::Webhook, "no hay espacio en el disco C:", &dump).await;
+
+    cluster.gateway.plan(vec![Fault::FailBackup { error: "mysqldump murió".into() }.always()]).await;
+    must_fail(&cluster, BackupMode::Webhook, "mysqldump murió", &dump).await;
+
+    let elsewhere = Fault::ForeignUrl { base: "http://169.254.169.254".to_owned() };
+    cluster.gateway.plan(vec![elsewhere.always()]).await;
+    must_fail(&cluster, BackupMode::Sync, "169.254.169.254", &dump).await;
+
+    cluster.gateway.plan(vec![Fault::NotFound.always()]).await;
+    must_fail(&cluster, BackupMode::Sync, "no longer has the backup", &dump).await;
+}
+
+#[tokio::test]
+async fn a_wrong_key() {
+    let dump = ShopDump::committed();
+    let options = Options { api_key: "clave-equivocada".to_owned(), ..Options::default() };
+    let cluster = Cluster::start(&dump, options).await;
+    for mode in [BackupMode::Webhook, BackupMode::Sync] {
+        let id = cluster.start_run(mode).await;
+        let run = cluster.ended(id).await;
+        cluster.assert_failed(&run, "refused the API key").await;
+        let error = run.error.unwrap_or_default();
+        assert!(error.contains("TUNNEL_API_KEY"), "{error}");
+        assert!(!error.contains("clave-equivocada"), "{error}");
+    }
+    // No retries: a key does not become right by trying.
+    assert_eq!(cluster.gateway.record().await.unauthorised, 2);
+    for worker in &cluster.workers {
+        assert!(!worker.output().contains("clave-equivocada"), "the key is in a log");
+    }
+}
+
+#[tokio::test]
+async fn a_half_empty_dump_is_refused() {
+    let full = ShopDump::generated(12, 7).await;
+    let small = ShopDump::committed();
+    let options = Options { chunk_size_bytes: 1 << 20, ..Options::default() };
+    let cluster = Cluster::start(&full, options).await;
+    cluster.import(BackupMode::Sync, &full).await;
+    cluster.gateway.serve(&small.path).await;
+    must_fail(&cluster, BackupMode::Sync, "suspiciously small", &full).await;
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_while_it_downloads() {
+    let dump = ShopDump::committed();
+    let cluster = with_previous_data(&dump).await;
+    cluster.gateway.plan(vec![Fault::SlowDownload { bytes_per_second: 20_000 }.always()]).await;
+    let id = cluster.start_run(BackupMode::Webhook).await;
+    wait_for("the download to be under way", RUN_TIMEOUT, async || {
+        let progress = cluster.run(id).await.progress?;
+        (progress["done"].as_i64()? > 0).then_some(())
+    })
+    .await;
+    cluster.runs().request_cancel(id, "a test").await.unwrap();
+    let run = cluster.ended(id).await;
+    assert_eq!(run.state, RunState::Cancelled, "{:?}", run.error);
+    cluster.assert_clean(id).await;
+    cluster.assert_target(&dump).await;
+    // The source is free for the next run.
+    cluster.gateway.plan(Vec::new()).await;
+    cluster.import(BackupMode::Sync, &dump).await;
+}
+
+#[tokio::test]
+async fn a_run_whose_jobs_are_gone_is_ended() {
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(&dump, Options::default()).await;
+    cluster.gateway.plan(vec![Fault::WebhookNever.always()]).await;
+    let id = cluster.start_run(BackupMode::Webhook).await;
+    wait_for("the run to wait for its webhook", RUN_TIMEOUT, async || {
+        let log = cluster.log(id).await;
+        log.contains("will call back").then_some(())
+    })
+    .await;
+    for job in cluster.queue().jobs(&JobFilter::run(id.0)).await.unwrap() {
+        cluster.queue().cancel(job.id, "by hand").await.unwrap();
+    }
+    let run = cluster.ended(id).await;
+    cluster.assert_failed(&run, "no job works for this run any more").await;
+}

@@ -1,0 +1,231 @@
+//! Workers that are killed, frozen or told to stop in the middle of it.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use relevo_jobs::Noop;
+use relevo_queue::{JobFilter, JobId, JobState};
+use relevo_runs::backup::BackupMode;
+use relevo_runs::{Run, RunId, typed_job};
+use relevo_tests::gateway::Fault;
+use relevo_tests::{ShopDump, wait_for};
+
+use super::cluster::{Cluster, Options, RUN_TIMEOUT};
+
+/// How many workers are killed; a long run sets 20 or more.
+const KILLS_ENV: &str = "RELEVO_TEST_KILLS";
+/// Makes the moments of the kills others.
+const SEED_ENV: &str = "RELEVO_TEST_SEED";
+
+const NOOPS: usize = 2_000;
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Enqueues short jobs that have nothing to do with the import.
+async fn enqueue_noops(cluster: &Cluster) -> Vec<JobId> {
+    let jobs: Vec<_> = (0..NOOPS)
+        .map(|tag| {
+            let tag = i64::try_from(tag).ok();
+            // Kills are no failures of theirs: prefetched ones die with their worker many times.
+            typed_job(&Noop { sleep_ms: 5, tag, ..Noop::default() }).max_deaths(100)
+        })
+        .collect();
+    let enqueued = cluster.queue().enqueue_many(&jobs).await.unwrap();
+    enqueued.iter().map(|enqueued| enqueued.id).collect()
+}
+
+/// Waits until every one of these jobs has ended, and checks that each completed.
+async fn assert_completed(cluster: &Cluster, jobs: &[JobId]) {
+    let ids: Vec<i64> = jobs.iter().map(|id| id.0).collect();
+    wait_for("every no-op job to end", RUN_TIMEOUT, async || {
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM relevo.job WHERE id = ANY ($1)")
+                .bind(&ids)
+                .fetch_one(cluster.pool())
+                .await
+                .unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
+    let completed: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM relevo.job_history WHERE id = ANY ($1) AND state = 'completed'",
+    )
+    .bind(&ids)
+    .fetch_one(cluster.pool())
+    .await
+    .unwrap();
+    assert_eq!(completed, i64::try_from(ids.len()).unwrap(), "jobs were lost or doubled");
+}
+
+#[tokio::test]
+async fn workers_killed_at_random_moments_lose_and_double_nothing() {
+    let kills = from_env(KILLS_ENV, 5);
+    let seed = from_env(SEED_ENV, 11);
+    let mut random = StdRng::seed_from_u64(seed);
+    let dump = ShopDump::generated(12, 7).await;
+    let options = Options { workers: 3, chunk_size_bytes: 1 << 18, ..Options::default() };
+    let mut cluster = Cluster::start(&dump, options).await;
+    // Slow enough that the kills meet every step of it.
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    let slow = Fault::SlowDownload { bytes_per_second: size / (4 + kills / 2) };
+    cluster.gateway.plan(vec![slow.always()]).await;
+    let noops = enqueue_noops(&cluster).await;
+
+    let mut imports: Vec<RunId> = Vec::new();
+    for kill in 0..kills {
+        // A new import whenever the last one has ended, so that every kill meets one.
+        let active = match imports.last() {
+            Some(&id) => Some(cluster.run(id).await).filter(|run| !run.state.is_ended()),
+            None => None,
+        };
+        if active.is_none() {
+            if let Some(&id) = imports.last() {
+                let run = cluster.run(id).await;
+                cluster.assert_succeeded(&run, &dump).await;
+            }
+            let mode = if kill % 2 == 0 { BackupMode::Webhook } else { BackupMode::Sync };
+            imports.push(cluster.start_run(mode).await);
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(300..2_500))).await;
+        let victim = random.random_range(0..cluster.workers.len());
+        cluster.replace_worker(victim);
+    }
+    let last = *imports.last().expect("there was at least one kill");
+    let timeout = Duration::from_secs(180 + kills * 10);
+    let run = cluster.ended_within(last, timeout).await;
+    cluster.assert_succeeded(&run, &dump).await;
+    assert_completed(&cluster, &noops).await;
+    println!("seed {seed}: {kills} kills over {} import(s)", imports.len());
+}
+
+#[tokio::test]
+async fn a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes() {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(&dump, Options::default()).await;
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    let slow = Fault::SlowDownload { bytes_per_second: size / 6 };
+    cluster.gateway.plan(vec![slow.times(1)]).await;
+    let id = cluster.start_run(BackupMode::Sync).await;
+    let download = running_download(&cluster, id).await;
+
+    // It holds the download and some chunks; another worker takes all of it over and ends the run.
+    cluster.workers[0].stop();
+    cluster.add_worker();
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, &dump).await;
+    let before = snapshot(&cluster, &run).await;
+    assert!(before.lease_epoch > download.1, "the download was not taken over");
+
+    cluster.workers[0].resume();
+    // It learns that its leases are lost, and works on under a new session: that is shown by a job
+    // that only it can run.
+    cluster.workers[1].terminate();
+    cluster.workers[1].wait_exit(RUN_TIMEOUT).await;
+    let job = cluster.queue().enqueue(typed_job(&Noop::default())).await.unwrap();
+    wait_for("the woken worker to run a job", RUN_TIMEOUT, async || {
+        let job = cluster.queue().job(job.id).await.unwrap()?;
+        (job.state == JobState::Completed).then_some(())
+    })
+    .await;
+    let run = cluster.run(id).await;
+    assert_eq!(snapshot(&cluster, &run).await, before);
+    cluster.assert_succeeded(&run, &dump).await;
+}
+
+/// Waits until the run's download is running and has begun to bring bytes; its job and epoch.
+async fn running_download(cluster: &Cluster, id: RunId) -> (JobId, i64) {
+    let filter = JobFilter {
+        kinds: vec!["DownloadDump".to_owned()],
+        states: vec![JobState::Running],
+        ..JobFilter::run(id.0)
+    };
+    wait_for("the download to be under way", RUN_TIMEOUT, async || {
+        let job = cluster.queue().jobs(&filter).await.unwrap().into_iter().next()?;
+        (job.progress?.done > 0).then_some((job.id, job.lease_epoch))
+    })
+    .await
+}
+
+/// What a stale worker could have changed.
+#[derive(Debug, PartialEq)]
+struct Snapshot {
+    run: Run,
+    log: String,
+    lease_epoch: i64,
+    jobs: Vec<(JobId, JobState)>,
+    /// The transaction in which each table of the target was last created or moved.
+    tables: Vec<(String, String)>,
+}
+
+async fn snapshot(cluster: &Cluster, run: &Run) -> Snapshot {
+    let mut filter = JobFilter { limit: Some(1_000), ..JobFilter::run(run.id.0) };
+    let jobs = cluster.queue().jobs(&filter).await.unwrap();
+    filter.kinds = vec!["DownloadDump".to_owned()];
+    let download = cluster.queue().jobs(&filter).await.unwrap().into_iter().next().unwrap();
+    let tables = sqlx::query_as(
+        "SELECT oid::regclass::text, xmin::text FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1",
+    )
+    .fetch_all(cluster.target.pool())
+    .await
+    .unwrap();
+    Snapshot {
+        run: run.clone(),
+        log: cluster.log(run.id).await,
+        lease_epoch: download.lease_epoch,
+        jobs: jobs.iter().map(|job| (job.id, job.state)).collect(),
+        tables,
+    }
+}
+
+#[tokio::test]
+async fn a_worker_told_to_stop_gives_back_what_it_cannot_finish() {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(&dump, Options::default()).await;
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    cluster.gateway.plan(vec![Fault::SlowDownload { bytes_per_second: size / 8 }.always()]).await;
+    let id = cluster.start_run(BackupMode::Webhook).await;
+    let (download, _) = running_download(&cluster, id).await;
+
+    cluster.workers[0].terminate();
+    // Grace is 10 s here; the download alone would take longer than it takes to stop.
+    let status = cluster.workers[0].wait_exit(Duration::from_secs(12)).await;
+    assert!(status.success(), "{status}\n{}", cluster.workers[0].output());
+    let job = cluster.queue().job(download).await.unwrap().unwrap();
+    assert_eq!((job.state, job.attempt), (JobState::Available, 0), "an attempt was spent");
+    assert_eq!(job.deaths, 0);
+    let sessions = cluster.queue().sessions().await.unwrap();
+    assert!(sessions.is_empty(), "{sessions:?}");
+
+    cluster.gateway.plan(Vec::new()).await;
+    cluster.add_worker();
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, &dump).await;
+    let starts: Vec<u64> =
+        cluster.gateway.record().await.downloads.iter().map(|download| download.start).collect();
+    assert_eq!(starts.len(), 2, "{starts:?}");
+    assert!(starts[1] > 0, "the second worker did not resume: {starts:?}");
+}
+
+#[tokio::test]
+async fn a_worker_killed_in_its_last_step_leaves_a_run_that_ends_well() {
+    let dump = ShopDump::committed();
+    let options = Options { workers: 2, ..Options::default() };
+    let mut cluster = Cluster::start(&dump, options).await;
+    for _ in 0..2 {
+        let id = cluster.start_run(BackupMode::Sync).await;
+        wait_for("the finish to begin", RUN_TIMEOUT, async || {
+            let run = cluster.run(id).await;
+            (run.phase == "finish" || run.state.is_ended()).then_some(())
+        })
+        .await;
+        for index in 0..cluster.workers.len() {
+            cluster.replace_worker(index);
+        }
+        let run = cluster.ended(id).await;
+        cluster.assert_succeeded(&run, &dump).await;
+    }
+}

@@ -1,0 +1,71 @@
+//! Both modes of the gateway, with one worker and with four.
+
+use std::time::Duration;
+
+use relevo_runs::backup::BackupMode;
+use relevo_tests::ShopDump;
+
+use super::cluster::{Cluster, Options};
+
+/// Megabytes of the larger dump; `./dev test` leaves it small, a long run sets 300.
+const SIZE_MB_ENV: &str = "RELEVO_TEST_SHOP_MB";
+
+async fn import_both_ways(workers: usize) {
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(&dump, Options { workers, ..Options::default() }).await;
+    cluster.import(BackupMode::Webhook, &dump).await;
+    let record = cluster.gateway.record().await;
+    assert_eq!(record.asked.len(), 1);
+    let webhook = record.asked[0].webhook_url.as_deref().unwrap_or_default();
+    assert!(webhook.contains("/webhook/backup-ready/"), "{webhook}");
+
+    // The second replaces the first, whose dump goes only with time.
+    let run = cluster.import(BackupMode::Sync, &dump).await;
+    let record = cluster.gateway.record().await;
+    assert_eq!(record.asked.len(), 2);
+    assert_eq!(record.asked[1].webhook_url, None);
+    assert_eq!(record.unauthorised, 0);
+    let kept = super::cluster::files(&cluster.data_dir().join("dumps"));
+    assert_eq!(kept.len(), 2, "{kept:?}");
+
+    let log = cluster.log(run.id).await;
+    for line in ["asking the gateway", "downloading", "complete and undamaged", "is live"] {
+        assert!(log.contains(line), "{line:?} is missing in:\n{log}");
+    }
+    assert!(run.stats["chunks"].as_u64().unwrap_or(0) > 5, "{}", run.stats);
+    assert!(run.stats["downloaded_bytes"].as_u64() > Some(0), "{}", run.stats);
+}
+
+#[tokio::test]
+async fn one_worker_imports_exactly_what_was_dumped() {
+    import_both_ways(1).await;
+}
+
+#[tokio::test]
+async fn four_workers_import_exactly_what_was_dumped() {
+    import_both_ways(4).await;
+}
+
+#[tokio::test]
+async fn a_single_handler_is_enough() {
+    let dump = ShopDump::committed();
+    let options = Options { concurrency: 1, ..Options::default() };
+    let cluster = Cluster::start(&dump, options).await;
+    cluster.import(BackupMode::Auto, &dump).await;
+    // A public URL is configured, so `auto` means webhook.
+    assert!(cluster.gateway.record().await.asked[0].webhook_url.is_some());
+}
+
+#[tokio::test]
+async fn a_larger_dump_in_many_chunks_by_four_workers() {
+    let size_mb = std::env::var(SIZE_MB_ENV).map_or(12, |text| text.parse().unwrap());
+    let dump = ShopDump::generated(size_mb, 7).await;
+    let chunk_size_bytes = if size_mb >= 100 { 16 << 20 } else { 1 << 20 };
+    let options = Options { workers: 4, chunk_size_bytes, ..Options::default() };
+    let cluster = Cluster::start(&dump, options).await;
+    for mode in [BackupMode::Webhook, BackupMode::Sync] {
+        let id = cluster.start_run(mode).await;
+        let run = cluster.ended_within(id, Duration::from_secs(600)).await;
+        cluster.assert_succeeded(&run, &dump).await;
+    }
+}

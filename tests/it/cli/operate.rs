@@ -1,0 +1,262 @@
+//! The commands that look at the control plane and change it; the shapes of their JSON.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use relevo_tests::{Process, TestDatabase, binary_path, wait_for};
+use serde_json::Value;
+
+use super::Relevo;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A worker on the database of `relevo`.
+pub fn worker(relevo: &Relevo) -> Process {
+    relevo
+        .environment()
+        .iter()
+        .fold(Process::builder("relevo"), |builder, (name, value)| builder.env(name, value))
+        .arg("worker")
+        .env("RELEVO_WORKER_POLL_INTERVAL_MS", "200")
+        .current_dir(relevo.folder())
+        .spawn()
+}
+
+async fn state(relevo: &Relevo, id: i64) -> String {
+    let job = relevo.json(&["job", "show", &id.to_string()]).await;
+    job["state"].as_str().unwrap().to_owned()
+}
+
+async fn wait_state(relevo: &Relevo, id: i64, wanted: &str) {
+    wait_for(&format!("job {id} to be {wanted}"), LONG, async || {
+        (state(relevo, id).await == wanted).then_some(())
+    })
+    .await;
+}
+
+async fn enqueue(relevo: &Relevo, args: &[&str]) -> i64 {
+    let answer = relevo.json(&[&["job", "enqueue", "noop"], args].concat()).await;
+    assert_eq!(answer["duplicate"], false, "{answer}");
+    answer["id"].as_i64().unwrap()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// Every one of these is in the document: names are never taken away.
+fn assert_has(value: &Value, names: &[&str]) {
+    for name in names {
+        assert!(keys(value).contains(name), "{name} is missing in {value}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_goes_from_enqueue_to_completed() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let id = enqueue(&relevo, &[]).await;
+    assert_eq!(state(&relevo, id).await, "available");
+    let worker = worker(&relevo);
+    wait_state(&relevo, id, "completed").await;
+    worker.terminate();
+    assert!(worker.wait_exit(LONG).await.success(), "{}", worker.output());
+
+    let job = relevo.json(&["job", "show", &id.to_string()]).await;
+    assert_has(
+        &job,
+        &[
+            "id",
+            "kind",
+            "queue",
+            "state",
+            "priority",
+            "payload",
+            "attempt",
+            "max_attempts",
+            "run_at",
+            "created_at",
+            "finished_at",
+            "run_id",
+            "last_error",
+            "progress",
+        ],
+    );
+    assert_eq!((&job["kind"], &job["attempt"]), (&Value::from("noop"), &Value::from(1)));
+    let list = relevo.json(&["job", "list", "--kind", "noop", "--state", "completed"]).await;
+    assert_eq!(list[0]["id"], id);
+    let text = relevo.ok(&["job", "list"]).await;
+    assert!(text.starts_with("ID") && text.contains("completed"), "{text}");
+    let text = relevo.ok(&["job", "show", &id.to_string()]).await;
+    assert!(text.contains("completed") && text.contains("1 of"), "{text}");
+}
+
+#[tokio::test]
+async fn keys_delays_and_cancel() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let later = enqueue(&relevo, &["--delay", "3600", "--priority", "-5"]).await;
+    assert_eq!(state(&relevo, later).await, "scheduled");
+    let retried = relevo.json(&["job", "retry", &later.to_string()]).await;
+    assert_eq!(retried["outcome"], "retried");
+    assert_eq!(state(&relevo, later).await, "available");
+
+    for key in ["--idempotency-key", "--unique-key"] {
+        let first = enqueue(&relevo, &[key, "nightly"]).await;
+        let second = relevo.json(&["job", "enqueue", "noop", key, "nightly"]).await;
+        assert_eq!(second["id"], first);
+        assert_eq!(second["duplicate"], true);
+    }
+    let cancelled = relevo.json(&["job", "cancel", &later.to_string()]).await;
+    assert_eq!(cancelled["outcome"], "cancelled");
+    assert_eq!(state(&relevo, later).await, "cancelled");
+    relevo.refuses(&["job", "cancel", &later.to_string()], 1, &["cancelled already"]).await;
+    relevo.refuses(&["dead", "retry", &later.to_string()], 1, &["no dead letter"]).await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_retried_and_discarded() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let fatal = r#"{"fail": "fatal"}"#;
+    let first = enqueue(&relevo, &["--payload", fatal]).await;
+    let second = enqueue(&relevo, &["--payload", fatal]).await;
+    let running = worker(&relevo);
+    wait_state(&relevo, first, "dead").await;
+    wait_state(&relevo, second, "dead").await;
+    running.terminate();
+    running.wait_exit(LONG).await;
+
+    let dead = relevo.json(&["dead", "list"]).await;
+    assert_eq!(dead.as_array().unwrap().len(), 2);
+    assert!(dead[0]["last_error"].as_str().is_some_and(|error| !error.is_empty()));
+    let queues = relevo.json(&["queue", "list"]).await;
+    assert_has(
+        &queues[0],
+        &[
+            "queue",
+            "available",
+            "running",
+            "scheduled",
+            "retryable",
+            "dead",
+            "oldest_available",
+            "paused",
+        ],
+    );
+    relevo.ok(&["dead", "retry", &first.to_string()]).await;
+    assert_eq!(state(&relevo, first).await, "available");
+    let discarded = relevo.json(&["dead", "discard", &second.to_string()]).await;
+    assert_eq!(discarded["discarded"], true);
+    assert_eq!(relevo.json(&["dead", "list"]).await.as_array().unwrap().len(), 0);
+    assert!(relevo.ok(&["dead", "list"]).await.contains("no dead letters"));
+}
+
+#[tokio::test]
+async fn a_paused_queue_waits() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let queue = relevo.json(&["job", "show", &enqueue(&relevo, &[]).await.to_string()]).await;
+    let queue = queue["queue"].as_str().unwrap().to_owned();
+    assert_eq!(relevo.json(&["queue", "pause", &queue]).await["changed"], true);
+    assert_eq!(relevo.json(&["queue", "pause", &queue]).await["changed"], false);
+    let held = enqueue(&relevo, &[]).await;
+    let open = enqueue(&relevo, &["--queue", "elsewhere"]).await;
+    let running = worker(&relevo);
+    wait_state(&relevo, open, "completed").await;
+    assert_eq!(state(&relevo, held).await, "available");
+    assert!(relevo.ok(&["queue", "list"]).await.contains("paused"));
+    assert_eq!(relevo.json(&["queue", "resume", &queue]).await["paused"], false);
+    wait_state(&relevo, held, "completed").await;
+    running.terminate();
+    running.wait_exit(LONG).await;
+}
+
+#[tokio::test]
+async fn api_keys_show_their_secret_once() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let args = ["key", "create", "--name", "shop", "--scope", "enqueue", "--scope", "read"];
+    let made = relevo.json(&args).await;
+    let secret = made["secret"].as_str().unwrap();
+    assert!(secret.starts_with("rk_"));
+    assert_eq!(made["key"]["scopes"], serde_json::json!(["enqueue", "read"]));
+    let id = made["key"]["id"].as_i64().unwrap().to_string();
+    let list = relevo.json(&["key", "list"]).await;
+    assert_has(&list[0], &["id", "name", "prefix", "scopes", "created_at", "revoked_at"]);
+    assert!(!list.to_string().contains(secret));
+    assert_eq!(relevo.json(&["key", "revoke", &id]).await["revoked"], true);
+    relevo.refuses(&["key", "revoke", &id], 5, &["revoked already"]).await;
+}
+
+#[tokio::test]
+async fn schedules_are_added_listed_changed_and_removed() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let add = |cron: &'static str| {
+        [
+            "schedule",
+            "add",
+            "nightly",
+            "--cron",
+            cron,
+            "--kind",
+            "noop",
+            "--timezone",
+            "America/Mexico_City",
+        ]
+    };
+    let added = relevo.json(&add("30 2 * * *")).await;
+    assert!(added["next_slot"].as_str().unwrap().contains("T08:30:00"), "{added}");
+    relevo.ok(&add("0 3 * * *")).await;
+    let list = relevo.json(&["schedule", "list"]).await;
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    assert_has(
+        &list[0],
+        &[
+            "name",
+            "origin",
+            "active",
+            "rhythm",
+            "timezone",
+            "starts",
+            "missed_runs",
+            "next_slot",
+            "last_slot",
+            "last_outcome",
+            "last_reason",
+            "last_run_id",
+            "last_job_id",
+        ],
+    );
+    assert_eq!(list[0]["rhythm"], "cron 0 3 * * *");
+    let text = relevo.ok(&["schedule", "list"]).await;
+    assert!(text.contains("nightly") && text.contains("job noop"), "{text}");
+    relevo.ok(&["schedule", "remove", "nightly"]).await;
+    assert!(relevo.ok(&["schedule", "list"]).await.contains("no schedules"));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    for _ in 0..3 {
+        enqueue(&relevo, &[]).await;
+    }
+    for args in [&["job", "list"][..], &["job", "list", "--json"], &["--help"]] {
+        let mut child = tokio::process::Command::new(binary_path("relevo"))
+            .args(args)
+            .envs(relevo.environment().iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Nobody reads, from the very beginning.
+        drop(child.stdout.take());
+        let output = tokio::time::timeout(LONG, child.wait_with_output()).await.unwrap().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {:?}: {errors}", output.status);
+        assert!(errors.is_empty(), "{args:?}: {errors}");
+    }
+}

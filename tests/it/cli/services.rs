@@ -1,0 +1,264 @@
+//! The commands that run until they are told to stop: how they start, drain and end.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use relevo_tests::{Process, TestDatabase, free_port, wait_for};
+use sqlx::PgPool;
+
+use super::Relevo;
+use crate::embedded::DataDir;
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// `relevo …` with the environment of `relevo`.
+fn start(relevo: &Relevo, args: &[&str], env: &[(&str, &str)]) -> Process {
+    let builder = relevo
+        .environment()
+        .iter()
+        .fold(Process::builder("relevo"), |builder, (name, value)| builder.env(name, value));
+    let builder = env.iter().fold(builder, |builder, (name, value)| builder.env(name, *value));
+    builder.args(args.iter().copied()).current_dir(relevo.folder()).spawn()
+}
+
+async fn answers(port: u16, path: &str) -> bool {
+    let url = format!("http://127.0.0.1:{port}{path}");
+    reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success())
+}
+
+async fn ready(process: &Process, port: u16) {
+    let what = format!("process {} to be ready on port {port}", process.id());
+    wait_for(&what, LONG, async || {
+        assert!(process.exited().is_none(), "it ended: {}", process.output());
+        answers(port, "/readyz").await.then_some(())
+    })
+    .await;
+}
+
+async fn job(pool: &PgPool, id: i64) -> Option<(String, i32, i16)> {
+    sqlx::query_as("SELECT state::text, attempt, deaths FROM relevo.job WHERE id = $1")
+        .bind(id)
+        .fetch_optional(pool)
+        .await
+        .unwrap()
+}
+
+async fn wait_job(pool: &PgPool, id: i64, wanted: &str) {
+    wait_for(&format!("job {id} to be {wanted}"), LONG, async || {
+        job(pool, id).await.filter(|(state, ..)| state == wanted).map(drop)
+    })
+    .await;
+}
+
+async fn enqueue(relevo: &Relevo, payload: &str) -> i64 {
+    let answer = relevo.json(&["job", "enqueue", "noop", "--payload", payload]).await;
+    answer["id"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn up_runs_everything_and_ends_in_order() {
+    let database = TestDatabase::empty().await;
+    let relevo = Relevo::on(&database);
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let up = start(&relevo, &["up", "--listen", &listen], &[]);
+    ready(&up, port).await;
+    let printed = up.output();
+    assert!(printed.contains(&listen), "{printed}");
+
+    let key_file = relevo.folder().join("data/api-key");
+    let mode = std::fs::metadata(&key_file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let secret = std::fs::read_to_string(&key_file).unwrap().trim().to_owned();
+    assert_eq!(printed.matches(&secret).count(), 1, "printed once: {printed}");
+    let client = reqwest::Client::new();
+    let jobs = format!("http://{listen}/api/v1/jobs");
+    let refused = client.get(&jobs).send().await.unwrap();
+    assert_eq!(refused.status().as_u16(), 401);
+    let answer = client.get(&jobs).header("X-API-Key", &secret).send().await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+
+    // What is enqueued is carried out in the same process.
+    let id = enqueue(&relevo, "{}").await;
+    wait_for("the job's end", LONG, async || {
+        job(database.pool(), id).await.is_none().then_some(())
+    })
+    .await;
+    up.terminate();
+    assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
+
+    // Another start keeps the key and doesn't show it again.
+    let up = start(&relevo, &["up", "--listen", &listen, "--no-worker"], &[]);
+    ready(&up, port).await;
+    assert!(!up.output().contains(&secret), "{}", up.output());
+    assert_eq!(std::fs::read_to_string(&key_file).unwrap().trim(), secret);
+    let id = enqueue(&relevo, "{}").await;
+    assert_eq!(job(database.pool(), id).await.unwrap().0, "available", "nobody works");
+    up.terminate();
+    assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
+}
+
+#[tokio::test]
+async fn a_start_killed_before_its_key_was_written_makes_another() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    // What the kill leaves: a key that nobody knows.
+    sqlx::query(
+        "INSERT INTO relevo.api_key (name, prefix, secret_sha256, scopes)
+         VALUES ('first key, made by relevo up', '00000000', sha256('lost'), '{admin}')",
+    )
+    .execute(database.pool())
+    .await
+    .unwrap();
+    let port = free_port();
+    let up = start(&relevo, &["up", "--listen", &format!("127.0.0.1:{port}")], &[]);
+    ready(&up, port).await;
+    up.terminate();
+    assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
+    assert!(relevo.folder().join("data/api-key").is_file());
+    let keys = relevo.json(&["key", "list"]).await;
+    let active = keys.as_array().unwrap().iter().filter(|key| key["revoked_at"].is_null());
+    assert_eq!(active.count(), 1, "{keys}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_told_before_anything_is_changed() {
+    let database = TestDatabase::empty().await;
+    let relevo = Relevo::on(&database);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for command in ["up", "api"] {
+        let answer = relevo.run(&[command, "--listen", &address]).await;
+        assert_eq!(answer.code, 3, "{answer:?}");
+        assert!(answer.err.contains(&address), "{answer:?}");
+    }
+    let migrated: bool = sqlx::query_scalar("SELECT to_regnamespace('relevo') IS NOT NULL")
+        .fetch_one(database.pool())
+        .await
+        .unwrap();
+    assert!(!migrated);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_gives_back_what_it_cannot_finish() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let grace = ("RELEVO_WORKER_GRACE_SECONDS", "5");
+    let worker = start(&relevo, &["worker", "--concurrency", "1"], &[grace]);
+    let long = enqueue(&relevo, r#"{"sleep_ms": 600000}"#).await;
+    let waiting = enqueue(&relevo, "{}").await;
+    wait_job(database.pool(), long, "running").await;
+    let told_at = Instant::now();
+    worker.terminate();
+    let status = worker.wait_exit(LONG).await;
+    let took = told_at.elapsed();
+    assert!(status.success(), "{status:?}: {}", worker.output());
+    assert!(took < Duration::from_secs(6), "took {took:?} of 5 s grace");
+    for id in [long, waiting] {
+        let (state, attempt, deaths) = job(database.pool(), id).await.expect("is not lost");
+        assert_eq!((state.as_str(), attempt, deaths), ("available", 0, 0), "job {id}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once_and_the_job_is_taken_back() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let lease = ("RELEVO_WORKER_LEASE_TTL_SECONDS", "3");
+    let worker = start(&relevo, &["worker"], &[lease, ("RELEVO_WORKER_GRACE_SECONDS", "600")]);
+    // Panics in the runtime are no way out: this one only waits.
+    let id = enqueue(&relevo, r#"{"sleep_ms": 600000}"#).await;
+    wait_job(database.pool(), id, "running").await;
+    worker.stop();
+    worker.terminate();
+    worker.terminate();
+    worker.resume();
+    worker.terminate();
+    let told_at = Instant::now();
+    // The noop gives itself back when it is told to stop, so the first signal may be enough.
+    let status = worker.wait_exit(LONG).await;
+    assert!(matches!(status.code(), Some(0 | 130)), "{status:?}: {}", worker.output());
+    assert!(told_at.elapsed() < Duration::from_secs(30));
+    let scheduler = start(&relevo, &["scheduler"], &[("RELEVO_SCHEDULER_LEASE_SECONDS", "3")]);
+    wait_job(database.pool(), id, "available").await;
+    scheduler.terminate();
+    assert!(scheduler.wait_exit(LONG).await.success(), "{}", scheduler.output());
+}
+
+#[tokio::test]
+async fn a_service_waits_for_its_control_plane_and_can_be_stopped_meanwhile() {
+    let database = TestDatabase::empty().await;
+    let relevo = Relevo::on(&database);
+    let worker = start(&relevo, &["worker"], &[]);
+    let waiting = "waiting for the control plane";
+    worker.wait_line(waiting, LONG).await;
+    let stopped = start(&relevo, &["scheduler"], &[]);
+    stopped.wait_line(waiting, LONG).await;
+    stopped.terminate();
+    assert!(stopped.wait_exit(LONG).await.success(), "{}", stopped.output());
+
+    relevo.ok(&["migrate"]).await;
+    let id = enqueue(&relevo, "{}").await;
+    wait_for("the job's end", LONG, async || {
+        job(database.pool(), id).await.is_none().then_some(())
+    })
+    .await;
+    worker.terminate();
+    assert!(worker.wait_exit(LONG).await.success(), "{}", worker.output());
+}
+
+#[tokio::test]
+async fn services_of_their_own_work_together() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let ports = [free_port(), free_port(), free_port()];
+    let listen = ports.map(|port| format!("127.0.0.1:{port}"));
+    let services = [
+        start(&relevo, &["api", "--listen", &listen[0]], &[]),
+        start(&relevo, &["scheduler", "--listen", &listen[1]], &[]),
+        start(&relevo, &["worker", "--listen", &listen[2]], &[]),
+    ];
+    for (service, port) in services.iter().zip(ports) {
+        ready(service, port).await;
+        assert!(answers(port, "/metrics").await && answers(port, "/livez").await);
+    }
+    // Staged by the scheduler, carried out by the worker.
+    let later =
+        relevo.json(&["job", "enqueue", "noop", "--delay", "1"]).await["id"].as_i64().unwrap();
+    wait_for("the delayed job's end", LONG, async || {
+        job(database.pool(), later).await.is_none().then_some(())
+    })
+    .await;
+    for service in &services {
+        service.terminate();
+        assert!(service.wait_exit(LONG).await.success(), "{}", service.output());
+    }
+}
+
+#[tokio::test]
+async fn up_without_a_database_brings_its_own_and_a_worker_finds_it() {
+    let data = DataDir::new();
+    let relevo = Relevo::new().env("RELEVO_DATA_DIR", data.path().to_str().unwrap());
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let up = start(&relevo, &["up", "--listen", &listen, "--no-worker"], &[]);
+    ready(&up, port).await;
+    let worker = start(&relevo, &["worker"], &[]);
+    let id = enqueue(&relevo, "{}").await;
+    let completed = async || {
+        let job = relevo.json(&["job", "show", &id.to_string()]).await;
+        (job["state"] == "completed").then_some(())
+    };
+    wait_for("the job's end", LONG, completed).await;
+
+    // Killed, it leaves the server; the next start adopts it with everything in it.
+    up.kill();
+    let up = start(&relevo, &["up", "--listen", &listen, "--no-worker"], &[]);
+    ready(&up, port).await;
+    wait_for("the job", LONG, completed).await;
+    worker.terminate();
+    assert!(worker.wait_exit(LONG).await.success(), "{}", worker.output());
+    up.terminate();
+    assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
+    relevo.refuses(&["job", "list"], 4, &["relevo up"]).await;
+}

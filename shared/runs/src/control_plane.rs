@@ -14,7 +14,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 /// The oldest server this schema is written for, as `server_version_num`.
 const SERVER_VERSION_NUM_MIN: i32 = 140_000;
 
-/// How long to wait for another process that migrates, and for each lock a migration takes.
+/// How long [`migrate`] waits for another process that migrates, and for each lock a migration takes.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// Key of the advisory lock, "relevo" in ASCII: the same for every version, since two versions must
@@ -40,11 +40,16 @@ pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 pub enum MigrateError {
     /// Another process held the migration lock, or an object a migration changes, all the time.
     #[error(
-        "another process kept the control plane locked for {} s; look for `relevo migrate` or a long \
-         transaction in pg_stat_activity, then try again",
-        LOCK_WAIT.as_secs()
+        "another process kept the control plane locked for {waited_ms} ms; look for `relevo migrate` \
+         or a long transaction in pg_stat_activity, then try again"
     )]
-    Locked(#[source] sqlx::Error),
+    Locked {
+        /// How long was waited.
+        waited_ms: u128,
+        /// What the server said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database was migrated by a newer build.
     #[error(
         "the control plane is at version {database}, this build knows versions up to {known}: \
@@ -126,15 +131,23 @@ pub enum SchemaStatus {
 /// # Errors
 /// See [`MigrateError`]; each says what to do.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    migrate_within(pool, LOCK_WAIT).await
+}
+
+/// As [`migrate`], waiting at most `lock_wait` for the others and for each lock.
+///
+/// # Errors
+/// See [`MigrateError`].
+pub async fn migrate_within(pool: &PgPool, lock_wait: Duration) -> Result<(), MigrateError> {
     // A connection of its own, closed at the end whatever happens: locks and settings go with it.
     let mut conn = pool.acquire().await?.detach();
-    let result = migrate_on(&mut conn).await;
+    let result = migrate_on(&mut conn, lock_wait).await;
     let closed = conn.close().await;
     result?;
     Ok(closed?)
 }
 
-async fn migrate_on(conn: &mut PgConnection) -> Result<(), MigrateError> {
+async fn migrate_on(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), MigrateError> {
     let (version_num, version): (i32, String) = sqlx::query_as(
         "-- migrate: server version\n\
          SELECT current_setting('server_version_num')::int, current_setting('server_version')",
@@ -144,28 +157,31 @@ async fn migrate_on(conn: &mut PgConnection) -> Result<(), MigrateError> {
     if version_num < SERVER_VERSION_NUM_MIN {
         return Err(MigrateError::ServerTooOld { version });
     }
-    lock(conn).await?;
+    lock(conn, lock_wait).await?;
     create_schema(conn).await?;
-    MIGRATIONS.run_direct(None, conn, false).await.map_err(explain)
+    let outcome = MIGRATIONS.run_direct(None, conn, false).await;
+    outcome.map_err(|error| explain(error, lock_wait))
 }
 
-/// Takes the migration lock of this session, waiting at most [`LOCK_WAIT`]; the same bound then holds
+/// Takes the migration lock of this session, waiting at most `lock_wait`; the same bound then holds
 /// for the locks that the migrations take.
-async fn lock(conn: &mut PgConnection) -> Result<(), MigrateError> {
+async fn lock(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), MigrateError> {
     sqlx::query(
         "-- migrate: bounds\n\
          SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', '0', false)",
     )
-    .bind(LOCK_WAIT.as_millis().to_string())
+    .bind(lock_wait.as_millis().to_string())
     .execute(&mut *conn)
     .await?;
     sqlx::query("-- migrate: lock\nSELECT pg_advisory_lock($1)")
         .bind(LOCK_KEY)
         .execute(&mut *conn)
         .await
-        .map_err(|error| {
-            if is_lock_timeout(&error) { MigrateError::Locked(error) } else { error.into() }
-        })?;
+        .map_err(
+            |error| {
+                if is_lock_timeout(&error) { locked(error, lock_wait) } else { error.into() }
+            },
+        )?;
     Ok(())
 }
 
@@ -190,7 +206,11 @@ async fn create_schema(conn: &mut PgConnection) -> Result<(), MigrateError> {
     }
 }
 
-fn explain(error: SqlxMigrateError) -> MigrateError {
+fn locked(source: sqlx::Error, lock_wait: Duration) -> MigrateError {
+    MigrateError::Locked { waited_ms: lock_wait.as_millis(), source }
+}
+
+fn explain(error: SqlxMigrateError, lock_wait: Duration) -> MigrateError {
     match error {
         SqlxMigrateError::VersionMissing(database) => {
             MigrateError::NewerDatabase { database, known: newest_known() }
@@ -198,7 +218,7 @@ fn explain(error: SqlxMigrateError) -> MigrateError {
         SqlxMigrateError::VersionMismatch(version) => MigrateError::Changed(version),
         SqlxMigrateError::Execute(source) => MigrateError::Database(source),
         SqlxMigrateError::ExecuteMigration(source, _) if is_lock_timeout(&source) => {
-            MigrateError::Locked(source)
+            locked(source, lock_wait)
         }
         SqlxMigrateError::ExecuteMigration(source, version) => {
             MigrateError::Failed { version, source }

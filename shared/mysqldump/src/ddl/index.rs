@@ -1,0 +1,188 @@
+//! Indexes: names unique per schema, prefixes, what Postgres has no like for.
+
+use crate::ddl::expression;
+use crate::ddl::names::{NamePool, limited, literal, quote, table_name};
+use crate::options::TranslateOptions;
+use crate::schema::{ColumnDef, ColumnType, IndexDef, IndexKey, IndexKind, IndexPart, TableDef};
+
+/// Bytes that certainly fit a btree entry (the limit is 2,704) with room for other columns.
+const SAFE_KEY_BYTES: u32 = 2_000;
+
+/// Names of relations within the schema: tables and indexes share them.
+#[derive(Debug)]
+pub(super) struct IndexNames(NamePool);
+
+impl IndexNames {
+    pub(super) fn new(tables: &[TableDef]) -> Self {
+        let mut pool = NamePool::default();
+        for table in tables {
+            pool.reserve(table_name(table));
+        }
+        Self(pool)
+    }
+
+    pub(super) fn take(&mut self, wanted: &str) -> String {
+        self.0.take(wanted)
+    }
+}
+
+/// The columns of a key made of whole columns; prefixes are dropped, since what is unique in its
+/// prefix is unique as a whole.
+pub(super) fn key_columns<'a>(
+    table: &'a TableDef,
+    parts: &[IndexPart],
+) -> Result<Vec<&'a ColumnDef>, String> {
+    parts
+        .iter()
+        .map(|part| match &part.key {
+            IndexKey::Column(name) => table
+                .column_index(name)
+                .map(|at| &table.columns[at])
+                .ok_or_else(|| format!("key left out: there is no column `{name}`")),
+            IndexKey::Expression(source) => {
+                Err(format!("key left out: it is over the expression {source}"))
+            }
+        })
+        .collect()
+}
+
+/// Whether these columns are, in any order, the primary key or a unique index over whole columns.
+pub(super) fn references_a_key(parent: &TableDef, columns: &[String]) -> bool {
+    let mut wanted: Vec<String> = columns.iter().map(|c| c.to_lowercase()).collect();
+    wanted.sort();
+    let matches = |parts: &[IndexPart], prefixes: bool| {
+        let mut names: Vec<String> = parts
+            .iter()
+            .filter(|part| prefixes || part.prefix.is_none())
+            .filter_map(|part| match &part.key {
+                IndexKey::Column(name) => Some(name.to_lowercase()),
+                IndexKey::Expression(_) => None,
+            })
+            .collect();
+        names.sort();
+        names.len() == parts.len() && names == wanted
+    };
+    matches(&parent.primary_key, true)
+        || parent
+            .indexes
+            .iter()
+            .any(|index| index.kind == IndexKind::Unique && matches(&index.parts, false))
+}
+
+/// Name and statement of one index; an error says why it is left out.
+pub(super) fn index_statement(
+    table: &TableDef,
+    index: &IndexDef,
+    schema: &str,
+    options: &TranslateOptions,
+    names: &mut IndexNames,
+) -> Result<(String, String), String> {
+    let unique = index.kind == IndexKind::Unique;
+    match index.kind {
+        IndexKind::Plain | IndexKind::Unique => {}
+        IndexKind::FullText if options.fulltext_indexes => {
+            return full_text(table, index, schema, names);
+        }
+        IndexKind::FullText => {
+            return Err("FULLTEXT index left out; it can be made as GIN on request".to_owned());
+        }
+        IndexKind::Spatial => return Err("SPATIAL index left out: it needs PostGIS".to_owned()),
+        IndexKind::Vector => return Err("VECTOR index left out: it needs pgvector".to_owned()),
+    }
+    let parts = index
+        .parts
+        .iter()
+        .map(|part| part_sql(table, part, unique, options))
+        .collect::<Result<Vec<_>, _>>()?;
+    let name = names.take(&wanted_name(table, index));
+    let sql = format!(
+        "-- index\nCREATE {}INDEX {} ON {}.{} ({})",
+        if unique { "UNIQUE " } else { "" },
+        quote(&name),
+        quote(schema),
+        quote(&table_name(table)),
+        parts.join(", ")
+    );
+    Ok((name, sql))
+}
+
+/// MySQL's index names repeat from table to table: the table's name comes first.
+fn wanted_name(table: &TableDef, index: &IndexDef) -> String {
+    if !index.name.is_empty() {
+        return format!("{}_{}", table.name, index.name);
+    }
+    let columns: Vec<&str> = index
+        .parts
+        .iter()
+        .map(|part| match &part.key {
+            IndexKey::Column(name) => name.as_str(),
+            IndexKey::Expression(_) => "expr",
+        })
+        .collect();
+    format!("{}_{}_idx", table.name, columns.join("_"))
+}
+
+fn part_sql(
+    table: &TableDef,
+    part: &IndexPart,
+    unique: bool,
+    options: &TranslateOptions,
+) -> Result<String, String> {
+    let direction = if part.descending { " DESC" } else { "" };
+    let name = match &part.key {
+        IndexKey::Column(name) => name,
+        IndexKey::Expression(source) => {
+            return expression::index(source, table, options)
+                .map(|sql| format!("({sql}){direction}"))
+                .ok_or_else(|| {
+                    format!("index left out: the expression {source} has no safe translation")
+                });
+        }
+    };
+    let column = table
+        .column_index(name)
+        .map(|at| &table.columns[at])
+        .ok_or_else(|| format!("index left out: there is no column `{name}`"))?;
+    let quoted = quote(&limited(&column.name));
+    let sql = match (&column.ty, part.prefix) {
+        (ColumnType::Char { length } | ColumnType::VarChar { length }, Some(prefix))
+            if prefix >= *length || (!unique && *length * 4 <= SAFE_KEY_BYTES) =>
+        {
+            quoted
+        }
+        (ColumnType::Char { .. } | ColumnType::VarChar { .. } | ColumnType::Text, Some(prefix)) => {
+            format!("\"left\"({quoted}, {prefix})")
+        }
+        (ty, Some(prefix)) if ty.is_binary() => format!("substring({quoted} FROM 1 FOR {prefix})"),
+        // MariaDB's hashed uniqueness of whole texts; longer values fit no btree entry.
+        (ColumnType::Text, None) if unique => format!("md5({quoted})"),
+        (ColumnType::Blob, None) if unique => format!("md5({quoted})"),
+        (ColumnType::Json, _) => {
+            return Err(format!("index left out: `{name}` is a JSON column"));
+        }
+        _ => quoted,
+    };
+    Ok(format!("{sql}{direction}"))
+}
+
+fn full_text(
+    table: &TableDef,
+    index: &IndexDef,
+    schema: &str,
+    names: &mut IndexNames,
+) -> Result<(String, String), String> {
+    let columns: Vec<String> = key_columns(table, &index.parts)?
+        .into_iter()
+        .map(|column| format!("COALESCE({}, '')", quote(&limited(&column.name))))
+        .collect();
+    let name = names.take(&wanted_name(table, index));
+    let sql = format!(
+        "-- index\nCREATE INDEX {} ON {}.{} USING gin (to_tsvector({}, {}))",
+        quote(&name),
+        quote(schema),
+        quote(&table_name(table)),
+        literal("simple"),
+        columns.join(" || ' ' || ")
+    );
+    Ok((name, sql))
+}

@@ -1,0 +1,21 @@
+//! Table definitions: MySQL in, Postgres out.
+//!
+//! `parse` and `alter` read MySQL's statements; `translate` writes the CREATE TABLE that rows are
+//! loaded into; `postload` writes what follows the load, phase by phase.
+
+mod alter;
+mod column;
+mod expression;
+mod index;
+mod names;
+mod parse;
+mod postload;
+pub(crate) mod translate;
+pub(crate) mod types;
+
+pub(crate) use alter::{apply as apply_alter, target as alter_target};
+pub(crate) use names::quote;
+pub use names::table_name;
+pub(crate) use parse::create_table as parse_create_table;
+pub use postload::{Phase, PostLoad, PostLoadPlan, identity_setval, post_load};
+pub use translate::{ColumnPlan, Note, Translated, create_table};

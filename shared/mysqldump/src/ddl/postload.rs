@@ -1,0 +1,409 @@
+//! What follows the load: keys, indexes, identities, foreign keys, checks, comments, triggers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ddl::expression;
+use crate::ddl::index::{IndexNames, index_statement, key_columns, references_a_key};
+use crate::ddl::names::{limited, literal, quote, table_name};
+use crate::ddl::translate::{Note, column_plans};
+use crate::ddl::types::{Encoding, needs_bigint};
+use crate::options::TranslateOptions;
+use crate::schema::{ColumnDef, ColumnType, IntSize, TableDef};
+
+/// When a statement runs. Phases run in this order; within one, statements are independent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Types that only later statements of the dump decide (phpMyAdmin names AUTO_INCREMENT last).
+    Type,
+    /// NOT NULL on date columns, where no zero date became NULL.
+    NotNull,
+    /// Primary keys.
+    PrimaryKey,
+    /// Unique and plain indexes.
+    Index,
+    /// Identity columns.
+    Identity,
+    /// Foreign keys.
+    ForeignKey,
+    /// CHECK constraints. What existing rows violate is added NOT VALID.
+    Check,
+    /// COMMENT ON.
+    Comment,
+    /// `ON UPDATE CURRENT_TIMESTAMP`.
+    Trigger,
+}
+
+/// Something to run after the rows are loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostLoad {
+    /// Table in Postgres.
+    pub table: String,
+    /// The constraint, index, column or trigger made, to look up whether it is there already.
+    pub name: String,
+    /// When.
+    pub phase: Phase,
+    /// One statement (two in the Trigger phase).
+    pub sql: String,
+    /// The trigger function, which lives in the schema beside the table and does not follow it
+    /// when the table changes its schema.
+    pub function: Option<String>,
+}
+
+/// All that follows the load of a set of tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct PostLoadPlan {
+    /// Statements, sorted by phase.
+    pub statements: Vec<PostLoad>,
+    /// What is not carried over, or differs.
+    pub notes: Vec<Note>,
+}
+
+impl PostLoadPlan {
+    fn push(&mut self, table: &TableDef, phase: Phase, name: impl Into<String>, sql: String) {
+        self.statements.push(PostLoad {
+            table: table_name(table),
+            name: name.into(),
+            phase,
+            sql,
+            function: None,
+        });
+    }
+}
+
+/// What follows the load of these tables, all in one schema. Foreign keys are made between them
+/// only; one that leads elsewhere is noted.
+pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) -> PostLoadPlan {
+    let mut plan = PostLoadPlan::default();
+    let mut names = IndexNames::new(tables);
+    for table in tables {
+        types(table, schema, options, &mut plan);
+        not_null(table, schema, options, &mut plan);
+        primary_key(table, schema, &mut names, &mut plan);
+        for index in &table.indexes {
+            match index_statement(table, index, schema, options, &mut names) {
+                Ok((name, sql)) => plan.push(table, Phase::Index, name, sql),
+                Err(reason) => plan.notes.push(Note::new(table, &index.name, reason)),
+            }
+        }
+        identity(table, schema, &mut plan);
+        foreign_keys(table, tables, schema, &mut plan);
+        checks(table, schema, options, &mut plan);
+        comments(table, schema, &mut plan);
+        on_update(table, schema, &mut plan);
+    }
+    plan.statements.sort_by_key(|statement| statement.phase);
+    plan
+}
+
+fn qualified(schema: &str, table: &TableDef) -> String {
+    format!("{}.{}", quote(schema), quote(&table_name(table)))
+}
+
+/// Identities and foreign keys want `bigint`; a table created before its ALTERs were read has
+/// `numeric`. Where the type is right already this costs nothing.
+fn types(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
+    let actions: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| {
+            matches!(column.ty, ColumnType::Int { size: IntSize::Big, unsigned: true, .. })
+                && needs_bigint(table, column, options)
+        })
+        .map(|column| format!("ALTER COLUMN {} TYPE bigint", quote(&limited(&column.name))))
+        .collect();
+    if !actions.is_empty() {
+        let sql = format!(
+            "-- column_types\nALTER TABLE {} {}",
+            qualified(schema, table),
+            actions.join(", ")
+        );
+        plan.push(table, Phase::Type, table_name(table), sql);
+    }
+}
+
+fn not_null(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .zip(column_plans(table, options))
+        .filter(|(column, (column_plan, ..))| {
+            !column.nullable && column_plan.nullable && column.ty.is_date()
+        })
+        .map(|(_, (column_plan, ..))| column_plan.pg_name)
+        .collect();
+    if columns.is_empty() {
+        return;
+    }
+    let target = qualified(schema, table);
+    let actions: Vec<String> =
+        columns.iter().map(|c| format!("ALTER COLUMN {} SET NOT NULL", quote(c))).collect();
+    let list: Vec<String> = columns.iter().map(|c| literal(c)).collect();
+    // One scan when all is well; column by column only when some zero date became NULL.
+    let sql = format!(
+        "-- set_not_null\nDO $relevo$\nDECLARE\n  name text;\nBEGIN\n  ALTER TABLE {target} {};\n\
+         EXCEPTION WHEN not_null_violation THEN\n  FOREACH name IN ARRAY ARRAY[{}]::text[] LOOP\n\
+         \x20   BEGIN\n      EXECUTE format({}, name);\n    EXCEPTION WHEN not_null_violation THEN\n\
+         \x20     RAISE WARNING 'column % stays without NOT NULL: zero dates became NULL', name;\n\
+         \x20   END;\n  END LOOP;\nEND\n$relevo$",
+        actions.join(", "),
+        list.join(", "),
+        literal(&format!("ALTER TABLE {} ALTER COLUMN %I SET NOT NULL", target.replace('%', "%%"))),
+    );
+    plan.push(table, Phase::NotNull, table_name(table), sql);
+}
+
+fn primary_key(table: &TableDef, schema: &str, names: &mut IndexNames, plan: &mut PostLoadPlan) {
+    if table.primary_key.is_empty() {
+        return;
+    }
+    let columns = match key_columns(table, &table.primary_key) {
+        Ok(columns) => columns,
+        Err(reason) => {
+            plan.notes.push(Note::new(table, "PRIMARY", reason));
+            return;
+        }
+    };
+    let name = names.take(&format!("{}_pkey", table.name));
+    let target = qualified(schema, table);
+    let list = columns.iter().map(|c| quote(&limited(&c.name))).collect::<Vec<_>>().join(", ");
+    let add = format!("ALTER TABLE {target} ADD CONSTRAINT {} PRIMARY KEY ({list})", quote(&name));
+    let sql = if columns.iter().any(|c| c.ty.is_date()) {
+        // A zero date in a key is NULL here: such a table keeps uniqueness, but no primary key.
+        format!(
+            "-- primary_key\nDO $relevo$\nBEGIN\n  {add};\nEXCEPTION WHEN not_null_violation THEN\n\
+             \x20 CREATE UNIQUE INDEX {} ON {target} ({list});\n  RAISE WARNING 'no primary key: \
+             zero dates in it became NULL';\nEND\n$relevo$",
+            quote(&name)
+        )
+    } else {
+        format!("-- primary_key\n{add}")
+    };
+    plan.push(table, Phase::PrimaryKey, name, sql);
+}
+
+fn identity(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
+    let Some(column) = table.auto_increment_column() else { return };
+    if !matches!(column.ty, ColumnType::Int { .. }) {
+        plan.notes.push(Note::new(
+            table,
+            &column.name,
+            "AUTO_INCREMENT left out: only whole numbers count in Postgres",
+        ));
+        return;
+    }
+    let name = quote(&limited(&column.name));
+    let start = table.auto_increment.unwrap_or(1).clamp(1, identity_limit(column));
+    let sql = format!(
+        "-- identity\nALTER TABLE {} ALTER COLUMN {name} SET NOT NULL, ALTER COLUMN {name} ADD \
+         GENERATED BY DEFAULT AS IDENTITY (START WITH {start})",
+        qualified(schema, table),
+    );
+    plan.push(table, Phase::Identity, limited(&column.name), sql);
+}
+
+/// The largest value of the Postgres type an identity column has.
+fn identity_limit(column: &ColumnDef) -> u64 {
+    match column.ty {
+        ColumnType::Int { size: IntSize::Tiny, .. }
+        | ColumnType::Int { size: IntSize::Small, unsigned: false, .. } => i16::MAX as u64,
+        ColumnType::Int { size: IntSize::Small | IntSize::Medium, .. }
+        | ColumnType::Int { size: IntSize::Int, unsigned: false, .. } => i32::MAX as u64,
+        _ => i64::MAX as u64,
+    }
+}
+
+/// Sets the identity's sequence past the AUTO_INCREMENT that the dump names and past the largest
+/// value in the table. `None`: the table has no identity. To be run after the Identity phase.
+pub fn identity_setval(table: &TableDef, schema: &str) -> Option<String> {
+    let column =
+        table.auto_increment_column().filter(|c| matches!(c.ty, ColumnType::Int { .. }))?;
+    let target = qualified(schema, table);
+    let limit = identity_limit(column);
+    let next = table.auto_increment.unwrap_or(1).clamp(1, limit);
+    Some(format!(
+        "-- identity_setval\nSELECT setval(pg_get_serial_sequence({}, {}), LEAST(GREATEST((SELECT \
+         max({}) FROM {target}) + 1, {next}), {limit}), false)",
+        literal(&target),
+        literal(&limited(&column.name)),
+        quote(&limited(&column.name)),
+    ))
+}
+
+fn foreign_keys(table: &TableDef, tables: &[TableDef], schema: &str, plan: &mut PostLoadPlan) {
+    let mut names = super::names::NamePool::default();
+    for key in &table.foreign_keys {
+        let mut refuse = |reason: String| {
+            plan.notes.push(Note::new(
+                table,
+                &key.name,
+                format!("foreign key to `{}` left out: {reason}", key.references_table),
+            ));
+        };
+        let database = key.references_database.as_ref().or(table.database.as_ref());
+        let parent = tables
+            .iter()
+            .filter(|t| {
+                database.is_none() || t.database.is_none() || t.database.as_ref() == database
+            })
+            .find(|t| t.name == key.references_table)
+            .or_else(|| {
+                let lower = key.references_table.to_lowercase();
+                tables.iter().find(|t| t.name.to_lowercase() == lower)
+            });
+        let Some(parent) = parent else {
+            refuse("the table is not in the dump".to_owned());
+            continue;
+        };
+        let resolve = |table: &TableDef, names: &[String]| -> Option<String> {
+            let columns: Option<Vec<String>> = names
+                .iter()
+                .map(|name| Some(quote(&limited(&table.columns[table.column_index(name)?].name))))
+                .collect();
+            columns.map(|columns| columns.join(", "))
+        };
+        let (Some(from), Some(to)) =
+            (resolve(table, &key.columns), resolve(parent, &key.references_columns))
+        else {
+            refuse("it names a column that is not there".to_owned());
+            continue;
+        };
+        if !references_a_key(parent, &key.references_columns) {
+            refuse("the referenced columns are not unique, which Postgres demands".to_owned());
+            continue;
+        }
+        let wanted = if key.name.is_empty() {
+            format!("{}_{}_fkey", table.name, key.columns.join("_"))
+        } else {
+            key.name.clone()
+        };
+        let name = names.take(&wanted);
+        let action = |on: &str, action: &Option<String>| {
+            action.as_ref().map_or_else(String::new, |action| format!(" ON {on} {action}"))
+        };
+        let sql = format!(
+            "-- foreign_key\nALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({from}) REFERENCES {} \
+             ({to}){}{}",
+            qualified(schema, table),
+            quote(&name),
+            qualified(schema, parent),
+            action("DELETE", &key.on_delete),
+            action("UPDATE", &key.on_update),
+        );
+        plan.push(table, Phase::ForeignKey, name, sql);
+    }
+}
+
+fn checks(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
+    let mut names = super::names::NamePool::default();
+    let mut constraints: Vec<(String, String)> = Vec::new();
+    for (_, (column, pg, _)) in table.columns.iter().zip(column_plans(table, options)) {
+        let (labels, operator) = match &pg.encoding {
+            Encoding::Enum { labels } => (labels, "= ANY"),
+            Encoding::Set { labels, array: true } => (labels, "<@"),
+            _ => continue,
+        };
+        let list: Vec<String> = labels.iter().map(|label| literal(label)).collect();
+        let condition =
+            format!("{} {operator} (ARRAY[{}]::text[])", quote(&column.pg_name), list.join(", "));
+        let name = names.take(&format!("{}_{}_check", table.name, column.name));
+        constraints.push((name, condition));
+    }
+    for (number, check) in table.checks.iter().enumerate() {
+        if !check.enforced {
+            let message = format!("CHECK left out, it was not enforced: {}", check.expression);
+            plan.notes.push(Note::new(table, &check.name, message));
+            continue;
+        }
+        let Some(sql) = expression::check(&check.expression, table, options) else {
+            let message =
+                format!("CHECK left out, it has no safe translation: {}", check.expression);
+            plan.notes.push(Note::new(table, &check.name, message));
+            continue;
+        };
+        let wanted = match check.name.as_str() {
+            "" => format!("{}_check{}", table.name, number + 1),
+            name => name.to_owned(),
+        };
+        constraints.push((names.take(&wanted), sql));
+    }
+    if constraints.is_empty() {
+        return;
+    }
+    let target = qualified(schema, table);
+    let add = |suffix: &str, (name, condition): &(String, String)| {
+        format!("ADD CONSTRAINT {} CHECK ({condition}){suffix}", quote(name))
+    };
+    let together: Vec<String> = constraints.iter().map(|c| add("", c)).collect();
+    let apart: String = constraints
+        .iter()
+        .map(|constraint| {
+            format!(
+                "  BEGIN\n    ALTER TABLE {target} {};\n  EXCEPTION WHEN check_violation THEN\n    \
+                 ALTER TABLE {target} {};\n    RAISE WARNING 'existing rows violate %: added NOT \
+                 VALID', {};\n  END;\n",
+                add("", constraint),
+                add(" NOT VALID", constraint),
+                literal(&constraint.0)
+            )
+        })
+        .collect();
+    let sql = format!(
+        "-- checks\nDO $relevo$\nBEGIN\n  ALTER TABLE {target} {};\nEXCEPTION WHEN check_violation \
+         THEN\n{apart}END\n$relevo$",
+        together.join(", ")
+    );
+    plan.push(table, Phase::Check, constraints[0].0.clone(), sql);
+}
+
+fn comments(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
+    let target = qualified(schema, table);
+    if !table.comment.is_empty() {
+        let sql = format!("-- comment\nCOMMENT ON TABLE {target} IS {}", literal(&table.comment));
+        plan.push(table, Phase::Comment, table_name(table), sql);
+    }
+    for column in table.columns.iter().filter(|c| !c.comment.is_empty()) {
+        let name = limited(&column.name);
+        let sql = format!(
+            "-- comment\nCOMMENT ON COLUMN {target}.{} IS {}",
+            quote(&name),
+            literal(&column.comment)
+        );
+        plan.push(table, Phase::Comment, name, sql);
+    }
+}
+
+fn on_update(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| column.on_update_now)
+        .map(|column| quote(&limited(&column.name)))
+        .collect();
+    if columns.is_empty() {
+        return;
+    }
+    let name = limited(&format!("{}_on_update", table.name));
+    let assignments: String = columns
+        .iter()
+        .map(|c| {
+            format!(
+                "  IF NEW.{c} IS NOT DISTINCT FROM OLD.{c} THEN\n    NEW.{c} := \
+                 CURRENT_TIMESTAMP;\n  END IF;\n"
+            )
+        })
+        .collect();
+    let sql = format!(
+        "-- on_update\nCREATE OR REPLACE FUNCTION {schema}.{function}() RETURNS trigger LANGUAGE \
+         plpgsql AS $relevo$\nBEGIN\n{assignments}  RETURN NEW;\nEND\n$relevo$;\nCREATE OR REPLACE \
+         TRIGGER {function} BEFORE UPDATE ON {} FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) \
+         EXECUTE FUNCTION {schema}.{function}()",
+        qualified(schema, table),
+        schema = quote(schema),
+        function = quote(&name),
+    );
+    plan.push(table, Phase::Trigger, name.clone(), sql);
+    if let Some(statement) = plan.statements.last_mut() {
+        statement.function = Some(name);
+    }
+}

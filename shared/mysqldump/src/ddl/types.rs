@@ -1,0 +1,166 @@
+//! The type table: which Postgres type a MySQL column becomes, and how its values are encoded.
+//!
+//! DDL and row encoder both ask here, so that they cannot disagree.
+
+use crate::options::{BigintUnsigned, JsonType, SetType, TranslateOptions};
+use crate::schema::{ColumnDef, ColumnType, IntSize, TableDef};
+
+/// How the values of a column are written as COPY text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Whole numbers within bounds.
+    Int { min: i128, max: i128 },
+    /// `t` and `f` from 0 and 1.
+    Boolean,
+    /// Exact decimals.
+    Decimal { precision: u32, scale: u32, unsigned: bool },
+    /// 4 byte floats.
+    Float,
+    /// 8 byte floats.
+    Double,
+    /// `bit(n)`, or boolean for one bit.
+    Bit { width: u32 },
+    /// Dates.
+    Date,
+    /// Date and time without a zone.
+    DateTime { fsp: u32 },
+    /// Date and time in the dump's zone.
+    Timestamp { fsp: u32 },
+    /// Durations of up to ±838 hours.
+    Time { fsp: u32 },
+    /// Years.
+    Year,
+    /// Text of at most so many characters.
+    Text { limit: Option<u32> },
+    /// JSON documents.
+    Json,
+    /// One of the labels.
+    Enum { labels: Vec<String> },
+    /// Any of the labels, as an array or joined by commas.
+    Set { labels: Vec<String>, array: bool },
+    /// Bytes, padded with zero bytes to a length.
+    Bytes { pad: Option<u32> },
+    /// UUIDs and addresses: text that Postgres checks itself.
+    Plain,
+}
+
+/// A column's type in Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PgColumn {
+    /// Type name.
+    pub(crate) name: String,
+    /// How values are written.
+    pub(crate) encoding: Encoding,
+    /// `COPY … TO` prints what the encoder wrote.
+    pub(crate) round_trips: bool,
+}
+
+/// The type of a column of a table.
+pub(crate) fn pg_column(
+    table: &TableDef,
+    column: &ColumnDef,
+    options: &TranslateOptions,
+) -> PgColumn {
+    let plan =
+        |name: &str, encoding| PgColumn { name: name.to_owned(), encoding, round_trips: true };
+    match &column.ty {
+        ColumnType::Int { size: IntSize::Tiny, width: Some(1), .. }
+            if options.tinyint1_as_boolean && !column.auto_increment =>
+        {
+            plan("boolean", Encoding::Boolean)
+        }
+        ColumnType::Int { size, unsigned, .. } => {
+            let (name, min, max) = int_type(*size, *unsigned);
+            let wide = *size == IntSize::Big && *unsigned;
+            if wide && needs_bigint(table, column, options) {
+                return plan("bigint", Encoding::Int { min: 0, max: i128::from(i64::MAX) });
+            }
+            plan(name, Encoding::Int { min, max })
+        }
+        ColumnType::Decimal { precision, scale, unsigned } => plan(
+            &format!("numeric({precision},{scale})"),
+            Encoding::Decimal { precision: *precision, scale: *scale, unsigned: *unsigned },
+        ),
+        // The server's shortest form of a float differs from Postgres' in the exponent.
+        ColumnType::Float { .. } => {
+            PgColumn { round_trips: false, ..plan("real", Encoding::Float) }
+        }
+        ColumnType::Double { .. } => {
+            PgColumn { round_trips: false, ..plan("double precision", Encoding::Double) }
+        }
+        ColumnType::Bit { width: 1 } => plan("boolean", Encoding::Bit { width: 1 }),
+        ColumnType::Bit { width } => {
+            plan(&format!("bit({width})"), Encoding::Bit { width: *width })
+        }
+        ColumnType::Date => plan("date", Encoding::Date),
+        ColumnType::DateTime { fsp } => {
+            plan(&format!("timestamp({fsp})"), Encoding::DateTime { fsp: *fsp })
+        }
+        // Comparable only when the dump's zone is UTC, as it is by default.
+        ColumnType::Timestamp { fsp } => {
+            plan(&format!("timestamptz({fsp})"), Encoding::Timestamp { fsp: *fsp })
+        }
+        ColumnType::Time { fsp } => plan("interval", Encoding::Time { fsp: *fsp }),
+        ColumnType::Year => plan("smallint", Encoding::Year),
+        ColumnType::Char { length } | ColumnType::VarChar { length } => {
+            let limit = Some(*length);
+            let name = match length {
+                0 => "text".to_owned(),
+                _ => format!("varchar({length})"),
+            };
+            plan(&name, Encoding::Text { limit })
+        }
+        ColumnType::Text => plan("text", Encoding::Text { limit: None }),
+        ColumnType::Binary { length } => plan("bytea", Encoding::Bytes { pad: Some(*length) }),
+        ColumnType::VarBinary { .. }
+        | ColumnType::Blob
+        | ColumnType::Geometry { .. }
+        | ColumnType::Vector => plan("bytea", Encoding::Bytes { pad: None }),
+        ColumnType::Enum { labels } => plan("text", Encoding::Enum { labels: labels.clone() }),
+        ColumnType::Set { labels } => {
+            let array = options.set == SetType::TextArray;
+            let encoding = Encoding::Set { labels: labels.clone(), array };
+            plan(if array { "text[]" } else { "text" }, encoding)
+        }
+        ColumnType::Json => match options.json {
+            JsonType::Jsonb => PgColumn { round_trips: false, ..plan("jsonb", Encoding::Json) },
+            JsonType::Json => plan("json", Encoding::Json),
+            JsonType::Text => plan("text", Encoding::Text { limit: None }),
+        },
+        ColumnType::Uuid => plan("uuid", Encoding::Plain),
+        ColumnType::Inet4 | ColumnType::Inet6 => {
+            PgColumn { round_trips: false, ..plan("inet", Encoding::Plain) }
+        }
+    }
+}
+
+fn int_type(size: IntSize, unsigned: bool) -> (&'static str, i128, i128) {
+    match (size, unsigned) {
+        (IntSize::Tiny, false) => ("smallint", -128, 127),
+        (IntSize::Tiny, true) => ("smallint", 0, 255),
+        (IntSize::Small, false) => ("smallint", -32_768, 32_767),
+        (IntSize::Small, true) => ("integer", 0, 65_535),
+        (IntSize::Medium, false) => ("integer", -8_388_608, 8_388_607),
+        (IntSize::Medium, true) => ("integer", 0, 16_777_215),
+        (IntSize::Int, false) => ("integer", i32::MIN as i128, i32::MAX as i128),
+        (IntSize::Int, true) => ("bigint", 0, u32::MAX as i128),
+        (IntSize::Big, false) => ("bigint", i64::MIN as i128, i64::MAX as i128),
+        (IntSize::Big, true) => ("numeric(20,0)", 0, u64::MAX as i128),
+    }
+}
+
+/// A `bigint unsigned` that counts by itself or takes part in a foreign key: identities need an
+/// integer type, and a numeric column cannot reference a bigint one.
+pub(crate) fn needs_bigint(
+    table: &TableDef,
+    column: &ColumnDef,
+    options: &TranslateOptions,
+) -> bool {
+    options.bigint_unsigned == BigintUnsigned::Bigint
+        || column.auto_increment
+        || table
+            .foreign_keys
+            .iter()
+            .flat_map(|key| &key.columns)
+            .any(|name| name.eq_ignore_ascii_case(&column.name))
+}

@@ -1,0 +1,104 @@
+//! The tables a dump has defined so far.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::schema::TableDef;
+
+/// Tables by database and name.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    /// Database in force.
+    pub(super) database: Option<String>,
+    tables: HashMap<(Option<String>, String), Entry>,
+    /// The last comment announced that a table only stands in for a view.
+    stand_in: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    table: Arc<TableDef>,
+    filled: bool,
+}
+
+impl Catalog {
+    /// A catalog that knows some tables beforehand.
+    pub(super) fn new(tables: &[TableDef]) -> Self {
+        let mut catalog = Self::default();
+        for table in tables {
+            catalog.insert(Arc::new(table.clone()));
+        }
+        catalog
+    }
+
+    /// Defines or redefines a table.
+    pub(super) fn insert(&mut self, table: Arc<TableDef>) {
+        let key = (table.database.clone(), table.name.clone());
+        let filled = false;
+        self.tables.insert(key, Entry { table, filled });
+    }
+
+    /// Replaces a definition, keeping what is known of its rows.
+    pub(super) fn replace(&mut self, table: Arc<TableDef>) {
+        let key = (table.database.clone(), table.name.clone());
+        if let Some(entry) = self.tables.get_mut(&key) {
+            entry.table = table;
+        }
+    }
+
+    /// The table an unqualified or qualified name means. Case counts only where two tables differ
+    /// in it, since servers on Windows and macOS do not mind case.
+    pub(super) fn find(&self, database: Option<&str>, name: &str) -> Option<Arc<TableDef>> {
+        self.key(database, name).map(|key| Arc::clone(&self.tables[&key].table))
+    }
+
+    fn key(&self, database: Option<&str>, name: &str) -> Option<(Option<String>, String)> {
+        let database = database.or(self.database.as_deref());
+        let exact = (database.map(str::to_owned), name.to_owned());
+        if self.tables.contains_key(&exact) {
+            return Some(exact);
+        }
+        let lower = name.to_lowercase();
+        let mut candidates = self.tables.keys().filter(|(db, table)| {
+            table.to_lowercase() == lower && (db.as_deref() == database || db.is_none())
+        });
+        let found = candidates.next()?.clone();
+        candidates.next().is_none().then_some(found)
+    }
+
+    /// Rows of a table have been seen.
+    pub(super) fn mark_filled(&mut self, table: &TableDef) {
+        let key = (table.database.clone(), table.name.clone());
+        if let Some(entry) = self.tables.get_mut(&key) {
+            entry.filled = true;
+        }
+    }
+
+    /// Whether rows of a table have been seen.
+    pub(super) fn is_filled(&self, database: Option<&str>, name: &str) -> bool {
+        self.key(database, name).is_some_and(|key| self.tables[&key].filled)
+    }
+
+    /// Forgets a table; returns its definition.
+    pub(super) fn remove(&mut self, database: Option<&str>, name: &str) -> Option<Arc<TableDef>> {
+        let key = self.key(database, name)?;
+        self.tables.remove(&key).map(|entry| entry.table)
+    }
+
+    /// Takes note of a comment line: phpMyAdmin and old mysqldumps announce tables that only
+    /// stand in for a view until it is created.
+    pub(super) fn comment(&mut self, comment: &str) {
+        if comment.is_empty() || comment.starts_with('(') {
+            return;
+        }
+        let lower = comment.to_lowercase();
+        self.stand_in = lower.contains("stand-in structure for view")
+            || lower.contains("temporary table structure for view")
+            || lower.contains("temporary view structure for view");
+    }
+
+    /// Whether the table being created stands in for a view.
+    pub(super) fn takes_stand_in(&mut self) -> bool {
+        std::mem::take(&mut self.stand_in)
+    }
+}

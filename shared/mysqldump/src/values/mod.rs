@@ -1,0 +1,8 @@
+//! MySQL literals and what becomes of them.
+
+pub(crate) mod date;
+pub(crate) mod find;
+pub(crate) mod hex;
+pub(crate) mod literal;
+pub(crate) mod number;
+pub(crate) mod text;

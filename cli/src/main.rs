@@ -1,1 +1,96 @@
-fn main() {}
+//! `relevo`, the one binary: each command calls one function of a crate beside it.
+
+mod args;
+mod certificate;
+mod commands;
+mod control;
+mod embedded;
+mod failure;
+mod import_view;
+mod output;
+mod shutdown;
+mod watch;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use serde_json::json;
+
+use crate::args::{Cli, Command, ConfigCommand};
+use crate::commands::{configuration, dumps, jobs, keys, queues, runs, schedules, services, up};
+use crate::control::ControlPlane;
+use crate::failure::{Exit, Failure, OrFail as _};
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    // Before any connection: two providers are linked, and the choice must not be left open.
+    // It fails only where a provider is installed already, which is what is wanted.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, for standard output; a closed one is no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { 0 });
+        }
+    };
+    let json = cli.global.json;
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_stdout_closed() => ExitCode::SUCCESS,
+        Err(failure) => {
+            if json {
+                eprintln!("{}", failure.json());
+            } else {
+                eprint!("{}", failure.text());
+            }
+            ExitCode::from(failure.exit().code())
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime can't be started")
+        .or_exit(Exit::Failed)?;
+    let outcome = runtime.block_on(dispatch(cli));
+    // A read of standard input that never ends must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let out = Output::new(cli.global.json);
+    let config = cli.global.config.as_deref();
+    match cli.command {
+        Command::Up(args) => Box::pin(up::up(config, args, out)).await,
+        Command::Api(args) => Box::pin(services::api(config, args)).await,
+        Command::Worker(args) => Box::pin(services::worker(config, args)).await,
+        Command::Scheduler(args) => Box::pin(services::scheduler(config, args)).await,
+        Command::Migrate => migrate(config, out).await,
+        Command::Key(command) => keys::key(&open(config).await?, command, out).await,
+        Command::Job(command) => jobs::job(&open(config).await?, command, out).await,
+        Command::Queue(command) => queues::queue(&open(config).await?, command, out).await,
+        Command::Dead(command) => jobs::dead(&open(config).await?, command, out).await,
+        Command::Run(command) => runs::run(&open(config).await?, command, out).await,
+        Command::Backup(command) => runs::backup(&open(config).await?, command, out).await,
+        Command::Schedule(command) => schedules::schedule(&open(config).await?, command, out).await,
+        Command::Dump(command) => Box::pin(dumps::dump(command, out)).await,
+        Command::Config(ConfigCommand::Check) => configuration::check(config, out),
+    }
+}
+
+async fn open(config: Option<&Path>) -> Result<ControlPlane, Failure> {
+    ControlPlane::open(config).await
+}
+
+async fn migrate(config: Option<&Path>, out: Output) -> Result<(), Failure> {
+    let settings = control::load(config)?.settings;
+    let pool = control::connect(&settings, "relevo-migrate", 2).await?;
+    control::migrate(&pool).await?;
+    out.document(&json!({"migrated": true}), || "the control plane is at this version".to_owned())
+}

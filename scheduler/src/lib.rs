@@ -16,13 +16,17 @@ pub mod schedule;
 pub mod settle;
 mod upkeep;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use relevo_queue::Queue;
 use relevo_settings::{MissedRuns as ConfiguredMissedRuns, Settings};
+use relevo_telemetry::ReadyCheck;
 use relevo_telemetry::metrics::Metrics;
 use sqlx::PgPool;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,12 +50,16 @@ pub struct SchedulerDeps {
     pub settings: Arc<Settings>,
     /// This process's figures.
     pub metrics: Arc<Metrics>,
+    /// Where to serve `/metrics`, `/livez` and `/readyz`; `None` where the process serves them
+    /// already.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Runs until `shutdown`: leads when the office is free, stands by otherwise.
 ///
 /// # Errors
-/// When a configured schedule makes no sense; never for a database that fails.
+/// When a configured schedule makes no sense or the metrics address cannot be listened on; never
+/// for a database that fails.
 pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Result<()> {
     let wanted = Arc::new(configured(&deps.settings)?);
     let lease_ttl = Duration::from_secs(deps.settings.scheduler.lease_seconds);
@@ -59,6 +67,12 @@ pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Re
     upkeep::declare(&deps.metrics);
     for schedule in wanted.iter() {
         deps.metrics.declare_schedule(&schedule.name);
+    }
+    // Ends with this function however it ends.
+    let beside = CancellationToken::new();
+    let _stop_beside = beside.clone().drop_guard();
+    if let Some(address) = deps.metrics_listen {
+        serve_metrics(&deps, address, beside).await?;
     }
     let mut trouble = upkeep::Trouble::new("asking for leadership");
     while !shutdown.is_cancelled() {
@@ -79,6 +93,34 @@ pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Re
             () = tokio::time::sleep(lease_ttl / 3) => {}
         }
     }
+    Ok(())
+}
+
+async fn serve_metrics(
+    deps: &SchedulerDeps,
+    address: SocketAddr,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for metrics"))?;
+    let pool = deps.pool.clone();
+    let ready: ReadyCheck = Arc::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move {
+            let answer = sqlx::query("-- scheduler_ready\nSELECT 1").execute(&pool).await;
+            answer.map(drop).map_err(|_| "the control plane's database does not answer".to_owned())
+        })
+    });
+    let served = relevo_telemetry::serve_metrics(listener, Arc::clone(&deps.metrics), ready, stop);
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the metrics server ended, this scheduler is not observed any more"
+            );
+        }
+    });
     Ok(())
 }
 

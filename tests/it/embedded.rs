@@ -1,6 +1,6 @@
 //! The embedded server: really started, killed around, adopted, stopped.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -245,6 +245,31 @@ async fn killed_itself_it_recovers() {
     server.stop().await.unwrap();
 }
 
+/// A program that has nothing to do with PostgreSQL and runs as the server's user.
+struct Namesake(Child);
+
+impl Namesake {
+    fn start(pgdata: &Path) -> Self {
+        let mut command = Command::new("sleep");
+        command.arg("600").current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            command.uid(std::fs::metadata(pgdata).unwrap().uid());
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    fn lives(mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Namesake {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test]
 async fn a_stale_pid_file_that_names_another_program_is_no_obstacle() {
     let data = DataDir::new();
@@ -257,21 +282,13 @@ async fn a_stale_pid_file_that_names_another_program_is_no_obstacle() {
     wait_until_gone(&data).await;
     // As after a container's restart: the number is given again, here to a program that runs as
     // the server's own user, which is what PostgreSQL itself cannot tell apart.
-    let mut namesake = Command::new("sleep");
-    namesake.arg("600").current_dir("/");
-    if rustix::process::geteuid().is_root() {
-        use std::os::unix::fs::MetadataExt as _;
-        namesake.uid(std::fs::metadata(data.pgdata()).unwrap().uid());
-    }
-    let mut namesake = namesake.spawn().unwrap();
+    let namesake = Namesake::start(&data.pgdata());
     let rest = stale.split_once('\n').unwrap().1;
-    std::fs::write(&pid_file, format!("{}\n{rest}", namesake.id())).unwrap();
+    std::fs::write(&pid_file, format!("{}\n{rest}", namesake.0.id())).unwrap();
 
     let server = start(&data).await;
     assert_eq!(ask(server.url(), "SELECT word FROM kept").await, "yes");
-    assert!(namesake.try_wait().unwrap().is_none(), "the namesake was hurt");
-    namesake.kill().unwrap();
-    namesake.wait().unwrap();
+    assert!(namesake.lives(), "the namesake was hurt");
     server.stop().await.unwrap();
 }
 
@@ -327,7 +344,7 @@ async fn odd_and_deep_folders_and_remains_of_a_killed_start() {
             std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let owner = std::fs::metadata("/var/lib/postgresql").ok();
-        let owner = owner.map(|owner| std::os::unix::fs::MetadataExt::uid(&owner));
+        let owner = owner.map(|owner| owner.uid());
         std::os::unix::fs::chown(remains.parent().unwrap(), owner, None).unwrap();
     }
     std::fs::write(remains.join("PG_VERSION"), "half").unwrap();
@@ -377,11 +394,13 @@ async fn durability_switched_off_is_refused() {
 }
 
 #[tokio::test]
-async fn a_root_only_parent_is_named() {
+async fn a_root_only_folder_is_opened_if_ours_and_named_if_not() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
     let data = DataDir::new();
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    // The data directory's parent is none of our business.
     let error = refusal(&data.path().join("inner")).await;
     assert!(
         matches!(&error, EmbeddedError::NotTraversable { parent, .. } if parent == data.path())
@@ -390,4 +409,13 @@ async fn a_root_only_parent_is_named() {
     for part in ["RELEVO_DATA_DIR", "chmod o+x", "not as root"] {
         assert!(message.contains(part), "{part}: {message}");
     }
+    assert_eq!(std::fs::metadata(data.path()).unwrap().mode() & 0o777, 0o700);
+
+    // The data directory itself is: the server's group may pass through, and no more than that.
+    start(&data).await.stop().await.unwrap();
+    let opened = std::fs::metadata(data.path()).unwrap();
+    let server = std::fs::metadata(data.pgdata()).unwrap();
+    assert_eq!((opened.mode() & 0o777, opened.gid()), (0o710, server.gid()));
+    assert_eq!(server.mode() & 0o777, 0o700);
+    assert_ne!(server.uid(), 0);
 }

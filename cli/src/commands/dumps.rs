@@ -1,0 +1,213 @@
+//! `relevo dump …`: a dump file, without queue and control plane.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use relevo_import::{DirectOptions, ImportError, Inspection};
+use relevo_mysqldump::{SkippedKind, SkippedObject, TranslateOptions};
+use relevo_pg::PgError;
+use secrecy::SecretString;
+
+use crate::args::DumpCommand;
+use crate::args::dump::{ImportArgs, TranslateArgs};
+use crate::certificate;
+use crate::failure::{Exit, Failure, OrFail as _, StdoutClosed};
+use crate::import_view::ImportView;
+use crate::output::{Output, clean, count, size, table};
+use crate::shutdown;
+
+/// Bytes handed to the reader of SQL in one piece at least.
+const OUT_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Runs it.
+pub async fn dump(command: DumpCommand, out: Output) -> Result<(), Failure> {
+    match command {
+        DumpCommand::Import(args) => import(args, out).await,
+        DumpCommand::Translate(args) => translate(args, out).await,
+        DumpCommand::Inspect { file } => inspect(&file, out).await,
+    }
+}
+
+/// A dump to read, and its size where it has one.
+struct Input {
+    reader: Box<dyn Read + Send>,
+    size_bytes: Option<u64>,
+}
+
+fn open(path: &Path) -> Result<Input, Failure> {
+    if path == Path::new("-") {
+        if io::stdin().is_terminal() {
+            return Err(Failure::new(Exit::Usage, "standard input is a terminal, no dump")
+                .advise("send a dump: mariadb-dump shop | relevo dump import - …"));
+        }
+        return Ok(Input { reader: Box::new(io::stdin()), size_bytes: None });
+    }
+    let file = File::open(path)
+        .with_context(|| format!("the dump {} can't be read", path.display()))
+        .or_exit(Exit::NotFound)?;
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("the dump {} can't be read", path.display()))
+        .or_exit(Exit::NotFound)?;
+    if metadata.is_dir() {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("{} is a folder, no dump", path.display()),
+        ));
+    }
+    // A named pipe has no size.
+    let size_bytes = metadata.is_file().then_some(metadata.len());
+    Ok(Input { reader: Box::new(file), size_bytes })
+}
+
+async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
+    let input = open(&args.file)?;
+    let mut options = DirectOptions::new(SecretString::from(args.to));
+    options.import.schema = args.schema;
+    options.import.guard.force = args.force;
+    options.import.translate.tinyint1_as_boolean = args.tinyint1_as_boolean;
+    options.jobs = usize::from(args.jobs);
+    options.cancel = shutdown::on_signal()?;
+    let stopped = options.cancel.clone();
+    let view = Arc::new(ImportView::new(out, input.size_bytes));
+    let progress = Arc::clone(&view);
+    let outcome = relevo_import::import_file(input.reader, options, progress).await;
+    view.finish();
+    let imported = match outcome {
+        Ok(imported) => imported,
+        Err(_) if stopped.is_cancelled() => {
+            return Err(Failure::new(Exit::Interrupted, "the import was interrupted")
+                .advise("the previous data are untouched, what was loaded is removed"));
+        }
+        Err(error) => {
+            return Err(refused(error, "the import failed; the previous data are untouched"));
+        }
+    };
+    out.document(&imported, || match serde_json::to_value(&imported) {
+        Ok(document) => certificate::text(&document),
+        // Nothing in a certificate can fail to be written as JSON.
+        Err(_) => "imported\n".to_owned(),
+    })
+}
+
+/// What is wrong with the URL is the command line's fault; everything else was tried.
+fn refused(error: ImportError, context: &'static str) -> Failure {
+    let exit = match &error {
+        ImportError::Target(PgError::Url { .. }) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::with(exit, anyhow::Error::from(error).context(context))
+}
+
+async fn inspect(path: &Path, out: Output) -> Result<(), Failure> {
+    let input = open(path)?;
+    let view = Arc::new(ImportView::new(out, input.size_bytes));
+    let progress = Arc::clone(&view);
+    let outcome = blocking(move || relevo_import::inspect(input.reader, &*progress)).await;
+    view.finish();
+    let found = outcome?.map_err(|error| refused(error, "the dump can't be read to its end"))?;
+    out.document(&found, || describe(&found))
+}
+
+fn describe(found: &Inspection) -> String {
+    let rows: Vec<Vec<String>> = found
+        .tables
+        .iter()
+        .map(|table| {
+            vec![
+                table.source_name.clone(),
+                count(table.rows),
+                size(table.rows_bytes),
+                table.definition.columns.len().to_string(),
+            ]
+        })
+        .collect();
+    let mut text = table(&["TABLE", "ROWS", "SIZE", "COLUMNS"], &rows, "no tables\n");
+    let total: u64 = found.tables.iter().map(|table| table.rows).sum();
+    text.push_str(&format!("\n{} table(s), {} rows\n", found.tables.len(), count(total)));
+    text.push_str(if found.summary.complete {
+        "the dump ends with its completion line\n"
+    } else {
+        "the dump has NO completion line: it may be cut off\n"
+    });
+    for object in &found.skipped {
+        text.push_str(&format!("not carried over: {}\n", clean(&object_text(object))));
+    }
+    for warning in &found.warnings {
+        text.push_str(&format!("note: {}\n", clean(&warning.message)));
+    }
+    text
+}
+
+fn object_text(object: &SkippedObject) -> String {
+    let kind = match object.kind {
+        SkippedKind::View => "view",
+        SkippedKind::Trigger => "trigger",
+        SkippedKind::Routine => "routine",
+        SkippedKind::Event => "event",
+        SkippedKind::Sequence => "sequence",
+        SkippedKind::Statement => "statement",
+    };
+    format!("{kind} {}", object.name)
+}
+
+async fn translate(args: TranslateArgs, out: Output) -> Result<(), Failure> {
+    let input = open(&args.file)?;
+    let options = TranslateOptions {
+        tinyint1_as_boolean: args.tinyint1_as_boolean,
+        ..TranslateOptions::default()
+    };
+    // The SQL itself is the output; progress would only stand between its lines on a terminal.
+    let silent = Output::new(out.is_json() || io::stdout().is_terminal());
+    let view = Arc::new(ImportView::new(silent, input.size_bytes));
+    let progress = Arc::clone(&view);
+    let outcome = blocking(move || {
+        let mut sql = BufWriter::with_capacity(OUT_BUFFER_BYTES, io::stdout());
+        let translated =
+            relevo_import::translate(input.reader, &mut sql, &args.schema, &options, &*progress);
+        translated.and_then(|translated| {
+            sql.flush().map_err(ImportError::Read)?;
+            Ok(translated)
+        })
+    })
+    .await;
+    view.finish();
+    let translated = match outcome? {
+        Ok(translated) => translated,
+        Err(error) if closed(&error) => return Err(anyhow::Error::from(StdoutClosed).into()),
+        Err(error) => return Err(refused(error, "the translation is not complete")),
+    };
+    if out.is_json() {
+        // Standard output carries the SQL.
+        let document = serde_json::to_string(&translated).context("writing JSON failed")?;
+        eprintln!("{document}");
+    } else {
+        for notice in &translated.notices {
+            eprintln!("note: {}", clean(notice));
+        }
+    }
+    Ok(())
+}
+
+fn closed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let broken = error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        if broken {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    Ok(tokio::task::spawn_blocking(work).await.context("reading the dump panicked")?)
+}

@@ -1,0 +1,78 @@
+//! `relevo key …`.
+
+use anyhow::Context as _;
+use relevo_runs::api_keys::{self, ApiKeyError, Scope};
+use serde_json::json;
+
+use crate::args::KeyCommand;
+use crate::control::ControlPlane;
+use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
+use crate::output::{Output, moment, moment_or_none, table};
+
+/// Runs it.
+pub async fn key(control: &ControlPlane, command: KeyCommand, out: Output) -> Result<(), Failure> {
+    match command {
+        KeyCommand::Create { name, scopes } => create(control, &name, &scopes, out).await,
+        KeyCommand::List => list(control, out).await,
+        KeyCommand::Revoke { id } => {
+            let revoked =
+                api_keys::revoke(&control.pool, id).await.context("revoking the key failed")?;
+            if !revoked {
+                return Err(Failure::new(
+                    Exit::NotFound,
+                    format!("there is no key {id}, or it is revoked already"),
+                )
+                .advise("`relevo key list` shows them"));
+            }
+            out.document(&json!({"id": id, "revoked": true}), || format!("key {id} is revoked"))
+        }
+    }
+}
+
+async fn create(
+    control: &ControlPlane,
+    name: &str,
+    scopes: &[String],
+    out: Output,
+) -> Result<(), Failure> {
+    let scopes: Vec<Scope> =
+        scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
+    let (key, secret) = match api_keys::create(&control.pool, name, &scopes).await {
+        Err(error @ (ApiKeyError::Name | ApiKeyError::NoScope)) => {
+            return Err(error).or_exit(Exit::Usage);
+        }
+        other => other.context("making the key failed")?,
+    };
+    // The one place that shows it: the person who asked, once.
+    let shown = secret.expose();
+    out.document(&json!({"key": key, "secret": shown}), || {
+        format!(
+            "key {} ({}) is made. Its secret is shown this once:\n\n  {shown}\n\nUse it as `X-API-Key: …` or `Authorization: Bearer …`.",
+            key.id, key.name
+        )
+    })
+    .advise(format!("its secret couldn't be printed; revoke it: relevo key revoke {}", key.id))
+}
+
+async fn list(control: &ControlPlane, out: Output) -> Result<(), Failure> {
+    let keys = api_keys::list(&control.pool).await.context("listing keys failed")?;
+    out.document(&keys, || {
+        let rows: Vec<Vec<String>> = keys
+            .iter()
+            .map(|key| {
+                let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+                vec![
+                    key.id.to_string(),
+                    key.name.clone(),
+                    format!("rk_{}…", key.prefix),
+                    scopes.join(" "),
+                    moment(key.created_at),
+                    moment_or_none(key.last_used_at),
+                    moment_or_none(key.revoked_at),
+                ]
+            })
+            .collect();
+        let headers = ["ID", "NAME", "KEY", "SCOPES", "CREATED", "LAST USED", "REVOKED"];
+        table(&headers, &rows, "no API keys; `relevo key create` makes one")
+    })
+}

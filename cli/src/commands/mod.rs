@@ -1,0 +1,11 @@
+//! One module per family of commands; each calls the crate that does the work.
+
+pub mod configuration;
+pub mod dumps;
+pub mod jobs;
+pub mod keys;
+pub mod queues;
+pub mod runs;
+pub mod schedules;
+pub mod services;
+pub mod up;

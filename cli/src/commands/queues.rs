@@ -1,0 +1,69 @@
+//! `relevo queue …`.
+
+use anyhow::Context as _;
+use relevo_queue::QueueError;
+use serde_json::json;
+
+use crate::args::QueueCommand;
+use crate::control::ControlPlane;
+use crate::failure::{Exit, Failure, OrFail as _};
+use crate::output::{Output, count, moment_or_none, table};
+
+/// Runs it.
+pub async fn queue(
+    control: &ControlPlane,
+    command: QueueCommand,
+    out: Output,
+) -> Result<(), Failure> {
+    match command {
+        QueueCommand::List => list(control, out).await,
+        QueueCommand::Pause { queue } => {
+            let changed = refuse_bad_name(control.queue.pause(&queue).await)?;
+            out.document(&json!({"queue": queue, "paused": true, "changed": changed}), || {
+                let already = if changed { "" } else { " already" };
+                format!("queue {queue} is paused{already}; what runs goes on")
+            })
+        }
+        QueueCommand::Resume { queue } => {
+            let changed = refuse_bad_name(control.queue.resume(&queue).await)?;
+            out.document(&json!({"queue": queue, "paused": false, "changed": changed}), || {
+                if changed {
+                    format!("queue {queue} goes on")
+                } else {
+                    format!("queue {queue} wasn't paused")
+                }
+            })
+        }
+    }
+}
+
+fn refuse_bad_name(outcome: Result<bool, QueueError>) -> Result<bool, Failure> {
+    match outcome {
+        Err(error @ QueueError::InvalidJob(_)) => Err(error).or_exit(Exit::Usage),
+        other => Ok(other.context("changing the queue failed")?),
+    }
+}
+
+async fn list(control: &ControlPlane, out: Output) -> Result<(), Failure> {
+    let queues = control.queue.stats().await.context("counting the queues' jobs failed")?;
+    out.document(&queues, || {
+        let rows: Vec<Vec<String>> = queues
+            .iter()
+            .map(|queue| {
+                vec![
+                    queue.queue.clone(),
+                    count(queue.available),
+                    count(queue.running),
+                    count(queue.scheduled),
+                    count(queue.retryable),
+                    count(queue.dead),
+                    moment_or_none(queue.oldest_available),
+                    if queue.paused { "paused".to_owned() } else { String::new() },
+                ]
+            })
+            .collect();
+        let headers =
+            ["QUEUE", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "DEAD", "OLDEST", "STATE"];
+        table(&headers, &rows, "every queue is empty")
+    })
+}

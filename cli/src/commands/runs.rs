@@ -1,0 +1,284 @@
+//! `relevo run …` and `relevo backup …`.
+
+use anyhow::Context as _;
+use relevo_jobs::RequestMode;
+use relevo_runs::backup;
+use relevo_runs::{CancelRequest, Run, RunError, RunEvent, RunFilter, RunId, RunState};
+use serde_json::{Value, json};
+
+use crate::args::operate::{ModeArg, PageArgs};
+use crate::args::{BackupCommand, RunCommand};
+use crate::control::ControlPlane;
+use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
+use crate::output::{Output, clean, compact, moment, moment_or_none, record, table, write_out};
+use crate::{certificate, shutdown, watch};
+
+/// Lines of a log read at a time.
+const LOG_PAGE: u32 = 500;
+
+/// Runs `relevo run …`.
+pub async fn run(control: &ControlPlane, command: RunCommand, out: Output) -> Result<(), Failure> {
+    match command {
+        RunCommand::List { source, state, page } => list(control, source, state, &page, out).await,
+        RunCommand::Show { id } => {
+            let run = found(control, RunId(id)).await?;
+            out.document(&run, || describe(&run))
+        }
+        RunCommand::Log { id, follow } => log(control, RunId(id), follow, out).await,
+        RunCommand::Watch { id } => {
+            found(control, RunId(id)).await?;
+            to_the_end(control, RunId(id), out).await
+        }
+        RunCommand::Cancel { id } => cancel(control, RunId(id), out).await,
+    }
+}
+
+/// Runs `relevo backup …`.
+pub async fn backup(
+    control: &ControlPlane,
+    command: BackupCommand,
+    out: Output,
+) -> Result<(), Failure> {
+    let BackupCommand::Run { source, mode, wait } = command;
+    check_source(control, &source, mode)?;
+    let mode = match mode {
+        None => RequestMode::Auto,
+        Some(ModeArg::Webhook) => RequestMode::Webhook,
+        Some(ModeArg::Sync) => RequestMode::Sync,
+    };
+    let mut tx = control.pool.begin().await.context("the run can't be started")?;
+    let id = match backup::start_in(&mut tx, &control.queue, &source, mode, "cli").await {
+        Ok(id) => id,
+        Err(error @ RunError::AlreadyActive { run }) => {
+            return Err(error)
+                .with_context(|| format!("no run of {source} was started"))
+                .or_exit(Exit::Failed)
+                .advise(format!(
+                    "follow it: relevo run watch {run}; or end it: relevo run cancel {run}"
+                ));
+        }
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context("the run can't be started").into());
+        }
+    };
+    tx.commit().await.context("the run can't be started")?;
+    if !wait {
+        return out.document(&json!({"run_id": id}), || {
+            format!("run {id} is started; follow it: relevo run watch {id}")
+        });
+    }
+    if !out.is_json() {
+        eprintln!("run {id} is started");
+    }
+    to_the_end(control, id, out).await
+}
+
+fn check_source(
+    control: &ControlPlane,
+    source: &str,
+    mode: Option<ModeArg>,
+) -> Result<(), Failure> {
+    let sources = &control.settings.backup;
+    if !sources.contains_key(source) {
+        let known: Vec<&str> = sources.keys().map(String::as_str).collect();
+        let advice = if known.is_empty() {
+            format!(
+                "no source is configured; add [backup.{source}] to relevo.toml (docs/backup-import.md)"
+            )
+        } else {
+            format!("configured are: {}", known.join(", "))
+        };
+        return Err(
+            Failure::new(Exit::NotFound, format!("there is no source `{source}`")).advise(advice)
+        );
+    }
+    if mode == Some(ModeArg::Webhook) && control.settings.api.public_url.is_none() {
+        return Err(Failure::new(
+            Exit::Configuration,
+            "webhook mode needs api.public_url, where the gateway can reach this API",
+        )
+        .advise("set it, or use --mode sync"));
+    }
+    Ok(())
+}
+
+async fn found(control: &ControlPlane, id: RunId) -> Result<Run, Failure> {
+    let run = control.runs.get(id).await.context("looking for the run failed")?;
+    run.ok_or_else(|| no_run(id))
+}
+
+fn no_run(id: RunId) -> Failure {
+    Failure::new(Exit::NotFound, format!("there is no run {id}"))
+        .advise("`relevo run list` shows them")
+}
+
+async fn list(
+    control: &ControlPlane,
+    source: Option<String>,
+    state: Option<String>,
+    page: &PageArgs,
+    out: Output,
+) -> Result<(), Failure> {
+    let filter = RunFilter {
+        pipeline: None,
+        source,
+        state: state.map(|state| state.parse()).transpose().or_exit(Exit::Usage)?,
+        before: page.before.map(RunId),
+        limit: u32::from(page.limit),
+    };
+    let runs = control.runs.list(&filter).await.context("listing runs failed")?;
+    out.document(&runs, || {
+        let rows: Vec<Vec<String>> = runs
+            .iter()
+            .map(|run| {
+                vec![
+                    run.id.to_string(),
+                    run.pipeline.clone(),
+                    run.source.clone(),
+                    run.state.to_string(),
+                    run.phase.clone(),
+                    run.trigger.clone(),
+                    moment(run.created_at),
+                    moment_or_none(run.finished_at),
+                    run.error.clone().unwrap_or_default(),
+                ]
+            })
+            .collect();
+        let headers = [
+            "ID", "PIPELINE", "SOURCE", "STATE", "PHASE", "TRIGGER", "CREATED", "FINISHED", "ERROR",
+        ];
+        table(&headers, &rows, "no runs; `relevo backup run --source NAME` starts one")
+    })
+}
+
+/// A run for people: its fields, then its certificate or its error.
+pub fn describe(run: &Run) -> String {
+    let mut text = record(&[
+        ("run", run.id.to_string()),
+        ("pipeline", run.pipeline.clone()),
+        ("source", run.source.clone()),
+        ("state", run.state.to_string()),
+        ("phase", run.phase.clone()),
+        ("cancel", if run.cancel_requested { "requested".to_owned() } else { String::new() }),
+        ("trigger", run.trigger.clone()),
+        ("options", compact(&run.options)),
+        ("created", moment(run.created_at)),
+        ("started", moment_or_none(run.started_at)),
+        ("finished", moment_or_none(run.finished_at)),
+        ("progress", run.progress.as_ref().map(watch::progress_text).unwrap_or_default()),
+        ("figures", compact(&run.stats)),
+        ("error", run.error.clone().unwrap_or_default()),
+    ]);
+    if let Some(document) = &run.certificate {
+        text.push('\n');
+        text.push_str(&certificate::text(document));
+    }
+    text
+}
+
+async fn log(control: &ControlPlane, id: RunId, follow: bool, out: Output) -> Result<(), Failure> {
+    found(control, id).await?;
+    if !follow {
+        let mut events = Vec::new();
+        loop {
+            let after = events.last().map(|event: &RunEvent| event.id);
+            let page =
+                control.runs.logs(id, after, LOG_PAGE).await.context("reading the log failed")?;
+            let last = page.len() < LOG_PAGE as usize;
+            events.extend(page);
+            if last {
+                break;
+            }
+        }
+        return out.document(&events, || events.iter().map(log_line).collect());
+    }
+    let mut after = None;
+    loop {
+        // The state first: what is logged before the end is read after it was seen.
+        let ended = found(control, id).await?.state.is_ended();
+        let page =
+            control.runs.logs(id, after, LOG_PAGE).await.context("reading the log failed")?;
+        after = page.last().map(|event| event.id).or(after);
+        for event in &page {
+            // One document a line: a follower reads them as they come.
+            write_out(&if out.is_json() {
+                format!("{}\n", serde_json::to_string(event).context("writing JSON failed")?)
+            } else {
+                log_line(event)
+            })?;
+        }
+        if ended && page.len() < LOG_PAGE as usize {
+            return Ok(());
+        }
+        if page.len() < LOG_PAGE as usize {
+            tokio::time::sleep(watch::PAUSE_MAX).await;
+        }
+    }
+}
+
+fn log_line(event: &RunEvent) -> String {
+    let fields = compact(&event.fields);
+    let space = if fields.is_empty() { "" } else { "  " };
+    format!(
+        "{}  {:5}  {}{space}{}\n",
+        moment(event.at),
+        event.level.as_str(),
+        clean(&event.message),
+        clean(&fields)
+    )
+}
+
+/// Follows a run to its end; the exit code tells how it ended.
+async fn to_the_end(control: &ControlPlane, id: RunId, out: Output) -> Result<(), Failure> {
+    let stop = shutdown::on_signal()?;
+    let run = watch::to_the_end(control, id, out, &stop).await?;
+    report(&run, out)?;
+    match run.state {
+        RunState::Succeeded => Ok(()),
+        RunState::Pending | RunState::Running => Err(interrupted(id)),
+        RunState::Failed => {
+            Err(Failure::new(Exit::Failed, format!("run {id} failed: {}", error_of(&run))).advise(
+                format!(
+                    "the previous data are untouched; `relevo run log {id}` tells what happened"
+                ),
+            ))
+        }
+        RunState::Cancelled => Err(Failure::new(Exit::Failed, format!("run {id} was cancelled"))
+            .advise("the previous data are untouched")),
+    }
+}
+
+fn error_of(run: &Run) -> String {
+    run.error.clone().unwrap_or_default()
+}
+
+fn interrupted(id: RunId) -> Failure {
+    Failure::new(Exit::Interrupted, format!("run {id} goes on; only the watching has ended"))
+        .advise(format!("`relevo run watch {id}` takes it up again"))
+}
+
+/// The result on standard output: the run as a document, or its certificate.
+fn report(run: &Run, out: Output) -> Result<(), Failure> {
+    out.document(run, || match &run.certificate {
+        Some(document) => certificate::text(document),
+        None => String::new(),
+    })
+}
+
+async fn cancel(control: &ControlPlane, id: RunId, out: Output) -> Result<(), Failure> {
+    let outcome = match control.runs.request_cancel(id, "relevo run cancel").await {
+        Err(RunError::NotFound(id)) => return Err(no_run(id)),
+        other => other.context("cancelling the run failed")?,
+    };
+    match outcome {
+        CancelRequest::Requested { jobs } => {
+            let document: Value = json!({"id": id, "cancel_requested": true, "jobs": jobs});
+            out.document(&document, || {
+                format!("run {id} ends as soon as its {jobs} job(s) have stopped")
+            })
+        }
+        CancelRequest::AlreadyEnded(state) => {
+            Err(Failure::new(Exit::Failed, format!("run {id} has ended already: {state}")))
+        }
+    }
+}

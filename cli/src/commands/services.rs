@@ -1,0 +1,259 @@
+//! `relevo api`, `relevo worker`, `relevo scheduler`: one service in this process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures::future::BoxFuture;
+use relevo_api::ApiDeps;
+use relevo_queue::Queue;
+use relevo_runs::Runs;
+use relevo_scheduler::SchedulerDeps;
+use relevo_settings::{Loaded, Settings};
+use relevo_telemetry::metrics::{Metrics, PoolUse};
+use relevo_worker::WorkerDeps;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{ServeArgs, WorkerArgs};
+use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
+use crate::{control, embedded, shutdown};
+
+/// A service that comes up beside its control plane waits so long for it.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How often it looks.
+const WAIT_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long closing the connections may take at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What every service works with.
+pub struct Base {
+    /// The settings in force, with real addresses.
+    pub settings: Arc<Settings>,
+    /// The control plane.
+    pub pool: PgPool,
+    /// This process's figures.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Base {
+    /// Over an open pool.
+    pub fn new(settings: Settings, pool: PgPool) -> Self {
+        let metrics = Metrics::new();
+        let watched = pool.clone();
+        metrics.watch_pool("control_plane", move || PoolUse {
+            open: watched.size(),
+            idle: u32::try_from(watched.num_idle()).unwrap_or(u32::MAX),
+            max: watched.options().get_max_connections(),
+        });
+        Self { settings: Arc::new(settings), pool, metrics }
+    }
+
+    /// The API on this listener.
+    pub fn api(&self, listener: TcpListener, stop: CancellationToken) -> Service {
+        let deps = ApiDeps {
+            pool: self.pool.clone(),
+            queue: Queue::new(self.pool.clone()),
+            runs: Runs::new(self.pool.clone()),
+            settings: Arc::clone(&self.settings),
+            metrics: Arc::clone(&self.metrics),
+        };
+        Service::new("api", relevo_api::serve(deps, listener, stop))
+    }
+
+    /// The worker; it serves its own figures where an address is given.
+    pub fn worker(&self, metrics_listen: Option<SocketAddr>, stop: CancellationToken) -> Service {
+        let deps = WorkerDeps {
+            pool: self.pool.clone(),
+            settings: Arc::clone(&self.settings),
+            metrics: Arc::clone(&self.metrics),
+            name: format!("worker-{}", std::process::id()),
+            metrics_listen,
+        };
+        Service::new("worker", relevo_worker::run(deps, stop))
+    }
+
+    /// The scheduler; it serves its own figures where an address is given.
+    pub fn scheduler(
+        &self,
+        metrics_listen: Option<SocketAddr>,
+        stop: CancellationToken,
+    ) -> Service {
+        let deps = SchedulerDeps {
+            pool: self.pool.clone(),
+            queue: Queue::new(self.pool.clone()),
+            settings: Arc::clone(&self.settings),
+            metrics: Arc::clone(&self.metrics),
+            metrics_listen,
+        };
+        Service::new("scheduler", relevo_scheduler::run(deps, stop))
+    }
+
+    /// Runs services until they were told to stop and have ended. When one ends without being
+    /// told, all stop, and the exit code tells.
+    pub async fn run(
+        self,
+        services: Vec<Service>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let grace = Duration::from_secs(self.settings.worker.grace_seconds);
+        let outcome = shutdown::within_grace(join(services, stop), stop, grace).await;
+        // A connection that doesn't close in time is closed by the end of the process.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
+        outcome
+    }
+}
+
+/// A service that is about to run.
+pub struct Service {
+    name: &'static str,
+    work: BoxFuture<'static, anyhow::Result<()>>,
+}
+
+impl Service {
+    fn new<E: Into<anyhow::Error> + 'static>(
+        name: &'static str,
+        work: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Self {
+        Self { name, work: Box::pin(async move { work.await.map_err(Into::into) }) }
+    }
+}
+
+async fn join(services: Vec<Service>, stop: &CancellationToken) -> Result<(), Failure> {
+    let mut running = JoinSet::new();
+    for Service { name, work } in services {
+        running.spawn(async move { (name, work.await) });
+    }
+    let mut failure = None;
+    while let Some(ended) = running.join_next().await {
+        let problem = match ended {
+            Ok((_, Ok(()))) if stop.is_cancelled() => None,
+            Ok((name, Ok(()))) => {
+                Some(Failure::new(Exit::Failed, format!("the {name} ended without being told to")))
+            }
+            Ok((name, Err(error))) => Some(error.context(format!("the {name} failed")).into()),
+            Err(error) => Some(anyhow::Error::from(error).context("a service crashed").into()),
+        };
+        if let Some(problem) = problem {
+            let problem: Failure = problem;
+            if !stop.is_cancelled() {
+                tracing::error!("{}; everything stops", problem.line());
+            }
+            failure.get_or_insert(problem);
+        }
+        stop.cancel();
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Listens for HTTP, with what to do when that is refused.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("can't listen on {address}"))
+        .or_exit(Exit::Configuration)
+        .advise("another program may use the port; choose another by --listen or api.listen")
+}
+
+/// Sets up logging as configured.
+pub fn logging(settings: &Settings) -> Result<(), Failure> {
+    let telemetry = &settings.telemetry;
+    relevo_telemetry::init_logging(&telemetry.log_level, telemetry.log_format)
+        .or_exit(Exit::Configuration)
+}
+
+/// Lets a flag override a key, where it was given.
+pub fn flag(
+    loaded: &mut Loaded,
+    key: &str,
+    value: Option<impl ToString>,
+    flag: &str,
+) -> Result<(), Failure> {
+    match value {
+        Some(value) => loaded.set_flag(key, &value.to_string(), flag).or_exit(Exit::Configuration),
+        None => Ok(()),
+    }
+}
+
+/// Finds, opens and checks the control plane for a service, waiting a while for one that is just
+/// being started. None when the process was told to stop meanwhile.
+async fn open(
+    loaded: Loaded,
+    application: &str,
+    stop: &CancellationToken,
+) -> Result<Option<Base>, Failure> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        let mut settings = loaded.settings.clone();
+        let failure = match try_open(&mut settings, application).await {
+            Ok(pool) => return Ok(Some(Base::new(settings, pool))),
+            Err(failure) => failure,
+        };
+        if !failure.may_pass() || begun.elapsed() > WAIT_MAX {
+            return Err(failure);
+        }
+        if !told {
+            tracing::warn!(
+                wait_max_seconds = WAIT_MAX.as_secs(),
+                "waiting for the control plane: {}",
+                failure.line()
+            );
+            told = true;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(WAIT_PAUSE) => {}
+        }
+    }
+}
+
+async fn try_open(settings: &mut Settings, application: &str) -> Result<PgPool, Failure> {
+    embedded::find_into(settings).await?;
+    let pool = control::connect(settings, application, settings.database.max_connections).await?;
+    control::require_current(&pool).await?;
+    Ok(pool)
+}
+
+/// Runs `relevo api`.
+pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
+    let mut loaded = control::load(config)?;
+    flag(&mut loaded, "api.listen", args.listen, "--listen")?;
+    logging(&loaded.settings)?;
+    let stop = shutdown::on_signal()?;
+    let listener = listen(loaded.settings.api.listen).await?;
+    let Some(base) = open(loaded, "relevo-api", &stop).await? else { return Ok(()) };
+    let service = base.api(listener, stop.clone());
+    base.run(vec![service], &stop).await
+}
+
+/// Runs `relevo worker`.
+pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failure> {
+    let mut loaded = control::load(config)?;
+    flag(&mut loaded, "worker.metrics_listen", args.listen, "--listen")?;
+    flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
+    let queues = (!args.queues.is_empty()).then(|| args.queues.join(","));
+    flag(&mut loaded, "worker.queues", queues, "--queue")?;
+    logging(&loaded.settings)?;
+    let stop = shutdown::on_signal()?;
+    let Some(base) = open(loaded, "relevo-worker", &stop).await? else { return Ok(()) };
+    let service = base.worker(base.settings.worker.metrics_listen, stop.clone());
+    base.run(vec![service], &stop).await
+}
+
+/// Runs `relevo scheduler`.
+pub async fn scheduler(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
+    let mut loaded = control::load(config)?;
+    flag(&mut loaded, "scheduler.metrics_listen", args.listen, "--listen")?;
+    logging(&loaded.settings)?;
+    let stop = shutdown::on_signal()?;
+    let Some(base) = open(loaded, "relevo-scheduler", &stop).await? else { return Ok(()) };
+    let service = base.scheduler(base.settings.scheduler.metrics_listen, stop.clone());
+    base.run(vec![service], &stop).await
+}

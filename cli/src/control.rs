@@ -1,0 +1,132 @@
+//! The way to the control plane: settings, then the database they name or the embedded one.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::Context as _;
+use relevo_pg::PoolOptions;
+use relevo_queue::Queue;
+use relevo_runs::Runs;
+use relevo_runs::control_plane::{self, SchemaStatus};
+use relevo_settings::{Loaded, Settings};
+use secrecy::SecretString;
+use sqlx::PgPool;
+
+use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
+
+/// Connections of a command that looks or changes something and ends.
+const COMMAND_CONNECTIONS: u32 = 4;
+
+/// Reads the configuration: file, then environment.
+pub fn load(config: Option<&Path>) -> Result<Loaded, Failure> {
+    let loaded = relevo_settings::load(config, &|name| std::env::var(name).ok())
+        .or_exit(Exit::Configuration)
+        .advise("`relevo config check` shows every value and where it comes from")?;
+    for (name, meant) in unknown_variables(&loaded) {
+        let meant = meant.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+        eprintln!("warning: the environment variable {name} means nothing to relevo{meant}");
+    }
+    Ok(loaded)
+}
+
+/// Environment variables that look like ours and mean nothing, with what was probably meant.
+pub fn unknown_variables(loaded: &Loaded) -> Vec<(String, Option<String>)> {
+    let names: Vec<String> = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter_map(|n| OsString::into_string(n).ok())
+        .collect();
+    loaded.unknown_variables(names.iter().map(String::as_str))
+}
+
+/// What commands need of the control plane.
+pub struct ControlPlane {
+    /// The settings in force.
+    pub settings: Settings,
+    /// Connections to it.
+    pub pool: PgPool,
+    /// Its queue.
+    pub queue: Queue,
+    /// Its runs.
+    pub runs: Runs,
+}
+
+impl ControlPlane {
+    /// Opens it for a command: reads the configuration, connects, and sees that the schema is this
+    /// version's.
+    pub async fn open(config: Option<&Path>) -> Result<Self, Failure> {
+        let settings = load(config)?.settings;
+        let pool = connect(&settings, "relevo-cli", COMMAND_CONNECTIONS).await?;
+        require_current(&pool).await?;
+        Ok(Self::with(settings, pool))
+    }
+
+    /// The same over a pool that is open already.
+    pub fn with(settings: Settings, pool: PgPool) -> Self {
+        Self { settings, queue: Queue::new(pool.clone()), runs: Runs::new(pool.clone()), pool }
+    }
+}
+
+/// Connects to the configured database, or to the embedded server of the data directory.
+pub async fn connect(
+    settings: &Settings,
+    application: &str,
+    max_connections: u32,
+) -> Result<PgPool, Failure> {
+    let url = url(settings).await?;
+    connect_to(&url, application, max_connections).await
+}
+
+/// Connects to this control plane.
+pub async fn connect_to(
+    url: &SecretString,
+    application: &str,
+    max_connections: u32,
+) -> Result<PgPool, Failure> {
+    let options = PoolOptions::named(application).max_connections(max_connections);
+    relevo_pg::connect(url, options)
+        .await
+        .context("the control plane's database can't be used")
+        .or_exit(Exit::ControlPlane)
+        .advise(
+            "database.url (RELEVO_DATABASE_URL) says where it is; `relevo config check` shows it",
+        )
+}
+
+async fn url(settings: &Settings) -> Result<SecretString, Failure> {
+    match &settings.database.url {
+        Some(url) => Ok(url.clone()),
+        None => crate::embedded::find(&settings.data_dir).await,
+    }
+}
+
+/// Refuses a control plane whose schema isn't this version's.
+pub async fn require_current(pool: &PgPool) -> Result<(), Failure> {
+    let status = control_plane::status(pool)
+        .await
+        .context("the control plane's version can't be read")
+        .or_exit(Exit::ControlPlane)?;
+    let (message, advice) = match status {
+        SchemaStatus::Current => return Ok(()),
+        SchemaStatus::Absent => (
+            "the database holds no control plane yet".to_owned(),
+            "run `relevo migrate` once; `relevo up` does it by itself",
+        ),
+        SchemaStatus::Behind { pending } => (
+            format!("the control plane lacks {pending} migration(s) of this version"),
+            "run `relevo migrate`",
+        ),
+        SchemaStatus::Newer { version } => (
+            format!("the control plane is of a newer relevo (migration {version})"),
+            "use that version of relevo",
+        ),
+    };
+    Err(Failure::new(Exit::ControlPlane, message).advise(advice))
+}
+
+/// Brings the control plane's schema up to this version.
+pub async fn migrate(pool: &PgPool) -> Result<(), Failure> {
+    control_plane::migrate(pool)
+        .await
+        .context("the control plane can't be brought to this version")
+        .or_exit(Exit::ControlPlane)
+}

@@ -40,6 +40,7 @@ CREATE TABLE relevo.job (
     created_at          timestamptz         NOT NULL DEFAULT now(),
     session_id          bigint              NULL,
     claimed_at          timestamptz         NULL,
+    claim_no            bigint              NULL,
     batch_id            bigint              NULL,
     run_id              bigint              NULL,
     cancel_requested_at timestamptz         NULL,
@@ -64,7 +65,8 @@ CREATE TABLE relevo.job (
         CHECK (state IN ('scheduled', 'available', 'running', 'retryable')),
     CONSTRAINT job_running_has_a_lease
         CHECK ((state = 'running') = (session_id IS NOT NULL)
-           AND (state = 'running') = (claimed_at IS NOT NULL)),
+           AND (state = 'running') = (claimed_at IS NOT NULL)
+           AND (state = 'running') = (claim_no IS NOT NULL)),
     CONSTRAINT job_running_is_an_attempt
         CHECK (state <> 'running' OR (attempt >= 1 AND lease_epoch >= 1)),
     CONSTRAINT job_started_is_running CHECK (NOT started OR state = 'running'),
@@ -96,6 +98,8 @@ COMMENT ON COLUMN relevo.job.run_at IS
 COMMENT ON COLUMN relevo.job.created_at IS 'When the job was enqueued.';
 COMMENT ON COLUMN relevo.job.session_id IS 'The worker session that holds the lease; only while running.';
 COMMENT ON COLUMN relevo.job.claimed_at IS 'When the present lease began; only while running.';
+COMMENT ON COLUMN relevo.job.claim_no IS
+    'Which of its session''s claims took the job; only while running. A session whose claim got no answer asks by this number what it has claimed.';
 COMMENT ON COLUMN relevo.job.batch_id IS 'The batch (relevo.batch) this job is a member of.';
 COMMENT ON COLUMN relevo.job.run_id IS 'Opaque correlation: the run this job works for. The queue only filters by it.';
 COMMENT ON COLUMN relevo.job.cancel_requested_at IS
@@ -236,6 +240,7 @@ CREATE TABLE relevo.session (
     heartbeat_at timestamptz NOT NULL DEFAULT now(),
     ended_at     timestamptz NULL,
     ttl          interval    NOT NULL,
+    claim_floor  bigint      NOT NULL DEFAULT 0,
     pid          integer     NOT NULL,
     concurrency  integer     NOT NULL,
     running      integer     NOT NULL DEFAULT 0,
@@ -255,6 +260,8 @@ COMMENT ON COLUMN relevo.session.heartbeat_at IS
 COMMENT ON COLUMN relevo.session.ended_at IS
     'When the session closed in order or was declared dead; from then on it can claim nothing.';
 COMMENT ON COLUMN relevo.session.ttl IS 'How long a heartbeat holds the session''s leases.';
+COMMENT ON COLUMN relevo.session.claim_floor IS
+    'Claims of this session with a lower number are void, should they still arrive.';
 COMMENT ON COLUMN relevo.session.pid IS 'Process id on its host, for people.';
 COMMENT ON COLUMN relevo.session.concurrency IS 'Handlers it runs at once.';
 COMMENT ON COLUMN relevo.session.running IS 'Handlers running at the last heartbeat.';

@@ -70,7 +70,8 @@ const OLD_DEAD_LETTERS: &str = "-- list_old_dead_letters
 const FREE_STRANDED: &str = "-- free_stranded_jobs
     UPDATE relevo.job AS j
     SET state = 'available', attempt = greatest(j.attempt - 1, 0), session_id = NULL,
-        claimed_at = NULL, started = false, cancel_requested_at = NULL
+        claimed_at = NULL, claim_no = NULL,
+        started = false, cancel_requested_at = NULL
     WHERE j.state = 'running' AND j.claimed_at < now() - interval '1 minute'
       AND NOT EXISTS (SELECT 1 FROM relevo.session AS s WHERE s.id = j.session_id)";
 

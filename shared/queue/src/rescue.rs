@@ -47,7 +47,8 @@ const LOCK_ORPHANS: &str = "-- lock_orphaned_jobs
 const GIVE_BACK: &str = "-- rescue_jobs
     UPDATE relevo.job AS j
     SET state = 'available', attempt = greatest(j.attempt - 1, 0),
-        deaths = j.deaths + r.death::integer, session_id = NULL, claimed_at = NULL, started = false
+        deaths = j.deaths + r.death::integer, session_id = NULL, claimed_at = NULL, claim_no = NULL,
+        started = false
     FROM unnest($1::bigint[], $2::boolean[]) AS r(id, death)
     WHERE j.id = r.id";
 
@@ -94,9 +95,9 @@ struct Orphan {
 
 pub(crate) async fn rescue(queue: &Queue) -> Result<Rescued, QueueError> {
     let mut connection = queue.pool().acquire().await?;
-    let mut rescued = Rescued::default();
     // Committed on its own: from here on the dead sessions claim nothing, whatever happens below.
-    rescued.sessions = sqlx::query(DECLARE_DEAD).execute(&mut *connection).await?.rows_affected();
+    let declared = sqlx::query(DECLARE_DEAD).execute(&mut *connection).await?;
+    let mut rescued = Rescued { sessions: declared.rows_affected(), ..Rescued::default() };
 
     let mut died = BTreeMap::new();
     for row in sqlx::query(ENDED_SESSIONS).fetch_all(&mut *connection).await? {

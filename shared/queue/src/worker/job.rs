@@ -1,13 +1,15 @@
 //! A job in its handler's hands.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
+use super::claim;
 use crate::lease::LeaseId;
 use crate::{BatchId, JobId, Queue, QueueError, SessionId};
 
@@ -71,54 +73,122 @@ pub enum CancelReason {
     Grace,
 }
 
-/// What the parts of a worker share about one running job.
+/// What the parts of a worker share about one leased job, from its claim to its write-back.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) queue: Queue,
+    pub(crate) id: LeaseId,
+    pub(crate) kind: Arc<str>,
+    pub(crate) queue_name: Arc<str>,
+    pub(crate) batch: Option<BatchId>,
+    pub(crate) attempt: i32,
+    pub(crate) max_attempts: i32,
+    /// From being due to being claimed.
+    pub(crate) wait: Duration,
+    pub(crate) claimed_at: Instant,
     pub(crate) cancelled: CancellationToken,
     pub(crate) draining: CancellationToken,
     /// The handler ended the job in a transaction of its own, if that committed.
     pub(crate) completed_in_tx: AtomicBool,
-    reason: AtomicU8,
+    /// Somebody has decided what becomes of the job: the handler's side, or the warden when that
+    /// side does not move. Only the first counts.
+    settled: AtomicBool,
+    stop: Mutex<Stop>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    reason: Option<CancelReason>,
+    cancelled_at: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Lease {
-    pub(crate) fn new(queue: Queue, draining: CancellationToken) -> Self {
+    pub(crate) fn new(
+        queue: Queue,
+        draining: CancellationToken,
+        row: &claim::Row,
+        session: SessionId,
+        names: (Arc<str>, Arc<str>),
+    ) -> Self {
         Self {
             queue,
+            id: LeaseId { job: row.id, session, epoch: row.epoch },
+            queue_name: names.0,
+            kind: names.1,
+            batch: row.batch,
+            attempt: row.attempt,
+            max_attempts: row.max_attempts,
+            wait: row.wait,
+            claimed_at: Instant::now(),
             cancelled: CancellationToken::new(),
             draining,
             completed_in_tx: AtomicBool::new(false),
-            reason: AtomicU8::new(0),
+            settled: AtomicBool::new(false),
+            stop: Mutex::default(),
         }
+    }
+
+    fn stop(&self) -> MutexGuard<'_, Stop> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the handler to stop; the first reason given stays.
     pub(crate) fn cancel(&self, reason: CancelReason) {
-        let code = match reason {
-            CancelReason::Requested => 1,
-            CancelReason::LeaseLost => 2,
-            CancelReason::Timeout => 3,
-            CancelReason::Grace => 4,
-        };
-        self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).ok();
+        {
+            let mut stop = self.stop();
+            if stop.reason.is_some() {
+                return;
+            }
+            stop.reason = Some(reason);
+            stop.cancelled_at = Some(Instant::now());
+        }
         self.cancelled.cancel();
     }
 
     pub(crate) fn cancel_reason(&self) -> Option<CancelReason> {
-        match self.reason.load(Ordering::Acquire) {
-            1 => Some(CancelReason::Requested),
-            2 => Some(CancelReason::LeaseLost),
-            3 => Some(CancelReason::Timeout),
-            4 => Some(CancelReason::Grace),
-            _ => None,
-        }
+        // The token is an atomic; the lock is for the rare case.
+        if self.cancelled.is_cancelled() { self.stop().reason } else { None }
+    }
+
+    /// When the handler should have ended by itself.
+    pub(crate) fn set_deadline(&self, deadline: Instant) {
+        self.stop().deadline = Some(deadline);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.stop().deadline
+    }
+
+    pub(crate) fn cancelled_at(&self) -> Option<Instant> {
+        self.stop().cancelled_at
+    }
+
+    /// True for the first who decides what becomes of the job.
+    pub(crate) fn settle(&self) -> bool {
+        !self.settled.swap(true, Ordering::AcqRel)
     }
 }
 
 impl Job {
-    pub(crate) fn lease_id(&self) -> LeaseId {
-        LeaseId { job: self.id, session: self.session, epoch: self.epoch }
+    pub(crate) fn from_row(row: claim::Row, lease: Arc<Lease>) -> Self {
+        Self {
+            id: row.id,
+            kind: row.kind,
+            payload: row.payload,
+            payload_version: row.payload_version,
+            queue: row.queue,
+            attempt: row.attempt,
+            max_attempts: row.max_attempts,
+            deaths: row.deaths,
+            epoch: row.epoch,
+            session: lease.id.session,
+            run_id: row.run_id,
+            batch_id: row.batch,
+            traceparent: row.traceparent,
+            created_at: row.created_at,
+            lease,
+        }
     }
 
     /// Fires when the handler is to stop now: see [`Job::cancel_reason`].
@@ -143,7 +213,7 @@ impl Job {
     /// # Errors
     /// [`QueueError::LeaseLost`]: stop. Database errors: progress is lost, the job is not.
     pub async fn progress(&self, progress: &Progress) -> Result<(), QueueError> {
-        self.lease_id().progress(self.lease.queue.pool(), progress).await
+        self.lease.id.progress(self.lease.queue.pool(), progress).await
     }
 
     /// Proves, in the caller's control-plane transaction, that the lease holds, and keeps it from
@@ -153,7 +223,7 @@ impl Job {
     /// # Errors
     /// [`QueueError::LeaseLost`]: roll back and stop. Database errors.
     pub async fn fence(&self, tx: &mut PgConnection) -> Result<(), QueueError> {
-        self.lease_id().fence(tx).await
+        self.lease.id.fence(tx).await
     }
 
     /// Completes the job in the caller's control-plane transaction: its effects and its end commit
@@ -164,7 +234,7 @@ impl Job {
     /// # Errors
     /// [`QueueError::LeaseLost`]: roll back and stop. Database errors.
     pub async fn complete_in(&self, tx: &mut PgConnection) -> Result<(), QueueError> {
-        self.lease_id().complete(tx).await?;
+        self.lease.id.complete(tx).await?;
         self.lease.completed_in_tx.store(true, Ordering::Release);
         Ok(())
     }

@@ -1,9 +1,23 @@
 //! The worker side: sessions, claims, handlers, write-backs.
 
+mod backend;
+mod buffer;
+mod claim;
 mod config;
+mod connect;
+mod fetcher;
+mod finish;
+mod finisher;
 mod handler;
+mod heartbeat;
+mod hints;
 mod job;
+mod leases;
+mod listener;
 mod observer;
+mod runner;
+mod session;
+mod tenure;
 
 use std::sync::Arc;
 
@@ -27,6 +41,28 @@ pub async fn run_worker(
     observer: Arc<dyn Observer>,
     shutdown: CancellationToken,
 ) -> Result<(), QueueError> {
-    let _ = (queue, config, handler, observer, shutdown);
-    unimplemented!()
+    config.validate()?;
+    let config = Arc::new(config);
+    let mut failures = 0;
+    while !shutdown.is_cancelled() {
+        match tenure::run(&queue, &config, &handler, &observer, &shutdown).await {
+            Ok(true) => break,
+            Ok(false) => failures = 0,
+            Err(error) => {
+                failures += 1;
+                observer.database_error("open_session");
+                tracing::warn!(
+                    failures,
+                    worker = config.name,
+                    error = &error as &dyn std::error::Error,
+                    "no worker session could be opened, trying again"
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(connect::pause(failures)) => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,86 @@
+//! Connections of a worker's own: neither handlers that keep the pool busy nor each other can make
+//! heartbeats, claims and finishes wait.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection, PgPool};
+
+/// What a connection is for; `pg_stat_activity` shows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    Heartbeat,
+    Claim,
+    Finish,
+}
+
+/// The queue's statements look rows up by index, a bounded number at a time. The planner must not
+/// conclude otherwise from the statistics of a table that was empty a second ago, nor from a
+/// parameter's unknown size: a sequential scan chosen once costs a factor of ten until the plan is
+/// dropped. Sorting stays allowed: it is only ever needed when nothing else is possible.
+const PIN_PLANS: &str = "-- pin_plans
+    SELECT set_config('enable_seqscan', 'off', false),
+           set_config('enable_bitmapscan', 'off', false),
+           set_config('enable_mergejoin', 'off', false),
+           set_config('plan_cache_mode', 'force_generic_plan', false),
+           set_config('jit', 'off', false),
+           set_config('statement_timeout', '30s', false),
+           set_config('lock_timeout', '5s', false),
+           set_config('idle_in_transaction_session_timeout', '60s', false),
+           set_config('TimeZone', 'UTC', false)";
+
+/// Beyond the server's own limit for a statement: when it passes, the connection is dead.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens a connection as the pool would.
+pub(crate) async fn connect(pool: &PgPool, purpose: Purpose) -> Result<PgConnection, sqlx::Error> {
+    let name = match purpose {
+        Purpose::Heartbeat => "relevo heartbeat",
+        Purpose::Claim => "relevo claim",
+        Purpose::Finish => "relevo finish",
+    };
+    let options = pool.connect_options().as_ref().clone().application_name(name);
+    within(CONNECT_TIMEOUT, async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        sqlx::query(PIN_PLANS).execute(&mut connection).await?;
+        Ok(connection)
+    })
+    .await
+}
+
+/// Bounds a database step: past the limit it counts as an I/O error, and the connection as dead.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    match tokio::time::timeout(limit, step).await {
+        Ok(done) => done,
+        Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            format!("no answer within {} ms", limit.as_millis()),
+        ))),
+    }
+}
+
+/// The wait before trying a failed step again: 50 ms doubled per failure, at most 2 s, the upper
+/// half of it random.
+pub(crate) fn pause(failures: u32) -> Duration {
+    let full = Duration::from_millis(50 << failures.clamp(1, 6).saturating_sub(1))
+        .min(Duration::from_secs(2));
+    full / 2 + super::full_jitter(full / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        for failures in 0..100 {
+            assert!(pause(failures) >= Duration::from_millis(25));
+            assert!(pause(failures) <= Duration::from_secs(2));
+        }
+        assert!(pause(50) >= Duration::from_millis(800));
+    }
+}

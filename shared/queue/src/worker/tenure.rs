@@ -1,0 +1,239 @@
+//! One session's life: opened, working, then drained or lost.
+//!
+//! A worker is a sequence of tenures. Each has its own session, its own connections and tasks, and
+//! nothing of it outlives it but handlers that do not yield, whose leases are taken from them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::buffer::Buffer;
+use super::finish::{Ack, Ending};
+use super::hints::Hints;
+use super::job::{CancelReason, Lease};
+use super::leases::Leases;
+use super::{Handler, Job, Observer, WorkerConfig};
+use super::{backend, fetcher, finisher, heartbeat, listener, runner, session};
+use crate::{Queue, QueueError, SessionId};
+
+/// What the tasks of one tenure share.
+pub(crate) struct Tenure {
+    pub(crate) queue: Queue,
+    pub(crate) config: Arc<WorkerConfig>,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) session: SessionId,
+    /// Claims stop, handlers may stop at their next safe point.
+    pub(crate) draining: CancellationToken,
+    /// The lease can no longer be trusted.
+    pub(crate) lost: CancellationToken,
+    /// Nothing more will be handed to the finisher: write what is left and end.
+    pub(crate) flush: CancellationToken,
+    /// The finisher's time is over.
+    pub(crate) give_up: CancellationToken,
+    pub(crate) leases: Leases,
+    pub(crate) buffer: Buffer,
+    pub(crate) hints: Hints,
+    /// Handlers running now.
+    pub(crate) in_flight: AtomicUsize,
+    /// Handlers ended since the tenure began.
+    pub(crate) ended: AtomicU64,
+    /// A slot or a place in the buffer became free.
+    pub(crate) room: Notify,
+    pub(crate) beat_now: Notify,
+    acks: mpsc::Sender<Ack>,
+}
+
+impl Tenure {
+    /// Decides what becomes of a job, unless that was decided before, and hands it to be written.
+    /// Waits while the finisher is behind.
+    pub(crate) async fn settle(&self, lease: &Arc<Lease>, ending: Ending, run: Duration) {
+        if let Some(ack) = self.ack(lease, ending, run) {
+            // Refused only after the finisher has ended: the session's end frees the job.
+            self.acks.send(ack).await.ok();
+        }
+    }
+
+    /// The same without waiting; false when there was no room.
+    pub(crate) fn try_settle(&self, lease: &Arc<Lease>, ending: Ending) -> bool {
+        let Ok(permit) = self.acks.try_reserve() else { return false };
+        if let Some(ack) = self.ack(lease, ending, Duration::ZERO) {
+            permit.send(ack);
+        }
+        true
+    }
+
+    fn ack(&self, lease: &Arc<Lease>, ending: Ending, run: Duration) -> Option<Ack> {
+        if !lease.settle() {
+            return None;
+        }
+        self.leases.remove(lease);
+        let wait = lease.wait + lease.claimed_at.elapsed().saturating_sub(run);
+        let lease = Arc::clone(lease);
+        Some(Ack { lease, ending, run, wait, refusals: 0, is_retried: false })
+    }
+
+    /// Hands jobs that never started back to the queue.
+    pub(crate) async fn give_back(&self, jobs: Vec<Job>) {
+        for job in jobs {
+            self.settle(&job.lease, Ending::GiveBack, Duration::ZERO).await;
+        }
+    }
+
+    /// From here on nothing this session holds is certain to be its own.
+    pub(crate) fn lose(&self, why: &str) {
+        if self.lost.is_cancelled() {
+            return;
+        }
+        tracing::error!(
+            session = %self.session,
+            worker = self.config.name,
+            running = self.in_flight.load(Ordering::Relaxed),
+            why,
+            "the worker session is lost; its handlers are cancelled and a new one is opened"
+        );
+        self.observer.session_lost();
+        self.lost.cancel();
+        self.draining.cancel();
+        self.leases.cancel_all(CancelReason::LeaseLost);
+    }
+}
+
+/// Opens a session and works until `shutdown` (then true) or until the session is lost (false).
+///
+/// # Errors
+/// When no session could be opened, or no thread for its heartbeat.
+pub(crate) async fn run(
+    queue: &Queue,
+    config: &Arc<WorkerConfig>,
+    handler: &Arc<dyn Handler>,
+    observer: &Arc<dyn Observer>,
+    shutdown: &CancellationToken,
+) -> Result<bool, QueueError> {
+    // What the database grants counts from when we asked, not from when we heard.
+    let trusted_since = Instant::now();
+    let session = session::open(queue.pool(), config).await?;
+    let (acks, acks_in) = mpsc::channel(finisher::CHANNEL_SIZE);
+    let tenure = Arc::new(Tenure {
+        queue: queue.clone(),
+        config: Arc::clone(config),
+        handler: Arc::clone(handler),
+        observer: Arc::clone(observer),
+        session,
+        draining: CancellationToken::new(),
+        lost: CancellationToken::new(),
+        flush: CancellationToken::new(),
+        give_up: CancellationToken::new(),
+        leases: Leases::default(),
+        buffer: Buffer::default(),
+        hints: Hints::new(&config.queues),
+        in_flight: AtomicUsize::new(0),
+        ended: AtomicU64::new(0),
+        room: Notify::new(),
+        beat_now: Notify::new(),
+        acks,
+    });
+    let heart = heartbeat::start(&tenure, trusted_since).map_err(QueueError::Thread)?;
+    observer.session_opened();
+    tracing::info!(session = %session, worker = config.name, "worker session opened");
+
+    let listener = tokio::spawn(listener::run(Arc::clone(&tenure)));
+    let finisher = tokio::spawn(finisher::run(Arc::clone(&tenure), acks_in));
+    let fetcher = tokio::spawn(fetcher::run(Arc::clone(&tenure)));
+    let mut runner = tokio::spawn(backend::run(Arc::clone(&tenure)));
+
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = tenure.lost.cancelled() => {}
+        ended = &mut runner => {
+            tracing::error!(?ended, "the job runner ended by itself; starting it anew");
+            tenure.draining.cancel();
+        }
+    }
+    listener.abort();
+    end(&tenure, Tasks { fetcher, runner, finisher }).await;
+    drop(heart);
+    if let Err(error) = session::close(queue.pool(), session).await {
+        tracing::warn!(
+            session = %session,
+            error = &error as &dyn std::error::Error,
+            "the session could not be closed; it ends when its time runs out"
+        );
+    }
+    tracing::info!(session = %session, worker = config.name, "worker session closed");
+    Ok(shutdown.is_cancelled())
+}
+
+struct Tasks {
+    fetcher: JoinHandle<()>,
+    runner: JoinHandle<()>,
+    finisher: JoinHandle<()>,
+}
+
+/// How the time from the order to stop to the end is divided. All of it lies within the grace.
+struct Stages {
+    /// Handlers may finish by themselves.
+    soft: Duration,
+    /// Then they are cancelled, and dropped when they do not return.
+    hard: Duration,
+    /// Then what is decided is written.
+    flush: Duration,
+}
+
+impl Stages {
+    fn of(config: &WorkerConfig, is_lost: bool) -> Self {
+        if is_lost {
+            // Nothing is gained by waiting: another worker may be running the jobs already.
+            return Self {
+                soft: Duration::ZERO,
+                hard: config.cancel_grace + Duration::from_millis(500),
+                flush: config.lease_ttl,
+            };
+        }
+        let hard = (config.cancel_grace + Duration::from_millis(500)).min(config.grace / 3);
+        let flush = Duration::from_secs(5).min(config.grace / 6);
+        Self { soft: config.grace.saturating_sub(hard + flush), hard, flush }
+    }
+}
+
+/// Stops claims, gives back what has not started, lets handlers finish within bounds, writes what is
+/// left.
+async fn end(tenure: &Arc<Tenure>, tasks: Tasks) {
+    let Tasks { fetcher, mut runner, mut finisher } = tasks;
+    let times = Stages::of(&tenure.config, tenure.lost.is_cancelled());
+    tenure.draining.cancel();
+    // The fetcher ends by itself: a claim under way is waited for, else its jobs would be unknown.
+    let mut stopped = tokio::spawn(async move {
+        fetcher.await.ok();
+    });
+
+    if tokio::time::timeout(times.soft, &mut runner).await.is_err() {
+        let reason =
+            if tenure.lost.is_cancelled() { CancelReason::LeaseLost } else { CancelReason::Grace };
+        tenure.leases.cancel_all(reason);
+        if tokio::time::timeout(times.hard, &mut runner).await.is_err() {
+            for lease in tenure.leases.all() {
+                tracing::error!(
+                    job = %lease.id.job,
+                    kind = &*lease.kind,
+                    "a handler does not yield; its lease is taken from it"
+                );
+                tenure.try_settle(&lease, runner::decide_stuck(tenure, &lease));
+            }
+            runner.abort();
+        }
+    }
+    let _ = tokio::time::timeout(times.flush, &mut stopped).await;
+    tenure.flush.cancel();
+    if tokio::time::timeout(times.flush, &mut finisher).await.is_err() {
+        tenure.give_up.cancel();
+        // It may hang in a statement: its connection is dropped with it.
+        if tokio::time::timeout(Duration::from_millis(200), &mut finisher).await.is_err() {
+            finisher.abort();
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::error::EmbeddedError;
 use super::identity::Identity;
 use super::layout::Layout;
+use super::tools::remove_file;
 
 /// Put at the end of `postgresql.conf` once, when the data are made; people may change it.
 const ONCE: &str = "
@@ -76,12 +77,29 @@ fn socket_dir(identity: &Identity, layout: &Layout) -> Result<Option<PathBuf>, E
     let own = layout.server.join("run");
     if own.as_os_str().len() + SOCKET_NAME_MAX_BYTES <= SOCKET_PATH_MAX_BYTES {
         identity.make_dir(&own)?;
+        clear_sockets(&own)?;
         return Ok(Some(own));
     }
     let short = short_socket_dir(layout);
     // Without room in /tmp, or with someone else's folder there, TCP has to do.
-    let made = identity.make_dir(&short).is_ok();
-    Ok(Some(short).filter(|dir| made && belongs(identity, dir)))
+    if identity.make_dir(&short).is_err() || !belongs(identity, &short) {
+        return Ok(None);
+    }
+    clear_sockets(&short)?;
+    Ok(Some(short))
+}
+
+/// Removes what a killed server left: its socket's lock file, like its pid file, may name a process
+/// that is there and isn't it, and the next server would refuse to start. No server runs now, and
+/// the folder is used by no other.
+fn clear_sockets(dir: &Path) -> Result<(), EmbeddedError> {
+    let entries = fs::read_dir(dir).map_err(EmbeddedError::io("list", dir))?;
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
+            remove_file(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The same for the same server, so that it is found and removed again.

@@ -100,7 +100,7 @@ impl EmbeddedHandle {
             .disable_statement_logging();
         match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
             Ok(outcome) => outcome.map_err(|source| self.unusable(source)),
-            Err(_) => Err(self.unusable(sqlx::Error::PoolTimedOut)),
+            Err(_) => Err(self.unusable(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
         }
     }
 }

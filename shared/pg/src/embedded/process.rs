@@ -17,8 +17,8 @@ const POLL: Duration = Duration::from_millis(50);
 pub(super) enum ServerState {
     /// No server; nothing in the way of a start.
     Stopped,
-    /// No server, but the pid file names a process that lives and is another program: its number
-    /// was given again, as happens in containers.
+    /// No server, but the pid file names a process: another program, since the number was given
+    /// again, or the dead server itself, whose parent hasn't asked yet. Both happen in containers.
     Mistaken,
     /// Runs.
     Running {
@@ -54,26 +54,31 @@ pub(super) fn server_state(data: &Path) -> Result<ServerState, EmbeddedError> {
         Err(error) => return Err(EmbeddedError::io("read", &path)(error)),
     };
     let Some(file) = parse(&text) else { return Ok(ServerState::Stopped) };
-    Ok(match (alive(file.pid), works_in(file.pid, data)) {
-        (false, _) => ServerState::Stopped,
-        (true, Some(false)) => ServerState::Mistaken,
+    if !in_use(file.pid) {
+        return Ok(ServerState::Stopped);
+    }
+    Ok(match works_in(file.pid, data) {
+        Some(false) => ServerState::Mistaken,
+        None if is_zombie(file.pid) => ServerState::Mistaken,
         // Where the process table doesn't tell, the pid file is believed.
-        (true, Some(true) | None) => {
+        Some(true) | None => {
             ServerState::Running { port: file.port.unwrap_or(0), ready: file.ready }
         }
     })
 }
 
-fn alive(pid: i32) -> bool {
+/// Whether the number belongs to any process, dead ones that nobody has asked about included: the
+/// server itself doesn't tell them apart either when it finds its pid file.
+fn in_use(pid: i32) -> bool {
     let Some(pid) = rustix::process::Pid::from_raw(pid) else { return false };
     match rustix::process::test_kill_process(pid) {
-        Ok(()) => !is_zombie(pid.as_raw_nonzero().get()),
-        // It lives, and belongs to someone else.
+        Ok(()) => true,
+        // It is there, and belongs to someone else.
         Err(error) => error == rustix::io::Errno::PERM,
     }
 }
 
-/// A dead process whose parent hasn't asked yet, as in containers without an init.
+/// A dead process whose parent hasn't asked yet.
 fn is_zombie(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The program's name stands in parentheses and may hold anything, so the last one counts.

@@ -83,10 +83,24 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if first == Some(&b'[') {
         return Err(ApiError::unprocessable("invalid_body", "the body must be a JSON object"));
     }
-    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
-        Category::Data => ApiError::unprocessable("invalid_body", error.to_string()),
-        _ => ApiError::bad_request("malformed_json", format!("the body is no JSON: {error}")),
-    })
+    let mut text = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut text).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        match error.classify() {
+            Category::Data if path == "." => {
+                ApiError::unprocessable("invalid_body", error.to_string())
+            }
+            Category::Data => ApiError::unprocessable("invalid_body", format!("{path}: {error}")),
+            _ => malformed(&error),
+        }
+    })?;
+    text.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> ApiError {
+    ApiError::bad_request("malformed_json", format!("the body is no JSON: {error}"))
 }
 
 /// The parameters after the question mark.

@@ -118,6 +118,29 @@ pub(crate) fn tokenize(source: &str, mode: LexMode) -> Vec<Token> {
     tokens
 }
 
+/// An expression rewritten for the default mode, so that it means the same wherever it is read.
+pub(crate) fn normalize(source: &str, mode: LexMode) -> String {
+    if !mode.ansi_quotes && !mode.no_backslash_escapes {
+        return source.to_owned();
+    }
+    let mut normal = String::with_capacity(source.len());
+    let mut copied = 0;
+    for token in tokenize(source, mode) {
+        let rewritten = match &token.kind {
+            TokenKind::Quoted(name) => format!("`{}`", name.replace('`', "``")),
+            TokenKind::Text(text) => {
+                format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+            }
+            _ => continue,
+        };
+        normal.push_str(&source[copied..token.start]);
+        normal.push_str(&rewritten);
+        copied = token.end;
+    }
+    normal.push_str(&source[copied..]);
+    normal
+}
+
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'@') || byte >= 0x80
 }
@@ -376,6 +399,12 @@ mod tests {
         let tokens = tokenize(r#""a" 'b\'"#, mode);
         assert_eq!(tokens[0].kind, TokenKind::Quoted("a".into()));
         assert_eq!(tokens[1].kind, TokenKind::Text("b\\".into()));
+    }
+
+    #[test]
+    fn expressions_are_normalized() {
+        let mode = LexMode { ansi_quotes: true, no_backslash_escapes: true };
+        assert_eq!(normalize(r#"concat("a`b", 'x\y''z')"#, mode), r"concat(`a``b`, 'x\\y''z')");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use thiserror::Error;
 
 use crate::ddl::column::{self, charset_of_collation, is_json_check, text};
-use crate::lexer::{Cursor, LexMode, TokenKind, tokenize};
+use crate::lexer::{Cursor, LexMode, TokenKind, normalize, tokenize};
 use crate::schema::{
-    CheckDef, ColumnType, ForeignKeyDef, IndexDef, IndexKey, IndexKind, IndexPart, TableDef,
+    CheckDef, ColumnType, DefaultValue, ForeignKeyDef, IndexDef, IndexKey, IndexKind, IndexPart,
+    TableDef,
 };
 
 /// A statement that cannot be understood.
@@ -69,6 +70,7 @@ pub(crate) fn create_table(source: &str, mode: LexMode) -> Result<Option<TableDe
         }
     }
     table_options(cursor, &mut table);
+    normalize_expressions(&mut table, mode);
     settle(&mut table);
     Ok(Some(table))
 }
@@ -397,6 +399,25 @@ fn settle(table: &mut TableDef) {
         }
     }
     settle_keys(table);
+}
+
+/// Expressions are kept as the default mode writes them, whatever mode the dump is in.
+pub(super) fn normalize_expressions(table: &mut TableDef, mode: LexMode) {
+    let rewrite = |source: &mut String| *source = normalize(source, mode);
+    for column in &mut table.columns {
+        if let Some(generated) = &mut column.generated {
+            rewrite(&mut generated.expression);
+        }
+        if let Some(DefaultValue::Expression(source)) = &mut column.default {
+            rewrite(source);
+        }
+    }
+    table.checks.iter_mut().for_each(|check| rewrite(&mut check.expression));
+    for part in table.indexes.iter_mut().flat_map(|index| &mut index.parts) {
+        if let IndexKey::Expression(source) = &mut part.key {
+            rewrite(source);
+        }
+    }
 }
 
 /// Primary key columns are NOT NULL whatever they say.

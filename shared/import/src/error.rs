@@ -26,6 +26,9 @@ pub enum ImportError {
     /// The input cannot be read.
     #[error("reading the dump failed")]
     Read(#[source] io::Error),
+    /// The translation cannot be written.
+    #[error("writing the translation failed")]
+    Write(#[source] io::Error),
     /// The gzip stream ends too early.
     #[error(
         "the gzip file is cut off after {input_bytes} bytes: it was not fetched whole; fetch it again"
@@ -77,6 +80,22 @@ pub enum ImportError {
         /// Their names.
         databases: Vec<String>,
         /// The first name that collides.
+        table: String,
+    },
+    /// The input is neither SQL nor gzip.
+    #[error("the dump is {name}, which is not read directly; try: {remedy}")]
+    Format {
+        /// What it is.
+        name: &'static str,
+        /// A command that helps.
+        remedy: &'static str,
+    },
+    /// A table is defined a second time after it held rows.
+    #[error(
+        "the dump defines table {table} twice, both times with rows; it seems to be several dumps in one file: import them one by one"
+    )]
+    TableTwice {
+        /// The table.
         table: String,
     },
     /// The receiver of chunks failed.
@@ -253,12 +272,15 @@ impl ImportError {
             Self::Id { .. }
             | Self::Truncated { .. }
             | Self::Damaged { .. }
+            | Self::Write(_)
             | Self::Dump(_)
             | Self::Encoder(_)
             | Self::Row { .. }
             | Self::Incomplete
             | Self::Empty { .. }
             | Self::SeveralDatabases { .. }
+            | Self::Format { .. }
+            | Self::TableTwice { .. }
             | Self::Guard { .. }
             | Self::Unknown { .. }
             | Self::Ended { .. }
@@ -272,6 +294,19 @@ impl ImportError {
             | Self::Ledger { .. }
             | Self::Cancelled => false,
         }
+    }
+
+    /// The error with everything behind it in one line, for a ledger or a log.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
     }
 
     /// Wraps a driver's error with what was being done.

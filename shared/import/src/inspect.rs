@@ -1,9 +1,14 @@
-//! `dump inspect`.
-use crate::error::ImportError;
-use crate::progress::ImportProgress;
+//! What is in a dump, without a database.
+
+use std::io::Read;
+
 use relevo_mysqldump::{DumpSummary, DumpWarning, SkippedObject, TableDef};
 use serde::Serialize;
-use std::io::Read;
+
+use crate::error::ImportError;
+use crate::options::Completion;
+use crate::progress::ImportProgress;
+use crate::scan::{ScanOptions, scan};
 
 /// What a dump holds.
 #[derive(Clone, Debug, Serialize)]
@@ -12,7 +17,7 @@ pub struct Inspection {
     pub gzip: bool,
     /// Bytes of the input.
     pub input_bytes: u64,
-    /// The dump as a whole.
+    /// The dump as a whole. An inspected dump may lack its last line: see `complete`.
     pub summary: DumpSummary,
     /// Tables in the order of the dump.
     pub tables: Vec<InspectedTable>,
@@ -37,13 +42,32 @@ pub struct InspectedTable {
     pub definition: TableDef,
 }
 
-/// Reads a dump to its end and says what it holds, without a database.
+/// Reads a dump (gzip or plain) to its end and says what it holds, without a database.
 ///
 /// # Errors
 /// Damaged or cut off dumps.
 pub fn inspect(
-    _input: impl Read + Send,
-    _progress: &dyn ImportProgress,
+    input: impl Read + Send,
+    progress: &dyn ImportProgress,
 ) -> Result<Inspection, ImportError> {
-    todo!()
+    let options = ScanOptions { completion: Completion::NotRequired, database: None };
+    let tally = scan(input, &options, progress, &mut |_| Ok(()))?;
+    Ok(Inspection {
+        gzip: tally.gzip,
+        input_bytes: tally.input_bytes,
+        summary: tally.summary,
+        tables: tally
+            .tables
+            .into_iter()
+            .map(|table| InspectedTable {
+                source_name: table.definition.qualified_name(),
+                name: table.name,
+                rows: table.rows,
+                rows_bytes: table.rows_bytes,
+                definition: (*table.definition).clone(),
+            })
+            .collect(),
+        skipped: tally.skipped,
+        warnings: tally.warnings,
+    })
 }

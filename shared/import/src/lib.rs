@@ -1,15 +1,30 @@
 //! A MySQL dump into Postgres, whole or not at all, without readers ever seeing half of it.
+//!
+//! [`import_file`] does it in one process; [`split_to_chunks`] and [`steps`] are the same work in
+//! pieces, for workers on several machines. Both load into a staging schema, build keys and
+//! indexes there, compare rows with the dump, and then put the new tables into the place of the
+//! present ones in one short transaction (`relevo_pg::cutover`). The record of it all is the
+//! target's own ledger, schema `relevo_ledger`.
+//!
+//! It knows nothing of queue, runs or settings.
 
+mod build;
 mod certificate;
 mod chunk;
+mod copy;
 mod direct;
 mod error;
 mod guard;
 mod identity;
+mod input;
 mod inspect;
+mod ledger;
 mod manifest;
 mod options;
+mod plan;
+mod precheck;
 mod progress;
+mod scan;
 mod split;
 pub mod steps;
 mod translate;

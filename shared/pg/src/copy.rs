@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use sqlx::PgConnection;
-use sqlx::postgres::PgCopyIn;
+use sqlx::postgres::{PgCopyIn, PgDatabaseError};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::PgError;
@@ -57,8 +57,20 @@ impl<'c> CopyIn<'c> {
     /// The server's refusal of any row, a time-out, a cancel.
     pub async fn finish(self) -> Result<u64, PgError> {
         let Self { stream, killer, what, idle_limit, cancel } = self;
-        killer.guard(&what, idle_limit, &cancel, stream.finish()).await
+        let finish = async { stream.finish().await.map_err(|source| refused(&what, source)) };
+        killer.guard_all(&what, idle_limit, &cancel, finish).await
     }
+}
+
+/// Adds the line and column that the server names in the error's context.
+fn refused(what: &str, source: sqlx::Error) -> PgError {
+    let context = source
+        .as_database_error()
+        .and_then(|answer| answer.try_downcast_ref::<PgDatabaseError>())
+        .and_then(PgDatabaseError::r#where)
+        .map(|context| format!(" ({context})"))
+        .unwrap_or_default();
+    PgError::database(format!("{what}{context}"), source)
 }
 
 /// Reads a `COPY … TO STDOUT` to its end, message by message.
@@ -77,8 +89,17 @@ pub async fn copy_out(
     let start = session.connection().copy_out_raw(statement);
     let mut stream = killer.guard(what, idle_limit, cancel, start).await?;
     loop {
-        let next = async { stream.next().await.transpose() };
-        match killer.guard(what, idle_limit, cancel, next).await? {
+        // One message is one row: what has arrived already is taken without a timer.
+        let message = match stream.next().now_or_never() {
+            Some(message) => {
+                message.transpose().map_err(|source| PgError::database(what, source))?
+            }
+            None => {
+                let next = async { stream.next().await.transpose() };
+                killer.guard(what, idle_limit, cancel, next).await?
+            }
+        };
+        match message {
             Some(message) => take(&message),
             None => return Ok(()),
         }

@@ -122,21 +122,34 @@ impl Killer {
         cancel: &CancellationToken,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, PgError> {
+        let work = async { work.await.map_err(|source| PgError::database(what, source)) };
+        self.guard_all(what, limit, cancel, work).await
+    }
+
+    /// As [`Killer::guard`], for work of several statements with errors of its own.
+    ///
+    /// # Errors
+    /// [`PgError::Timeout`], [`PgError::Cancelled`], or the work's own error.
+    pub async fn guard_all<T, E: From<PgError>>(
+        &self,
+        what: &str,
+        limit: Duration,
+        cancel: &CancellationToken,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let ended = tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(PgError::Cancelled { what: what.to_owned() }),
+            () = cancel.cancelled() => PgError::Cancelled { what: what.to_owned() },
             outcome = tokio::time::timeout(limit, work) => match outcome {
-                Ok(outcome) => {
-                    return outcome.map_err(|source| PgError::database(what, source));
-                }
-                Err(_) => Err(PgError::Timeout {
+                Ok(outcome) => return outcome,
+                Err(_) => PgError::Timeout {
                     what: what.to_owned(),
                     seconds: limit.as_secs().max(1),
-                }),
+                },
             },
         };
         self.kill().await;
-        ended
+        Err(ended.into())
     }
 
     /// Ends the backend and waits, bounded, until it is gone.

@@ -1,0 +1,206 @@
+//! What is to be built on the loaded tables, and in which order.
+
+use std::collections::BTreeMap;
+
+use relevo_mysqldump::ddl::{self, PostLoad};
+use relevo_pg::cutover::{OWN_FUNCTION_MARK, Statement};
+use relevo_pg::ident;
+use sqlx::PgConnection;
+
+use crate::build::{Task, Work};
+use crate::error::ImportError;
+use crate::identity::ImportId;
+use crate::manifest::Manifest;
+use crate::options::{ImportOptions, Verify};
+use crate::progress::Phase;
+use crate::steps::Loaded;
+
+/// What is to be built, in four rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Table by table, the largest first: types, keys, indexes, counts, identities, checks,
+    /// comments.
+    pub(crate) tables: Vec<Task>,
+    /// Foreign keys, not validated: nothing is read.
+    pub(crate) keys: Vec<Task>,
+    /// Their validation, table by table.
+    pub(crate) validations: Vec<Task>,
+    /// ANALYZE.
+    pub(crate) analyses: Vec<Task>,
+    /// What the translation leaves out or changes.
+    pub(crate) notices: Vec<String>,
+}
+
+/// Makes the plan.
+pub(crate) fn make(
+    id: &ImportId,
+    options: &ImportOptions,
+    manifest: &Manifest,
+    loaded: &BTreeMap<String, Loaded>,
+) -> Plan {
+    let staging = id.staging_schema();
+    let definitions = manifest.definitions();
+    let post_load = ddl::post_load(&definitions, &staging, &options.translate);
+    let mut plan = Plan::default();
+    let note = |note: &ddl::Note| {
+        if note.object.is_empty() {
+            format!("{}: {}", note.table, note.message)
+        } else {
+            format!("{}.{}: {}", note.table, note.object, note.message)
+        }
+    };
+    plan.notices.extend(post_load.notes.iter().map(note));
+
+    let mut by_table: BTreeMap<&str, Vec<&PostLoad>> = BTreeMap::new();
+    for statement in &post_load.statements {
+        by_table.entry(&statement.table).or_default().push(statement);
+    }
+    let mut tables: Vec<_> = manifest.tables.iter().collect();
+    tables.sort_by_key(|table| {
+        let bytes = loaded.get(&table.name()).map_or(0, |loaded| loaded.stats.bytes_out);
+        (std::cmp::Reverse(bytes), table.name())
+    });
+    for table in tables {
+        let name = table.name();
+        let made = ddl::create_table(&table.definition, &staging, &options.translate);
+        plan.notices.extend(made.notes.iter().map(note));
+        let round_trips = made.columns.iter().all(|column| column.round_trips);
+        let statements = by_table.remove(name.as_str()).unwrap_or_default();
+        // First what rewrites or locks the table, then what shares it, so that the shared work of
+        // the largest tables is spread over the connections early.
+        let early = [ddl::Phase::Type, ddl::Phase::NotNull, ddl::Phase::PrimaryKey];
+        let of = |phases: &[ddl::Phase]| {
+            statements
+                .iter()
+                .filter(|statement| phases.contains(&statement.phase))
+                .map(|statement| build(statement))
+                .collect::<Vec<Task>>()
+        };
+        plan.tables.extend(of(&early));
+        plan.tables.extend(of(&[ddl::Phase::Index]));
+        plan.tables.push(count(&name, options.verify, loaded.get(&name), round_trips));
+        plan.tables.extend(of(&[ddl::Phase::Identity]));
+        plan.tables.extend(ddl::identity_setval(&table.definition, &staging).map(|sql| Task {
+            phase: Phase::Index,
+            table: name.clone(),
+            name: "next identity value".to_owned(),
+            work: Work::Run { sql },
+            exclusive: true,
+        }));
+        plan.tables.extend(of(&[ddl::Phase::Check, ddl::Phase::Comment]));
+        for key in statements.iter().filter(|key| key.phase == ddl::Phase::ForeignKey) {
+            let mut add = build(key);
+            if let Work::Build { sql, .. } = &mut add.work {
+                sql.push_str(" NOT VALID");
+            }
+            plan.keys.push(add);
+            plan.validations.push(Task {
+                work: Work::Build {
+                    step: format!("validate {} {}", key.table, key.name),
+                    sql: format!(
+                        "-- validate_key\nALTER TABLE {} VALIDATE CONSTRAINT {}",
+                        ident::quote_qualified(&staging, &name),
+                        ident::quote(&key.name)
+                    ),
+                },
+                ..build(key)
+            });
+        }
+        plan.analyses.push(Task {
+            phase: Phase::Analyze,
+            table: name.clone(),
+            name: "statistics".to_owned(),
+            work: Work::Run { sql: format!("ANALYZE {}", ident::quote_qualified(&staging, &name)) },
+            exclusive: true,
+        });
+    }
+    plan
+}
+
+fn build(statement: &PostLoad) -> Task {
+    let phase = match statement.phase {
+        ddl::Phase::Type
+        | ddl::Phase::NotNull
+        | ddl::Phase::PrimaryKey
+        | ddl::Phase::Index
+        | ddl::Phase::Identity => Phase::Index,
+        ddl::Phase::ForeignKey | ddl::Phase::Check | ddl::Phase::Comment | ddl::Phase::Trigger => {
+            Phase::Constrain
+        }
+    };
+    Task {
+        phase,
+        table: statement.table.clone(),
+        name: statement.name.clone(),
+        work: Work::Build {
+            step: format!("{:?} {} {}", statement.phase, statement.table, statement.name),
+            sql: statement.sql.clone(),
+        },
+        exclusive: statement.phase != ddl::Phase::Index,
+    }
+}
+
+/// Counts the table, or reads it back where every value is to be compared and can be.
+fn count(name: &str, verify: Verify, loaded: Option<&Loaded>, round_trips: bool) -> Task {
+    let mirrored = loaded
+        .and_then(|loaded| loaded.statement.as_deref())
+        .filter(|_| verify == Verify::Values && round_trips)
+        .filter(|statement| statement.contains(" FROM STDIN"));
+    let work = match mirrored {
+        Some(statement) => {
+            Work::Hash { statement: statement.replacen(" FROM STDIN", " TO STDOUT", 1) }
+        }
+        None => Work::Count,
+    };
+    Task {
+        phase: Phase::Verify,
+        table: name.to_owned(),
+        name: "row count".to_owned(),
+        work,
+        exclusive: false,
+    }
+}
+
+/// What is made once the tables stand in the target: triggers, whose functions do not follow a
+/// table that moves.
+pub(crate) fn after_move(manifest: &Manifest, options: &ImportOptions) -> Vec<Statement> {
+    let definitions = manifest.definitions();
+    let plan = ddl::post_load(&definitions, &options.schema, &options.translate);
+    let triggers =
+        plan.statements.into_iter().filter(|statement| statement.phase == ddl::Phase::Trigger);
+    let mut statements = Vec::new();
+    for trigger in triggers {
+        let label = format!("trigger {} on {}.{}", trigger.name, options.schema, trigger.table);
+        statements.push(Statement::new(&*label, trigger.sql));
+        if let Some(function) = trigger.function {
+            statements.push(Statement::new(
+                label,
+                format!(
+                    "COMMENT ON FUNCTION {}() IS {}",
+                    ident::quote_qualified(&options.schema, &function),
+                    ident::literal(OWN_FUNCTION_MARK)
+                ),
+            ));
+        }
+    }
+    statements
+}
+
+/// CHECK constraints that the dump's own rows violate, which MySQL let in.
+pub(crate) async fn unvalidated_checks(
+    connection: &mut PgConnection,
+    staging: &str,
+) -> Result<Vec<String>, ImportError> {
+    sqlx::query_scalar(
+        "-- list_unvalidated_checks
+         SELECT format('%s: rows of the dump violate CHECK %s, which is therefore NOT VALID',
+                       c.relname, k.conname)
+         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+         WHERE c.relnamespace = to_regnamespace($1) AND k.contype = 'c' AND NOT k.convalidated
+         ORDER BY 1",
+    )
+    .bind(ident::quote(staging))
+    .fetch_all(connection)
+    .await
+    .map_err(|source| ImportError::database("looking at the checks", source))
+}

@@ -1,0 +1,220 @@
+//! Drives the splitter over an input and keeps the tally: which tables, how many rows.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use relevo_mysqldump::{
+    DumpError, DumpSplitter, DumpSummary, DumpWarning, Event, RowBatch, SkippedObject, TableDef,
+    ddl,
+};
+
+use crate::error::ImportError;
+use crate::input::{self, Counters};
+use crate::options::Completion;
+use crate::progress::{ImportProgress, ProgressEvent};
+
+/// What a scan hands on.
+pub(crate) enum Found<'a> {
+    /// A table's definition.
+    Table(&'a Arc<TableDef>),
+    /// A table without rows is dropped again by the dump itself.
+    Dropped(&'a Arc<TableDef>),
+    /// Whole rows.
+    Rows(RowBatch<'a>),
+}
+
+/// What a dump held.
+pub(crate) struct Tally {
+    pub(crate) gzip: bool,
+    pub(crate) input_bytes: u64,
+    pub(crate) summary: DumpSummary,
+    pub(crate) tables: Vec<TableTally>,
+    pub(crate) skipped: Vec<SkippedObject>,
+    pub(crate) warnings: Vec<DumpWarning>,
+}
+
+/// One table of a dump, as it stands at the dump's end.
+pub(crate) struct TableTally {
+    pub(crate) name: String,
+    pub(crate) definition: Arc<TableDef>,
+    pub(crate) rows: u64,
+    pub(crate) rows_bytes: u64,
+}
+
+/// What a scan takes and what it insists on.
+pub(crate) struct ScanOptions<'a> {
+    pub(crate) completion: Completion,
+    pub(crate) database: Option<&'a str>,
+}
+
+/// Reads a dump to its end.
+pub(crate) fn scan(
+    input: impl Read + Send,
+    options: &ScanOptions<'_>,
+    progress: &dyn ImportProgress,
+    sink: &mut dyn FnMut(Found<'_>) -> Result<(), ImportError>,
+) -> Result<Tally, ImportError> {
+    let counters = Counters::default();
+    let mut scan = Scan {
+        options,
+        sink,
+        places: HashMap::new(),
+        tables: Vec::new(),
+        skipped: Vec::new(),
+        warnings: Vec::new(),
+        passed_over: Vec::new(),
+    };
+    let (gzip, summary) = input::read(input, &counters, |mut buffers| {
+        let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::default());
+        while let Some(buffer) = buffers.next()? {
+            splitter
+                .feed(&buffer, &mut |event| scan.take(event).map_err(Into::into))
+                .map_err(unwrap_sink)?;
+            progress.report(ProgressEvent::Read {
+                input_bytes: buffers.counters.input_bytes.load(Ordering::Relaxed),
+                raw_bytes: buffers.counters.raw_bytes.load(Ordering::Relaxed),
+            });
+            buffers.recycle(buffer);
+        }
+        splitter.finish(&mut |event| scan.take(event).map_err(Into::into)).map_err(unwrap_sink)
+    })?;
+    let expected = match options.completion {
+        Completion::Expected => summary.completion_expected,
+        Completion::Required => true,
+        Completion::NotRequired => false,
+    };
+    if expected && !summary.complete {
+        return Err(ImportError::Incomplete);
+    }
+    let Scan { tables, skipped, warnings, passed_over, .. } = scan;
+    if tables.is_empty() {
+        let hint = (!passed_over.is_empty()).then(|| {
+            format!(
+                " of database {}; it holds {}",
+                options.database.unwrap_or_default(),
+                passed_over.join(", ")
+            )
+        });
+        return Err(ImportError::Empty { hint });
+    }
+    Ok(Tally {
+        gzip,
+        input_bytes: counters.input_bytes.load(Ordering::Relaxed),
+        summary,
+        tables,
+        skipped,
+        warnings,
+    })
+}
+
+/// An error of our own sink comes back wrapped.
+pub(crate) fn unwrap_sink(error: DumpError) -> ImportError {
+    match error {
+        DumpError::Sink(source) => match source.downcast::<ImportError>() {
+            Ok(own) => *own,
+            Err(other) => ImportError::Sink(other),
+        },
+        other => ImportError::Dump(other),
+    }
+}
+
+struct Scan<'a> {
+    options: &'a ScanOptions<'a>,
+    sink: &'a mut dyn FnMut(Found<'_>) -> Result<(), ImportError>,
+    /// Index into `tables` by Postgres name.
+    places: HashMap<String, usize>,
+    tables: Vec<TableTally>,
+    skipped: Vec<SkippedObject>,
+    warnings: Vec<DumpWarning>,
+    /// Databases whose tables were not wanted.
+    passed_over: Vec<String>,
+}
+
+impl Scan<'_> {
+    fn take(&mut self, event: Event<'_>) -> Result<(), ImportError> {
+        match event {
+            Event::Table(table) if self.wanted(&table) => self.table(table),
+            Event::Altered(table) if self.wanted(&table) => {
+                if let Some(place) = self.places.get(&ddl::table_name(&table)) {
+                    self.tables[*place].definition = table;
+                }
+                Ok(())
+            }
+            Event::Dropped(table) if self.wanted(&table) => self.dropped(&table),
+            Event::Rows(batch) if self.wanted(&batch.table) => self.rows(batch),
+            Event::Skipped(object) => {
+                self.skipped.push(object);
+                Ok(())
+            }
+            Event::Warning(warning) => {
+                self.warnings.push(warning);
+                Ok(())
+            }
+            Event::Table(_) | Event::Altered(_) | Event::Dropped(_) | Event::Rows(_) => Ok(()),
+        }
+    }
+
+    fn wanted(&mut self, table: &TableDef) -> bool {
+        let (Some(wanted), Some(database)) = (self.options.database, &table.database) else {
+            return true;
+        };
+        if wanted == database {
+            return true;
+        }
+        if !self.passed_over.contains(database) {
+            self.passed_over.push(database.clone());
+        }
+        false
+    }
+
+    fn table(&mut self, table: Arc<TableDef>) -> Result<(), ImportError> {
+        let name = ddl::table_name(&table);
+        if let Some(place) = self.places.get(&name) {
+            let other = &self.tables[*place].definition;
+            if other.database == table.database {
+                return Err(ImportError::TableTwice { table: name });
+            }
+            let databases = [other, &table]
+                .iter()
+                .map(|table| table.database.clone().unwrap_or_else(|| "unnamed".to_owned()))
+                .collect();
+            return Err(ImportError::SeveralDatabases { databases, table: name });
+        }
+        (self.sink)(Found::Table(&table))?;
+        self.places.insert(name.clone(), self.tables.len());
+        self.tables.push(TableTally { name, definition: table, rows: 0, rows_bytes: 0 });
+        Ok(())
+    }
+
+    fn dropped(&mut self, table: &Arc<TableDef>) -> Result<(), ImportError> {
+        let name = ddl::table_name(table);
+        let Some(place) = self.places.remove(&name) else { return Ok(()) };
+        if self.tables[place].rows > 0 {
+            return Err(ImportError::TableTwice { table: name });
+        }
+        (self.sink)(Found::Dropped(table))?;
+        self.tables.remove(place);
+        for later in self.places.values_mut().filter(|later| **later > place) {
+            *later -= 1;
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, batch: RowBatch<'_>) -> Result<(), ImportError> {
+        // The latest table is nearly always the one.
+        let latest = self.tables.len().wrapping_sub(1);
+        let place = match self.tables.get(latest) {
+            Some(tally) if Arc::ptr_eq(&tally.definition, &batch.table) => latest,
+            _ => match self.places.get(&ddl::table_name(&batch.table)) {
+                Some(place) => *place,
+                None => return Ok(()),
+            },
+        };
+        let tally = &mut self.tables[place];
+        tally.rows += batch.rows;
+        tally.rows_bytes += batch.bytes.len() as u64;
+        (self.sink)(Found::Rows(batch))
+    }
+}

@@ -1,0 +1,164 @@
+//! After the cutover: what may take its time, and what is left over.
+
+use relevo_pg::ident;
+use sqlx::{AssertSqlSafe, Executor, PgPool};
+use tokio_util::sync::CancellationToken;
+
+use super::abandon::drop_staging;
+use crate::build::{Builder, Task, Work};
+use crate::error::ImportError;
+use crate::identity::{Fence, ImportId};
+use crate::ledger;
+use crate::options::ImportOptions;
+use crate::progress::{ImportProgress, Phase, ProgressEvent};
+
+/// Ended imports of a schema whose rows in the ledger are kept, certificates included.
+const IMPORTS_KEPT: i64 = 50;
+
+/// Runs what the cutover left for later, drops the staging and the trash schema, vacuums, and
+/// prunes the ledger. Nothing here can undo the import: what fails is reported in the certificate,
+/// and [`crate::steps::sweep`] tries the schemas again.
+pub(crate) async fn clean(
+    pool: &PgPool,
+    id: &ImportId,
+    options: &ImportOptions,
+    progress: &dyn ImportProgress,
+    cancel: &CancellationToken,
+) -> Result<(), ImportError> {
+    let mut notices = follow_up(pool, id).await?;
+    let mut connection = ledger::acquire(pool).await?;
+    if let Err(error) = drop_staging(&mut connection, id).await {
+        notices.push(format!(
+            "left-over schemas of the import could not be dropped yet: {}",
+            error.chain()
+        ));
+    }
+    drop(connection);
+    if options.vacuum
+        && let Err(error) = vacuum(pool, id, options, progress, cancel).await
+    {
+        notices.push(format!("VACUUM was not finished: {}", error.chain()));
+    }
+    prune(pool, id, options).await?;
+    for notice in &notices {
+        progress.report(ProgressEvent::Notice(notice));
+    }
+    add_notices(pool, id, &notices).await
+}
+
+/// Runs the statements that the cutover left, each once.
+async fn follow_up(pool: &PgPool, id: &ImportId) -> Result<Vec<String>, ImportError> {
+    let failed = |source| ImportError::database("following up the cutover", source);
+    let left: sqlx::types::JsonValue = sqlx::query_scalar(
+        "-- list_follow_up
+         SELECT follow_up FROM relevo_ledger.import WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_one(pool)
+    .await
+    .map_err(failed)?;
+    let left: Vec<(String, String)> = ledger::read(id, "follow-up", left)?;
+    let mut notices = Vec::new();
+    for (label, sql) in &left {
+        if let Err(error) = pool.execute(AssertSqlSafe(format!("-- follow_up\n{sql}"))).await {
+            if relevo_pg::error::is_transient(&error) {
+                return Err(failed(error));
+            }
+            let message = error
+                .as_database_error()
+                .map_or_else(|| error.to_string(), |answer| answer.message().to_owned());
+            notices.push(format!("{label} is there but NOT VALID: {message}"));
+        }
+    }
+    if !left.is_empty() {
+        sqlx::query(
+            "-- end_follow_up
+             UPDATE relevo_ledger.import SET follow_up = '[]' WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .execute(pool)
+        .await
+        .map_err(failed)?;
+    }
+    Ok(notices)
+}
+
+/// Sets hint bits and visibility maps, so that the first readers need not, and index-only scans
+/// work from the start.
+async fn vacuum(
+    pool: &PgPool,
+    id: &ImportId,
+    options: &ImportOptions,
+    progress: &dyn ImportProgress,
+    cancel: &CancellationToken,
+) -> Result<(), ImportError> {
+    let Some(certificate) = super::certificate(pool, id).await? else { return Ok(()) };
+    let mut tables = certificate.tables;
+    tables.sort_by_key(|table| std::cmp::Reverse(table.stats.bytes_out));
+    let tasks = tables
+        .into_iter()
+        .filter(|table| table.rows_target > 0)
+        .map(|table| Task {
+            phase: Phase::Clean,
+            work: Work::Run {
+                sql: format!(
+                    "VACUUM (SKIP_LOCKED) {}",
+                    ident::quote_qualified(&options.schema, &table.table)
+                ),
+            },
+            name: "vacuum".to_owned(),
+            table: table.table,
+            exclusive: true,
+        })
+        .collect();
+    let builder =
+        Builder { pool, id, fence: Fence::default(), jobs: options.finish_jobs, progress, cancel };
+    builder.run(tasks).await.map(|_| ())
+}
+
+/// Forgets the chunks and steps of ended imports, and the oldest imports of the schema.
+async fn prune(pool: &PgPool, id: &ImportId, options: &ImportOptions) -> Result<(), ImportError> {
+    let failed = |source| ImportError::database("pruning the import ledger", source);
+    for statement in [
+        "-- prune_ledger
+         DELETE FROM relevo_ledger.import_chunk c USING relevo_ledger.import i
+         WHERE i.id = c.import_id AND i.schema = $1 AND i.id <> $2 AND i.state IN ('live', 'failed')
+           AND $3::bigint > 0",
+        "-- prune_ledger
+         DELETE FROM relevo_ledger.import_step s USING relevo_ledger.import i
+         WHERE i.id = s.import_id AND i.schema = $1 AND i.id <> $2 AND i.state IN ('live', 'failed')
+           AND $3::bigint > 0",
+        "-- prune_ledger
+         DELETE FROM relevo_ledger.import
+         WHERE id IN (SELECT id FROM relevo_ledger.import
+                      WHERE schema IN ($1, '') AND id <> $2 AND state IN ('live', 'failed')
+                      ORDER BY ended_at DESC OFFSET $3)",
+    ] {
+        sqlx::query(statement)
+            .bind(&options.schema)
+            .bind(id.as_str())
+            .bind(IMPORTS_KEPT)
+            .execute(pool)
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn add_notices(pool: &PgPool, id: &ImportId, notices: &[String]) -> Result<(), ImportError> {
+    if notices.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "-- add_notices
+         UPDATE relevo_ledger.import
+         SET certificate = jsonb_set(certificate, '{notices}', (certificate -> 'notices') || $2)
+         WHERE id = $1 AND certificate IS NOT NULL",
+    )
+    .bind(id.as_str())
+    .bind(ledger::write(id, "notices", &notices)?)
+    .execute(pool)
+    .await
+    .map(|_| ())
+    .map_err(|source| ImportError::database("adding to the certificate", source))
+}

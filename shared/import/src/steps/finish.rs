@@ -1,0 +1,470 @@
+//! Everything after the load, up to the certificate.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use relevo_mysqldump::BatchStats;
+use relevo_pg::cutover::{
+    CutoverError, Exchange, Exchanged, exchange, open_transactions, wait_for_transactions,
+};
+use relevo_pg::{Session, session};
+use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+use super::clean::clean;
+use crate::build::{Builder, Counted};
+use crate::certificate::{Certificate, PhaseDuration, TableCertificate};
+use crate::error::ImportError;
+use crate::guard::{self, RowsBefore};
+use crate::identity::{Fence, ImportId, previous_schema};
+use crate::ledger;
+use crate::manifest::Manifest;
+use crate::options::{ImportOptions, OldSnapshots};
+use crate::plan::{self, Plan};
+use crate::precheck;
+use crate::progress::{ImportProgress, Phase, ProgressEvent};
+
+/// Builds indexes, keys and the rest, compares what is loaded with the dump, and puts the new
+/// tables into the place of the present ones. Trusts the target's ledger alone. Run again after a
+/// kill it goes on where the last one stopped; for a live import it clears up what is left and
+/// returns the certificate.
+///
+/// # Errors
+/// [`ImportError::MissingChunks`] first of all; then the guard, the verification, violated keys,
+/// whatever stands in the cutover's way. The previous data are intact after each.
+pub async fn finish(
+    pool: &PgPool,
+    id: &ImportId,
+    fence: Fence,
+    progress: &dyn ImportProgress,
+    cancel: &CancellationToken,
+) -> Result<Certificate, ImportError> {
+    finish_after(pool, id, fence, progress, cancel, Vec::new()).await
+}
+
+/// As [`finish`], with the durations of phases that the same process went through before.
+pub(crate) async fn finish_after(
+    pool: &PgPool,
+    id: &ImportId,
+    fence: Fence,
+    progress: &dyn ImportProgress,
+    cancel: &CancellationToken,
+    phases: Vec<PhaseDuration>,
+) -> Result<Certificate, ImportError> {
+    let row = ledger::take_over(pool, id, fence).await?;
+    let options = row.options(id)?;
+    if row.state != ledger::state::LIVE {
+        let manifest =
+            row.manifest.clone().ok_or_else(|| ImportError::NotSealed { id: id.to_string() })?;
+        let manifest: Manifest = ledger::read(id, "manifest", manifest)?;
+        let clock = Clock { progress, phases, open: None };
+        let mut finish = Finish {
+            pool,
+            id,
+            fence,
+            options: &options,
+            manifest: &manifest,
+            begun_at: row.begun_at,
+            progress,
+            cancel,
+            clock,
+            notices: Vec::new(),
+        };
+        finish.run().await?;
+    }
+    progress.report(ProgressEvent::Phase(Phase::Clean));
+    clean(pool, id, &options, progress, cancel).await?;
+    let certificate = super::certificate(pool, id).await?;
+    certificate.ok_or_else(|| ImportError::Unknown { id: id.to_string() })
+}
+
+/// Measures phases.
+struct Clock<'a> {
+    progress: &'a dyn ImportProgress,
+    phases: Vec<PhaseDuration>,
+    open: Option<(Phase, Instant)>,
+}
+
+impl Clock<'_> {
+    fn enter(&mut self, phase: Phase) {
+        self.leave();
+        self.open = Some((phase, Instant::now()));
+        self.progress.report(ProgressEvent::Phase(phase));
+    }
+
+    fn leave(&mut self) {
+        if let Some((phase, started)) = self.open.take() {
+            self.phases.push(PhaseDuration { phase, duration_ms: millis(started.elapsed()) });
+        }
+    }
+
+    /// All phases, the open one up to now.
+    fn so_far(&self) -> Vec<PhaseDuration> {
+        let open = self.open.map(|(phase, started)| PhaseDuration {
+            phase,
+            duration_ms: millis(started.elapsed()),
+        });
+        self.phases.iter().copied().chain(open).collect()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the ledger says was loaded into one table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) stats: BatchStats,
+    /// The COPY that all of its rows came with; `None` when they differ.
+    pub(crate) statement: Option<String>,
+}
+
+struct Finish<'a> {
+    pool: &'a PgPool,
+    id: &'a ImportId,
+    fence: Fence,
+    options: &'a ImportOptions,
+    manifest: &'a Manifest,
+    begun_at: DateTime<Utc>,
+    progress: &'a dyn ImportProgress,
+    cancel: &'a CancellationToken,
+    clock: Clock<'a>,
+    notices: Vec<String>,
+}
+
+impl Finish<'_> {
+    async fn run(&mut self) -> Result<(), ImportError> {
+        self.clock.enter(Phase::Verify);
+        let loaded = self.loaded_tables().await?;
+        let name = format!("relevo import {} finish", self.id);
+        let mut session = Session::open(self.pool, &name, &[]).await?;
+        let before = self.guard(session.connection()).await?;
+
+        // Whoever still writes into the staging schema is stale: every chunk is committed.
+        let staging = self.id.staging_schema();
+        session::end_holders(session.connection(), &staging, &[]).await?;
+        // From here on every new snapshot sees all rows.
+        let older = open_transactions(session.connection()).await?;
+
+        let exchange = self.exchange();
+        precheck::check(session.connection(), &exchange, self.cancel).await?;
+
+        self.clock.enter(Phase::Index);
+        let plan = plan::make(self.id, self.options, self.manifest, &loaded);
+        let counted = self.build(&plan).await?;
+        self.notices.extend(plan.notices.iter().cloned());
+        self.notices.extend(plan::unvalidated_checks(session.connection(), &staging).await?);
+        self.compare(&loaded, &counted)?;
+
+        self.clock.enter(Phase::Wait);
+        self.wait_for(&mut session, older).await?;
+
+        self.clock.enter(Phase::Cutover);
+        self.cut_over(&mut session, &exchange, &loaded, &counted, &before).await?;
+        session.close().await;
+        Ok(())
+    }
+
+    /// What the ledger says was loaded, by table, if it is exactly what the manifest says.
+    async fn loaded_tables(&self) -> Result<BTreeMap<String, Loaded>, ImportError> {
+        let missing = super::missing_chunks(self.pool, self.id).await?;
+        if !missing.is_empty() {
+            return Err(ImportError::MissingChunks { ordinals: missing });
+        }
+        let chunks: Vec<(i32, String, i64, String, sqlx::types::JsonValue)> = sqlx::query_as(
+            "-- list_loaded_chunks
+             SELECT ordinal, table_name, body_crc32, statement, stats
+             FROM relevo_ledger.import_chunk
+             WHERE import_id = $1 AND state = 'done' ORDER BY ordinal",
+        )
+        .bind(self.id.as_str())
+        .fetch_all(self.pool)
+        .await
+        .map_err(|source| ImportError::database("reading the chunks' ledger", source))?;
+        let mut loaded: BTreeMap<String, Loaded> =
+            self.manifest.tables.iter().map(|table| (table.name(), Loaded::default())).collect();
+        for (place, (ordinal, table, crc32, statement, stats)) in chunks.into_iter().enumerate() {
+            let entry = self.manifest.chunks.get(place).filter(|entry| {
+                entry.ordinal == ordinal
+                    && entry.table == table
+                    && i64::from(entry.body_crc32) == crc32
+            });
+            let (Some(entry), Some(sum)) = (entry, loaded.get_mut(&table)) else {
+                return Err(ImportError::OtherDump {
+                    id: self.id.to_string(),
+                    difference: format!("chunk {ordinal} was loaded from other bytes"),
+                });
+            };
+            let stats: BatchStats = ledger::read(self.id, "statistics", stats)?;
+            if stats.rows != entry.rows {
+                return Err(ImportError::RowsDiffer {
+                    table,
+                    rows_dump: entry.rows,
+                    rows_target: stats.rows,
+                });
+            }
+            let first = sum.stats.rows == 0;
+            sum.statement = match sum.statement.take() {
+                Some(known) if known == statement => Some(known),
+                None if first => Some(statement),
+                _ => None,
+            };
+            sum.stats += &stats;
+        }
+        for table in &self.manifest.tables {
+            let rows_target = loaded.get(&table.name()).map_or(0, |loaded| loaded.stats.rows);
+            if rows_target != table.rows {
+                return Err(ImportError::RowsDiffer {
+                    table: table.name(),
+                    rows_dump: table.rows,
+                    rows_target,
+                });
+            }
+        }
+        Ok(loaded)
+    }
+
+    async fn guard(&mut self, connection: &mut PgConnection) -> Result<RowsBefore, ImportError> {
+        let before =
+            guard::rows_before(connection, self.id, &self.options.schema, self.manifest).await?;
+        for finding in guard::check(self.options, self.manifest, &before)? {
+            self.notice(format!("imported all the same, as forced: {finding}"));
+        }
+        Ok(before)
+    }
+
+    fn notice(&mut self, notice: String) {
+        self.progress.report(ProgressEvent::Notice(&notice));
+        self.notices.push(notice);
+    }
+
+    fn exchange(&self) -> Exchange {
+        Exchange {
+            target: self.options.schema.clone(),
+            staging: self.id.staging_schema(),
+            previous: previous_schema(&self.options.schema),
+            trash: self.id.trash_schema(),
+            tables: self.manifest.tables.iter().map(|table| table.name()).collect(),
+            after_move: plan::after_move(self.manifest, self.options),
+        }
+    }
+
+    async fn build(&mut self, plan: &Plan) -> Result<Counted, ImportError> {
+        let mut builder = Builder {
+            pool: self.pool,
+            id: self.id,
+            fence: self.fence,
+            jobs: self.options.finish_jobs,
+            progress: self.progress,
+            cancel: self.cancel,
+        };
+        let counted = builder.run(plan.tables.clone()).await?;
+        self.clock.enter(Phase::Constrain);
+        // Two keys between the same tables, made at once, would wait for each other.
+        builder.jobs = 1;
+        builder.run(plan.keys.clone()).await?;
+        builder.jobs = self.options.finish_jobs;
+        match builder.run(plan.validations.clone()).await {
+            Err(ImportError::Build { table, name, source })
+                if relevo_pg::error::sqlstate(&source).as_deref() == Some("23503") =>
+            {
+                Err(precheck::broken_key(self.pool, self.id, table, name, source).await)
+            }
+            outcome => outcome,
+        }?;
+        self.clock.enter(Phase::Analyze);
+        builder.run(plan.analyses.clone()).await?;
+        Ok(counted)
+    }
+
+    /// Rows per table in the dump = rows in the target, and the values if they were read back.
+    fn compare(
+        &self,
+        loaded: &BTreeMap<String, Loaded>,
+        counted: &Counted,
+    ) -> Result<(), ImportError> {
+        for table in &self.manifest.tables {
+            let name = table.name();
+            let (rows_target, checksum) = counted.get(&name).copied().unwrap_or_default();
+            if rows_target != table.rows {
+                return Err(ImportError::RowsDiffer {
+                    table: name,
+                    rows_dump: table.rows,
+                    rows_target,
+                });
+            }
+            let sent = loaded.get(&name).map(|loaded| loaded.stats.checksum).unwrap_or_default();
+            if let Some(checksum_target) = checksum.filter(|checksum| *checksum != sent) {
+                return Err(ImportError::ValuesDiffer {
+                    table: name,
+                    checksum_dump: sent.to_string(),
+                    checksum_target: checksum_target.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A transaction older than the load that reads by name after the cutover would find the new
+    /// tables empty.
+    async fn wait_for(
+        &mut self,
+        session: &mut Session,
+        older: Vec<relevo_pg::cutover::OldTransaction>,
+    ) -> Result<(), ImportError> {
+        let limits = &self.options.cutover;
+        let limit = Duration::from_secs(limits.snapshot_wait_seconds);
+        let left = wait_for_transactions(session.connection(), older, limit, self.cancel).await?;
+        if self.cancel.is_cancelled() {
+            return Err(ImportError::Cancelled);
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        let blockers: Vec<String> = left.into_iter().map(|old| old.description).collect();
+        match limits.old_snapshots {
+            OldSnapshots::Refuse => Err(CutoverError::OldSnapshots {
+                waited_seconds: limits.snapshot_wait_seconds,
+                blockers,
+            }
+            .into()),
+            OldSnapshots::Proceed => {
+                for blocker in blockers {
+                    self.notice(format!(
+                        "cut over although it began before the load, and may see empty tables: \
+                         {blocker}"
+                    ));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn cut_over(
+        &mut self,
+        session: &mut Session,
+        tables: &Exchange,
+        loaded: &BTreeMap<String, Loaded>,
+        counted: &Counted,
+        before: &RowsBefore,
+    ) -> Result<(), ImportError> {
+        let lock_wait = Duration::from_secs(self.options.cutover.lock_wait_seconds);
+        let cancel = self.cancel;
+        let outcome = {
+            let this = &*self;
+            let finale = async move |connection: &mut PgConnection, exchanged: &Exchanged| {
+                this.go_live(connection, exchanged, loaded, counted, before).await
+            };
+            exchange::<ImportError>(session, tables, lock_wait, cancel, finale).await
+        };
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(ImportError::Cutover(CutoverError::Cancelled)) => Err(ImportError::Cancelled),
+            // Whether the COMMIT happened whose answer was lost, the ledger knows.
+            Err(error) => match ledger::get(self.pool, self.id).await {
+                Ok(row) if row.state == ledger::state::LIVE => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The last statement before the cutover's COMMIT: one row, or roll back.
+    async fn go_live(
+        &self,
+        connection: &mut PgConnection,
+        exchanged: &Exchanged,
+        loaded: &BTreeMap<String, Loaded>,
+        counted: &Counted,
+        before: &RowsBefore,
+    ) -> Result<(), ImportError> {
+        let failed = |source| ImportError::database("recording the cutover", source);
+        let (now, newer): (DateTime<Utc>, Option<String>) = sqlx::query_as(
+            "-- find_newer_import
+             SELECT clock_timestamp(),
+                    (SELECT id FROM relevo_ledger.import
+                     WHERE schema = $1 AND state = 'live' AND begun_at > $2
+                     ORDER BY begun_at DESC LIMIT 1)",
+        )
+        .bind(&self.options.schema)
+        .bind(self.begun_at)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+        if let Some(newer) = newer {
+            let schema = self.options.schema.clone();
+            return Err(ImportError::Superseded { schema, newer });
+        }
+        let certificate = self.certificate(now, exchanged, loaded, counted, before);
+        let follow_up: Vec<(&str, &str)> = exchanged
+            .follow_up
+            .iter()
+            .map(|statement| (statement.label.as_str(), statement.sql.as_str()))
+            .collect();
+        let live = sqlx::query(
+            "-- go_live
+             UPDATE relevo_ledger.import
+             SET state = 'live', ended_at = $5, certificate = $6, follow_up = $7
+             WHERE id = $1 AND state = 'sealed'
+               AND (fence_incarnation, fence_job_id, fence_epoch) = ($2, $3, $4)",
+        )
+        .bind(self.id.as_str())
+        .bind(self.fence.incarnation)
+        .bind(self.fence.job_id)
+        .bind(self.fence.epoch)
+        .bind(now)
+        .bind(ledger::write(self.id, "certificate", &certificate)?)
+        .bind(ledger::write(self.id, "follow-up", &follow_up)?)
+        .execute(connection)
+        .await
+        .map_err(failed)?;
+        match live.rows_affected() {
+            1 => Ok(()),
+            _ => Err(ledger::why_refused(self.pool, self.id).await),
+        }
+    }
+
+    fn certificate(
+        &self,
+        finished_at: DateTime<Utc>,
+        exchanged: &Exchanged,
+        loaded: &BTreeMap<String, Loaded>,
+        counted: &Counted,
+        before: &RowsBefore,
+    ) -> Certificate {
+        let tables = self.manifest.tables.iter().map(|table| {
+            let name = table.name();
+            let (rows_target, checksum_target) = counted.get(&name).copied().unwrap_or_default();
+            let stats = loaded.get(&name).map(|loaded| loaded.stats.clone()).unwrap_or_default();
+            TableCertificate {
+                rows_dump: table.rows,
+                rows_target,
+                rows_before: before.get(&name).copied(),
+                checksum_dump: stats.checksum,
+                checksum_target,
+                stats,
+                table: name,
+            }
+        });
+        let mut notices = self.notices.clone();
+        notices.extend(exchanged.notices.iter().cloned());
+        notices.extend(self.manifest.warnings.iter().map(|warning| warning.message.clone()));
+        Certificate {
+            import: self.id.clone(),
+            schema: self.options.schema.clone(),
+            previous_schema: exchanged.kept_previous.then(|| previous_schema(&self.options.schema)),
+            started_at: self.begun_at,
+            finished_at,
+            duration_ms: u64::try_from((finished_at - self.begun_at).num_milliseconds())
+                .unwrap_or(0),
+            phases: self.clock.so_far(),
+            verify: self.options.verify,
+            rows: self.manifest.rows(),
+            tables: tables.collect(),
+            dump: self.manifest.summary.clone(),
+            skipped: self.manifest.skipped.clone(),
+            notices,
+        }
+    }
+}

@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 use relevo_queue::{Queue, QueueError};
 use relevo_runs::RunError;
-use relevo_runs::backup::{self, BackupMode};
+use relevo_runs::backup::{self, StartOptions};
 use sqlx::{Acquire, PgConnection, PgPool};
 
 use crate::lease::Tenure;
@@ -106,7 +106,8 @@ async fn start(
             let trigger = format!("schedule:{}", schedule.name);
             // A savepoint, so that a refusal cannot take the slot's row with it.
             let mut inner = tx.begin().await?;
-            match backup::start_in(&mut inner, queue, source, BackupMode::Auto, &trigger).await {
+            let options = StartOptions::default();
+            match backup::start_in(&mut inner, queue, source, &options, &trigger).await {
                 Ok(run) => {
                     inner.commit().await?;
                     Ok(Fired::Run(run.0))

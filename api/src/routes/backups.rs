@@ -6,8 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use relevo_jobs::JobKind;
-use relevo_runs::backup::{self, BackupMode};
-use serde::Deserialize;
+use relevo_runs::backup::{self, BackupMode, StartOptions};
 use serde_json::json;
 
 use super::jobs::location;
@@ -20,34 +19,27 @@ pub(super) fn router() -> Router<ApiDeps> {
     Router::new().route("/backups/{source}", post(start))
 }
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StartBody {
-    #[serde(default)]
-    mode: BackupMode,
-}
-
 async fn start(
     caller: Caller<Enqueue>,
     State(deps): State<ApiDeps>,
     Named(source): Named<String>,
-    OptionalBody(body): OptionalBody<StartBody>,
+    OptionalBody(options): OptionalBody<StartOptions>,
 ) -> Result<Response, ApiError> {
     if !deps.settings.backup.contains_key(&source) {
         return Err(unknown_source(&deps, &source));
     }
-    if body.mode == BackupMode::Webhook && deps.settings.api.public_url.is_none() {
+    if options.mode == BackupMode::Webhook && deps.settings.api.public_url.is_none() {
         return Err(ApiError::unprocessable(
             "public_url_missing",
             "the gateway cannot call back: api.public_url is not configured; ask with mode sync",
         ));
     }
     let mut tx = deps.pool.begin().await?;
-    let run = backup::start_in(&mut tx, &deps.queue, &source, body.mode, &caller.label()).await?;
+    let run = backup::start_in(&mut tx, &deps.queue, &source, &options, &caller.label()).await?;
     tx.commit().await?;
     deps.count_enqueued(relevo_jobs::policy(JobKind::RequestBackup).queue, JobKind::RequestBackup);
     tracing::info!(run = run.0, source, by = caller.label(), "backup run started over HTTP");
-    let answer = json!({"run_id": run, "source": source, "mode": body.mode});
+    let answer = json!({"run_id": run, "source": source, "mode": options.mode});
     Ok((StatusCode::ACCEPTED, location("runs", run.0), Json(answer)).into_response())
 }
 

@@ -46,8 +46,9 @@ pub async fn backup(
         Some(ModeArg::Webhook) => RequestMode::Webhook,
         Some(ModeArg::Sync) => RequestMode::Sync,
     };
+    let options = backup::StartOptions { mode, ..backup::StartOptions::default() };
     let mut tx = control.pool.begin().await.context("the run can't be started")?;
-    let id = match backup::start_in(&mut tx, &control.queue, &source, mode, "cli").await {
+    let id = match backup::start_in(&mut tx, &control.queue, &source, &options, "cli").await {
         Ok(id) => id,
         Err(error @ RunError::AlreadyActive { run }) => {
             return Err(error)

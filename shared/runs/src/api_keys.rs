@@ -149,6 +149,16 @@ struct Row {
     created_at: DateTime<Utc>,
     last_used_at: Option<DateTime<Utc>>,
     revoked_at: Option<DateTime<Utc>>,
+    /// Its last use was noted more than a minute ago, by the database's clock.
+    touch_due: bool,
+}
+
+/// The columns of [`Row`].
+macro_rules! columns {
+    () => {
+        "id, name, prefix, secret_sha256, scopes, created_at, last_used_at, revoked_at, \
+         coalesce(last_used_at < now() - interval '1 minute', true) AS touch_due"
+    };
 }
 
 impl TryFrom<Row> for ApiKey {
@@ -196,13 +206,14 @@ pub async fn create(
     loop {
         let prefix = secret::random_hex::<4>()?;
         let key = format!("rk_{prefix}_{}", secret::random_hex::<32>()?);
-        let row: Option<Row> = sqlx::query_as(
+        let row: Option<Row> = sqlx::query_as(concat!(
             "-- api_keys::create
             INSERT INTO relevo.api_key (name, prefix, secret_sha256, scopes)
             VALUES ($1, $2, $3, $4)
             ON CONFLICT (prefix) DO NOTHING
-            RETURNING id, name, prefix, secret_sha256, scopes, created_at, last_used_at, revoked_at",
-        )
+            RETURNING ",
+            columns!(),
+        ))
         .bind(name)
         .bind(&prefix)
         .bind(secret::sha256(&key).as_slice())
@@ -222,27 +233,25 @@ pub async fn create(
 /// When the database fails.
 pub async fn verify(pool: &PgPool, presented: &str) -> Result<Option<ApiKey>, ApiKeyError> {
     let Some(prefix) = prefix_of(presented) else { return Ok(None) };
-    let row: Option<(bool, Row)> = sqlx::query_as::<_, Row>(
-        "-- api_keys::verify
-        SELECT id, name, prefix, secret_sha256, scopes, created_at, last_used_at, revoked_at
-        FROM relevo.api_key
-        WHERE prefix = $1",
-    )
+    let row: Option<Row> = sqlx::query_as(concat!(
+        "-- api_keys::verify\nSELECT ",
+        columns!(),
+        " FROM relevo.api_key WHERE prefix = $1",
+    ))
     .bind(prefix)
     .fetch_optional(pool)
-    .await?
-    .map(|row| {
-        let matches = secret::sha256(presented).as_slice().ct_eq(&row.secret_sha256);
-        (bool::from(matches), row)
-    });
-    match row {
-        Some((true, row)) if row.revoked_at.is_none() => {
-            let key = ApiKey::try_from(row)?;
-            touch(pool, &key).await;
-            Ok(Some(key))
-        }
-        _ => Ok(None),
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let matches = secret::sha256(presented).as_slice().ct_eq(&row.secret_sha256);
+    if !bool::from(matches) || row.revoked_at.is_some() {
+        return Ok(None);
     }
+    let touch_due = row.touch_due;
+    let key = ApiKey::try_from(row)?;
+    if touch_due {
+        touch(pool, &key).await;
+    }
+    Ok(Some(key))
 }
 
 /// Notes that the key was used, at most once a minute so that reading costs no write, and without
@@ -251,12 +260,8 @@ async fn touch(pool: &PgPool, key: &ApiKey) {
     let touched = sqlx::query(
         "-- api_keys::touch
         UPDATE relevo.api_key SET last_used_at = now()
-        WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')",
+        WHERE id = $1 AND coalesce(last_used_at < now() - interval '1 minute', true)",
     );
-    let fresh = key.last_used_at.is_some_and(|at| Utc::now() - at < chrono::TimeDelta::minutes(1));
-    if fresh {
-        return;
-    }
     if let Err(error) = touched.bind(key.id).execute(pool).await {
         tracing::warn!(key = key.prefix, %error, "the use of an API key could not be noted");
     }
@@ -267,12 +272,11 @@ async fn touch(pool: &PgPool, key: &ApiKey) {
 /// # Errors
 /// When the database fails.
 pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, ApiKeyError> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "-- api_keys::list
-        SELECT id, name, prefix, secret_sha256, scopes, created_at, last_used_at, revoked_at
-        FROM relevo.api_key
-        ORDER BY id",
-    )
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "-- api_keys::list\nSELECT ",
+        columns!(),
+        " FROM relevo.api_key ORDER BY id",
+    ))
     .fetch_all(pool)
     .await?;
     rows.into_iter().map(ApiKey::try_from).collect()

@@ -1,8 +1,8 @@
 //! Starting a run of the backup import: the one way in for API, command line and scheduler.
 
-use relevo_jobs::{RequestBackup, RequestMode};
+use relevo_jobs::RequestBackup;
 use relevo_queue::Queue;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::{NewRun, RunError, RunId, Runs, typed_job};
@@ -13,6 +13,18 @@ pub use relevo_jobs::RequestMode as BackupMode;
 /// The pipeline's name, as in [`crate::Run::pipeline`].
 pub const PIPELINE: &str = "backup";
 
+/// How a run is asked for; stored as the run's options.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartOptions {
+    /// How the gateway is asked.
+    #[serde(default)]
+    pub mode: BackupMode,
+    /// Replaces the target even when the backup is suspiciously small against the last one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
 /// Creates a run and enqueues its first job, both in the caller's transaction, so that there is never
 /// one without the other. The transaction stays usable after [`RunError::AlreadyActive`].
 ///
@@ -22,7 +34,7 @@ pub async fn start_in(
     tx: &mut PgConnection,
     queue: &Queue,
     source: &str,
-    mode: RequestMode,
+    options: &StartOptions,
     trigger: &str,
 ) -> Result<RunId, RunError> {
     let runs = Runs::new(queue.pool().clone());
@@ -30,10 +42,11 @@ pub async fn start_in(
         pipeline: PIPELINE.to_owned(),
         source: source.to_owned(),
         trigger: trigger.to_owned(),
-        options: json!({"mode": mode}),
+        options: serde_json::to_value(options)
+            .map_err(|error| sqlx::Error::Encode(error.into()))?,
     };
     let id = runs.create_in(tx, &run).await?;
-    let first = typed_job(&RequestBackup { run_id: id.0, mode, round: 1 });
+    let first = typed_job(&RequestBackup { run_id: id.0, mode: options.mode, round: 1 });
     queue.enqueue_in(tx, &[first]).await?;
     Ok(id)
 }

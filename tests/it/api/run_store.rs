@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relevo_queue::Queue;
-use relevo_runs::backup::{self, BackupMode};
+use relevo_runs::backup::{self, StartOptions};
 use relevo_runs::{LogLevel, NewRun, RunError, RunFilter, RunId, RunState, Runs};
 use relevo_tests::{TestDatabase, wait_for};
 use serde_json::json;
@@ -111,7 +111,7 @@ async fn a_run_and_its_first_job_exist_together() {
     let queue = Queue::new(db.pool().clone());
     let runs = Runs::new(db.pool().clone());
     let mut tx = db.pool().begin().await.unwrap();
-    backup::start_in(&mut tx, &queue, "shop", BackupMode::Auto, "cli").await.unwrap();
+    backup::start_in(&mut tx, &queue, "shop", &StartOptions::default(), "cli").await.unwrap();
     tx.rollback().await.unwrap();
     assert_eq!(runs.active().await.unwrap(), []);
     let jobs: i64 =

@@ -91,7 +91,9 @@ async fn a_start_that_cannot_work_is_refused() {
     server.post_json(path, &json!({"mood": "sync"})).await.refused(422, "invalid_body");
     server.post_text(path, "{").await.refused(400, "malformed_json");
     assert_eq!(server.get("/api/v1/runs").await.ok(200)["runs"], json!([]));
-    server.post_json(path, &json!({})).await.ok(202);
+    let forced = server.post_json(path, &json!({"force": true})).await.ok(202);
+    let run = server.get(&format!("/api/v1/runs/{}", forced["run_id"])).await.ok(200);
+    assert_eq!(run["options"], json!({"mode": "auto", "force": true}));
 }
 
 #[tokio::test]

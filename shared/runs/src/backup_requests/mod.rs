@@ -236,9 +236,21 @@ pub async fn latest_in(
 /// # Errors
 /// When the database fails.
 pub async fn of_run(pool: &PgPool, run_id: RunId) -> Result<Vec<BackupRequest>, RunError> {
+    let mut conn = pool.acquire().await?;
+    of_run_in(&mut conn, run_id).await
+}
+
+/// As [`of_run`], as the caller's transaction sees it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_run_in(
+    conn: &mut PgConnection,
+    run_id: RunId,
+) -> Result<Vec<BackupRequest>, RunError> {
     let mut query = select("backup_requests::of_run");
     query.push(" WHERE run_id = ").push_bind(run_id).push(" ORDER BY round");
-    Ok(query.build_query_as().fetch_all(pool).await?)
+    Ok(query.build_query_as().fetch_all(conn).await?)
 }
 
 /// Notes that the gateway promised a webhook. False, and no change, when the request has moved on

@@ -1,1 +1,487 @@
-//! Tests of the settings front door.
+//! The configuration: file, environment and flags, what is refused, what is never shown, and that
+//! the documents say the same.
+
+mod documents;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use relevo_settings::{
+    Explained, GatewayMode, Key, Kind, Loaded, LogFormat, MissedRuns, Origin, Preset, Section,
+    Settings, SettingsError, load,
+};
+use secrecy::ExposeSecret as _;
+
+/// What one loading sees: a file, if any, and an environment of its own.
+#[derive(Default)]
+struct World {
+    folder: Option<tempfile::TempDir>,
+    env: HashMap<String, String>,
+}
+
+impl World {
+    fn file(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("relevo.toml"), text).unwrap();
+        Self { folder: Some(folder), env: HashMap::new() }
+    }
+
+    fn env<const N: usize>(variables: [(&str, &str); N]) -> Self {
+        Self::default().and(variables)
+    }
+
+    fn and<const N: usize>(mut self, variables: [(&str, &str); N]) -> Self {
+        self.env.extend(variables.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        self
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.path().join("relevo.toml"))
+    }
+
+    fn try_load(&self) -> Result<Loaded, SettingsError> {
+        load(self.path().as_deref(), &|name| self.env.get(name).cloned())
+    }
+
+    fn load(&self) -> Loaded {
+        self.try_load().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn settings(&self) -> Settings {
+        self.load().settings
+    }
+
+    fn refusal(&self) -> String {
+        match self.try_load() {
+            Ok(loaded) => panic!("loaded: {loaded:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+fn explained(loaded: &Loaded, key: &str) -> Explained {
+    loaded.explain().into_iter().find(|line| line.key == key).unwrap()
+}
+
+const TUNNEL: [(&str, &str); 2] =
+    [("TUNNEL_API_URL", "https://tunnel.example.com/"), ("TUNNEL_API_KEY", "key-1")];
+
+#[test]
+fn without_a_word_everything_has_a_default() {
+    let settings = World::default().settings();
+    assert!(settings.data_dir.is_absolute());
+    assert!(settings.database.url.is_none());
+    assert_eq!(settings.database.max_connections, 10);
+    assert_eq!(settings.api.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(settings.api.public_url, None);
+    assert_eq!(settings.worker.concurrency, 4);
+    assert!(settings.worker.queues.is_empty());
+    assert_eq!((settings.worker.lease_ttl_seconds, settings.worker.grace_seconds), (15, 30));
+    assert_eq!(settings.worker.poll_interval_ms, 1_000);
+    assert_eq!(settings.scheduler.missed_runs, MissedRuns::Once);
+    assert_eq!(settings.telemetry.log_level, "info");
+    assert_eq!(settings.telemetry.log_format, LogFormat::Text);
+    let chunks = format!("file://{}/chunks", settings.data_dir.display());
+    assert_eq!(settings.chunk_store.url, chunks);
+    assert_eq!(settings.chunk_store.chunk_size_bytes, 32 << 20);
+    assert!(settings.backup.is_empty());
+}
+
+#[test]
+fn the_gateways_names_alone_make_the_default_source() {
+    let settings = World::env(TUNNEL).settings();
+    let source = &settings.backup["sicar"];
+    // The slash is dropped, so that paths can be appended.
+    assert_eq!(source.gateway_url, "https://tunnel.example.com");
+    assert_eq!(source.api_key.expose_secret(), "key-1");
+    assert_eq!(source.mode, GatewayMode::Auto);
+    assert!(!source.allow_http_fallback && !source.tinyint1_as_boolean);
+    assert_eq!(source.target_schema, "public");
+    assert_eq!(source.timezone.name(), "America/Mexico_City");
+    assert_eq!((source.sync_interval_hours, source.retention_days), (12, 7));
+    assert_eq!(source.first_slot.format("%H:%M").to_string(), "06:00");
+    assert_eq!((source.webhook_timeout_seconds, source.sync_timeout_seconds), (900, 600));
+    assert_eq!(source.guard_shrink_percent, 30);
+    assert!(source.schedule_enabled);
+    // No database anywhere: the target is one of the embedded server's.
+    assert_eq!(settings.embedded_targets(), [("sicar".to_owned(), "sicar".to_owned())]);
+}
+
+#[test]
+fn every_name_that_the_requirements_fix() {
+    let world = World::env(TUNNEL).and([
+        ("DATABASE_URL", "postgres://app:secret@db/shop"),
+        ("SYNC_INTERVAL_HOURS", "6"),
+        ("BACKUP_RETENTION_DAYS", "3"),
+        ("NOTIFICATION_EMAIL", "ops@example.com"),
+        ("LOG_LEVEL", "DEBUG"),
+    ]);
+    let loaded = world.load();
+    let settings = &loaded.settings;
+    let source = &settings.backup["sicar"];
+    assert_eq!(source.target_url.expose_secret(), "postgres://app:secret@db/shop");
+    assert_eq!((source.sync_interval_hours, source.retention_days), (6, 3));
+    assert_eq!(settings.notify.email.as_deref(), Some("ops@example.com"));
+    assert_eq!(settings.telemetry.log_level, "debug");
+    // The control plane lives beside the target when nothing else is said.
+    let control_plane = settings.database.url.as_ref().unwrap();
+    assert_eq!(control_plane.expose_secret(), "postgres://app:secret@db/shop");
+    assert_eq!(explained(&loaded, "database.url").origin, Origin::Env("DATABASE_URL".to_owned()));
+
+    let world = world.and([("RELEVO_DATABASE_URL", "postgres://q:pw@db/queue")]);
+    let settings = world.settings();
+    let control_plane = settings.database.url.unwrap();
+    assert_eq!(control_plane.expose_secret(), "postgres://q:pw@db/queue");
+    let target = &settings.backup["sicar"].target_url;
+    assert_eq!(target.expose_secret(), "postgres://app:secret@db/shop");
+}
+
+#[test]
+fn a_database_url_alone_is_a_control_plane_and_no_source() {
+    let settings = World::env([("DATABASE_URL", "postgres://db/app")]).settings();
+    assert!(settings.database.url.is_some() && settings.backup.is_empty());
+    // The file's word on the control plane is stronger than the beside-the-target rule.
+    let world = World::file("[database]\nurl = 'postgres://db/queue'\n");
+    let settings = world.and([("DATABASE_URL", "postgres://db/app")]).settings();
+    assert_eq!(settings.database.url.unwrap().expose_secret(), "postgres://db/queue");
+}
+
+#[test]
+fn the_fixed_names_speak_of_the_default_source_only() {
+    let world = World::file(
+        "[backup.other]\ngateway_url = 'https://o.example.com'\napi_key = 'k'\n\
+         target_url = 'postgres://db/other'\n",
+    )
+    .and(TUNNEL)
+    .and([("SYNC_INTERVAL_HOURS", "8"), ("DATABASE_URL", "postgres://db/shop")])
+    .and([("RELEVO_BACKUP_OTHER_RETENTION_DAYS", "1")]);
+    let settings = world.settings();
+    let (other, sicar) = (&settings.backup["other"], &settings.backup["sicar"]);
+    assert_eq!((other.sync_interval_hours, sicar.sync_interval_hours), (12, 8));
+    assert_eq!((other.retention_days, sicar.retention_days), (1, 7));
+    assert_eq!(other.target_url.expose_secret(), "postgres://db/other");
+}
+
+#[test]
+fn flag_over_own_name_over_fixed_name_over_file_over_default() {
+    let loaded = World::default().load();
+    assert_eq!(explained(&loaded, "telemetry.log_level").origin, Origin::Default);
+
+    let world = World::file("# a comment\n[telemetry]\nlog_level = 'warn'\n");
+    let loaded = world.load();
+    let line = explained(&loaded, "telemetry.log_level");
+    assert_eq!(line.value.as_deref(), Some("warn"));
+    assert_eq!(line.origin, Origin::File { path: world.path().unwrap(), line: 3 });
+
+    let world = world.and([("LOG_LEVEL", "error")]);
+    let loaded = world.load();
+    assert_eq!(loaded.settings.telemetry.log_level, "error");
+
+    // An empty variable is an unset one.
+    let world = world.and([("RELEVO_TELEMETRY_LOG_LEVEL", "")]);
+    assert_eq!(world.settings().telemetry.log_level, "error");
+    let world = world.and([("RELEVO_TELEMETRY_LOG_LEVEL", "trace")]);
+    let mut loaded = world.load();
+    assert_eq!(loaded.settings.telemetry.log_level, "trace");
+
+    loaded.set_flag("telemetry.log_level", "off", "--log-level").unwrap();
+    assert_eq!(loaded.settings.telemetry.log_level, "off");
+    let line = explained(&loaded, "telemetry.log_level");
+    assert_eq!(line.origin.to_string(), "flag --log-level");
+    // A bad flag changes nothing.
+    let error = loaded.set_flag("api.listen", "everywhere", "--listen").unwrap_err().to_string();
+    assert!(error.contains("flag --listen") && error.contains("`everywhere`"), "{error}");
+    assert_eq!(loaded.settings.api.listen.port(), 8080);
+    assert!(loaded.set_flag("api.listne", "1", "--x").is_err());
+}
+
+/// A value that each key takes and that isn't its default.
+fn other_value(section: &str, key: &Key) -> String {
+    match (section, key.name, key.kind) {
+        (_, _, Kind::Boolean) => {
+            if key.preset == Preset::Value("true") {
+                "false".into()
+            } else {
+                "true".into()
+            }
+        }
+        (_, _, Kind::Integer { min, max }) => {
+            let default = matches!(key.preset, Preset::Value(text) if text == min.to_string());
+            if default { max.to_string() } else { min.to_string() }
+        }
+        (_, "queues", _) => "imports,default".into(),
+        (_, "listen" | "metrics_listen", _) => "127.0.0.1:9999".into(),
+        (_, "public_url" | "gateway_url", _) => "https://x.example.com".into(),
+        (_, "webhook_url", _) => "https://hooks.example.com/T1".into(),
+        (_, "target_url", _) => "postgres://u:p@db/t".into(),
+        ("database", "url", _) => "postgres://u:p@db/q".into(),
+        ("chunk_store", "url", _) => "file:///var/chunks".into(),
+        (_, "data_dir", _) => "/var/x".into(),
+        (_, "missed_runs", _) => "catch_up".into(),
+        (_, "log_level", _) => "info,relevo_worker=debug".into(),
+        (_, "log_format", _) => "json".into(),
+        (_, "email", _) => "a@b".into(),
+        (_, "mode", _) => "sync".into(),
+        (_, "timezone", _) => "Europe/Madrid".into(),
+        (_, "first_slot", _) => "07:30".into(),
+        (_, "target_schema" | "api_key", _) => "other".into(),
+        (section, name, _) => panic!("give a value for {section}.{name}"),
+    }
+}
+
+fn every_key() -> impl Iterator<Item = (String, &'static Key)> {
+    Section::ALL.iter().flat_map(|section| {
+        let name = if section.name == "backup" { "backup.sicar" } else { section.name };
+        section.keys.iter().map(move |key| (name.to_owned(), key))
+    })
+}
+
+#[test]
+fn every_key_is_taken_from_the_environment_and_from_the_file() {
+    let target = ("DATABASE_URL", "postgres://u:p@db/default");
+    for (section, key) in every_key() {
+        let name = key.full_name(&section);
+        let value = other_value(&section, key);
+        let variable = key.env_name(&section);
+        let world = World::env(TUNNEL).and([target, (&variable, &value)]);
+        let line = explained(&world.load(), &name);
+        assert_eq!(line.origin, Origin::Env(variable), "{name}");
+
+        let literal = match key.kind {
+            Kind::Integer { .. } | Kind::Boolean => value.clone(),
+            Kind::List => format!("{:?}", value.split(',').collect::<Vec<_>>()),
+            Kind::Text | Kind::Secret => format!("{value:?}"),
+        };
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let world = World::file(&format!("{header}{} = {literal}\n", key.name));
+        let world = match (section.as_str(), key.name) {
+            // What the environment says is stronger, so what the file says must be left out there.
+            ("backup.sicar", "gateway_url") => world.and([TUNNEL[1], target]),
+            ("backup.sicar", "api_key") => world.and([TUNNEL[0], target]),
+            ("backup.sicar", "target_url") => world.and(TUNNEL),
+            _ => world.and(TUNNEL).and([target]),
+        };
+        let line_in_file = explained(&world.load(), &name);
+        assert!(matches!(line_in_file.origin, Origin::File { .. }), "{name}: {line_in_file:?}");
+        assert_eq!(line_in_file.value, line.value, "{name}");
+        if key.kind != Kind::Secret {
+            assert_eq!(line.value.as_deref(), Some(value.as_str()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_with_line_and_nearest_name() {
+    for (text, parts) in [
+        (
+            "[worker]\nconcurency = 2\n",
+            &["worker.concurency", ":2)", "did you mean concurrency?"][..],
+        ),
+        ("[wroker]\nconcurrency = 2\n", &["wroker", ":1)", "did you mean worker?"]),
+        ("dat_dir = '/x'\n", &["dat_dir", "did you mean data_dir?"]),
+        ("[api]\n\n\nbody_limit = 3\n", &["api.body_limit", ":4)", "body_limit_bytes?"]),
+        ("[api]\nconcurrency = 3\n", &["api.concurrency", "belongs under [worker]"]),
+        ("gateway_url = 'https://x'\n", &["gateway_url", "belongs under [backup.NAME]"]),
+        ("[api]\nzzz = 3\n", &["api.zzz", "known here: listen, public_url"]),
+        ("[backup]\ngateway_url = 'https://x'\n", &["backup.gateway_url", "[backup.NAME]"]),
+        ("[backup.Big]\n", &["backup.Big", "small letters"]),
+        ("[api]\nlisten_file = 'x'\n", &["api.listen_file", "did you mean listen?"]),
+        ("api = 3\n", &["api", "is a section; write [api]"]),
+    ] {
+        let message = World::file(text).refusal();
+        for part in parts {
+            assert!(message.contains(part), "{text}: {part} in {message}");
+        }
+    }
+}
+
+#[test]
+fn wrong_values_are_told_with_what_would_be_right() {
+    let source = "[backup.sicar]\n";
+    for (section, line, parts) in [
+        ("[api]\n", "listen = '8080'", &["api.listen", "`8080`", "127.0.0.1:8080"][..]),
+        ("[api]\n", "public_url = 'relevo.example.com'", &["https://host"]),
+        ("[api]\n", "public_url = 'ftp://x'", &["http or https"]),
+        ("[api]\n", "public_url = 'https://x/?a=b'", &["query"]),
+        ("[api]\n", "public_url = 'https://u:p4ss@x'", &["must not carry a user"]),
+        ("[database]\n", "url = 'mysql://u:p4ss@db/x'", &["mysql:", "postgres:// URL"]),
+        ("[database]\n", "max_connections = 0", &["0 is outside 2 to 1000"]),
+        ("[database]\n", "max_connections = 'ten'", &["`ten`", "whole number"]),
+        ("[database]\n", "max_connections = 3.5", &["whole number", "a float"]),
+        ("[worker]\n", "concurrency = -1", &["-1 is outside 1 to 1024"]),
+        ("[worker]\n", "queues = 'a'\nconcurrency = [1]", &["whole number", "an array"]),
+        ("[worker]\n", "queues = [1]", &["list of texts"]),
+        ("[worker]\n", "metrics_listen = 'x'", &["worker.metrics_listen"]),
+        ("[scheduler]\n", "missed_runs = 'never'", &["`never` is not one of skip, once, catch_up"]),
+        ("[telemetry]\n", "log_level = 'verbos'", &["`verbos` is not a log level", "info"]),
+        ("[telemetry]\n", "log_level = 'info,sqlx=loud'", &["`loud`"]),
+        ("[telemetry]\n", "log_format = 'xml'", &["text, json"]),
+        ("[chunk_store]\n", "url = 's3://bucket'", &["s3: stores are not supported"]),
+        ("[chunk_store]\n", "url = '/var/chunks'", &["file:///"]),
+        ("[notify]\n", "email = 'nobody'", &["not an e-mail address"]),
+        ("[notify]\n", "webhook_url = 'p4ss'", &["notify.webhook_url", "not a URL"]),
+        (source, "mode = 'hook'", &["auto, webhook, sync"]),
+        (source, "mode = 'webhook'", &["needs api.public_url"]),
+        (source, "timezone = 'America/Mexico'", &["did you mean America/Mexico_City?"]),
+        (source, "first_slot = '6:00'", &["HH:MM"]),
+        (source, "first_slot = '24:00'", &["HH:MM"]),
+        (source, "sync_interval_hours = 0", &["0 is outside 1 to 24"]),
+        (source, "sync_interval_hours = 25", &["25 is outside 1 to 24"]),
+        (source, "allow_http_fallback = 'yes'", &["neither true nor false"]),
+        (source, "allow_http_fallback = 1", &["true or false, not an integer"]),
+        (source, "guard_shrink_percent = 101", &["101 is outside 0 to 100"]),
+        (source, "target_schema = 'pg_x'", &["reserved"]),
+        (source, "target_schema = 'relevo'", &["reserved"]),
+        (source, "target_url = 'embedded:relevo'", &["is taken"]),
+        (source, "target_url = 'embedded:Shop'", &["small letters"]),
+        (source, "target_url = 'http://u:p4ss@db'", &["postgres:// URL"]),
+        (source, "api_key = 'p4ss word'", &["backup.sicar.api_key", "blank"]),
+    ] {
+        let gateway = "gateway_url = 'https://x'\n";
+        let key = "api_key = 'k'\n";
+        let mut text = format!("{section}{line}\n");
+        if section == source {
+            text.push_str(gateway);
+            if !line.starts_with("api_key") {
+                text.push_str(key);
+            }
+        }
+        let message = World::file(&text).refusal();
+        for part in parts {
+            assert!(message.contains(part), "{text}: {part} in {message}");
+        }
+        assert!(!message.contains("p4ss"), "{message}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once() {
+    let world = World::file("[api]\nlisten = 'x'\ntypo = 1\n[backup.sicar]\nfirst_slot = 'noon'\n");
+    let message = world.and([("RELEVO_WORKER_CONCURRENCY", "many")]).refusal();
+    for part in [
+        "api.listen",
+        "api.typo",
+        "backup.sicar.first_slot",
+        "worker.concurrency (environment variable RELEVO_WORKER_CONCURRENCY)",
+        "backup.sicar.gateway_url: is missing",
+        "TUNNEL_API_URL",
+        "backup.sicar.api_key: is missing",
+    ] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+}
+
+#[test]
+fn a_source_needs_a_target_once_the_control_plane_is_elsewhere() {
+    let world = World::env(TUNNEL).and([("RELEVO_DATABASE_URL", "postgres://db/queue")]);
+    let message = world.refusal();
+    assert!(message.contains("backup.sicar.target_url: is missing"), "{message}");
+    assert!(message.contains("DATABASE_URL"), "{message}");
+    let message = world.and([("DATABASE_URL", "embedded:shop")]).refusal();
+    assert!(message.contains("asks for the embedded server"), "{message}");
+}
+
+#[test]
+fn an_embedded_target_is_replaced_by_the_real_one() {
+    let text = "[backup.shop-2]\ngateway_url = 'https://x'\napi_key = 'k'\n";
+    let mut settings = World::file(text).settings();
+    let wanted = settings.embedded_targets();
+    assert_eq!(wanted, [("shop-2".to_owned(), "shop_2".to_owned())]);
+    settings.set_target("shop-2", "postgres://127.0.0.1/shop_2".into());
+    assert!(settings.embedded_targets().is_empty());
+}
+
+#[test]
+fn references_to_the_environment() {
+    let text = "[database]\nurl = 'postgres://u:${DB_PASSWORD}@${DB_HOST:-localhost}/q'\n\
+                max_connections = '${CONNECTIONS}'\n[worker]\nqueues = ['${QUEUE}', 'b']\n";
+    let world = World::file(text).and([("DB_PASSWORD", "pw"), ("CONNECTIONS", "7")]);
+    let message = world.refusal();
+    assert!(message.contains("QUEUE is not set"), "{message}");
+    let settings = world.and([("QUEUE", "a")]).settings();
+    assert_eq!(settings.database.url.unwrap().expose_secret(), "postgres://u:pw@localhost/q");
+    assert_eq!(settings.database.max_connections, 7);
+    assert_eq!(settings.worker.queues, ["a", "b"]);
+}
+
+#[test]
+fn secrets_from_files() {
+    let world = World::file("[database]\nurl_file = 'secrets/db'\n");
+    let folder = world.path().unwrap().with_file_name("secrets");
+    std::fs::create_dir(&folder).unwrap();
+    let message = world.refusal();
+    assert!(message.contains("database.url_file") && message.contains("cannot read"), "{message}");
+    std::fs::write(folder.join("db"), "\n").unwrap();
+    assert!(world.refusal().contains("is empty"));
+    std::fs::write(folder.join("db"), "postgres://u:pw@db/q\n").unwrap();
+    let loaded = world.load();
+    let url = loaded.settings.database.url.as_ref().unwrap();
+    assert_eq!(url.expose_secret(), "postgres://u:pw@db/q");
+    let origin = explained(&loaded, "database.url").origin.to_string();
+    assert!(origin.contains("secrets/db") && origin.contains("relevo.toml:2"), "{origin}");
+
+    let path = folder.join("key");
+    std::fs::write(&path, "key-2\r\n").unwrap();
+    let path = path.to_str().unwrap();
+    for name in ["TUNNEL_API_KEY_FILE", "RELEVO_BACKUP_SICAR_API_KEY_FILE"] {
+        let world = World::env([TUNNEL[0], (name, path)]);
+        assert_eq!(world.settings().backup["sicar"].api_key.expose_secret(), "key-2", "{name}");
+    }
+    let message = World::env(TUNNEL).and([("TUNNEL_API_KEY_FILE", path)]).refusal();
+    assert!(message.contains("TUNNEL_API_KEY and TUNNEL_API_KEY_FILE are both set"), "{message}");
+    let twice = World::file("[notify]\nwebhook_url = 'https://h/x'\nwebhook_url_file = 'y'\n");
+    std::fs::write(twice.path().unwrap().with_file_name("y"), "https://h/z").unwrap();
+    assert!(twice.refusal().contains("is given twice"));
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let world = World::file(
+        "[database]\nurl = 'postgres://u:p4ss@db/q?sslpassword=p4ss'\n\
+         [notify]\nwebhook_url = 'https://hooks.example.com/p4ss'\n",
+    )
+    .and([TUNNEL[0], ("TUNNEL_API_KEY", "p4ss"), ("DATABASE_URL", "postgres://u:p4ss@db/t")]);
+    let loaded = world.load();
+    assert!(!format!("{loaded:?} {:?}", loaded.settings).contains("p4ss"));
+    let lines = loaded.explain();
+    assert!(!format!("{lines:?}").contains("p4ss"));
+    // What helps and hurts nobody is shown.
+    let line = explained(&loaded, "database.url");
+    assert_eq!(line.value.as_deref(), Some("postgres://u:***@db/q"));
+    assert_eq!(explained(&loaded, "backup.sicar.api_key").value.as_deref(), Some("***"));
+    let absent = explained(&loaded, "api.public_url");
+    assert!(absent.value.is_none() && absent.note.is_some());
+
+    // The parser's own message would quote the line.
+    let broken = World::file("[database]\nurl = 'postgres://u:p4ss@db/q\n").refusal();
+    assert!(broken.contains(":2: this is not valid TOML"), "{broken}");
+    assert!(!broken.contains("p4ss"), "{broken}");
+}
+
+#[test]
+fn a_named_file_must_exist_and_the_environment_can_name_it() {
+    let missing = Path::new("/nowhere/relevo.toml");
+    let error = load(Some(missing), &|_| None).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/relevo.toml"), "{error}");
+    let world = World::file("[worker]\nconcurrency = 9\n");
+    let path = world.path().unwrap().to_str().unwrap().to_owned();
+    let env = |name: &str| (name == "RELEVO_CONFIG").then(|| path.clone());
+    let loaded = load(None, &env).unwrap();
+    assert_eq!(loaded.settings.worker.concurrency, 9);
+    assert_eq!(loaded.file, world.path());
+}
+
+#[test]
+fn mistyped_variables_are_found() {
+    let loaded = World::env(TUNNEL).load();
+    let names = [
+        "RELEVO_API_LISTEN",
+        "RELEVO_PG_BIN",
+        "RELEVO_API_LISTNE",
+        "PATH",
+        "RELEVO_BACKUP_SICAR_API_KEY_FILE",
+    ];
+    let unknown = loaded.unknown_variables(names);
+    let meant = Some("RELEVO_API_LISTEN".to_owned());
+    assert_eq!(unknown, [("RELEVO_API_LISTNE".to_owned(), meant)]);
+}

@@ -9,7 +9,11 @@ pub(crate) fn nearest<'a>(
     const LIKE: f64 = 0.75;
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
+        .map(|candidate| {
+            // A name broken off is meant more surely than one of similar letters.
+            let begun = word.len() >= 3 && candidate.starts_with(word);
+            (strsim::jaro_winkler(word, candidate) + if begun { 1.0 } else { 0.0 }, candidate)
+        })
         .filter(|(likeness, _)| *likeness >= LIKE)
         .max_by(|(left, _), (right, _)| left.total_cmp(right))
         .map(|(_, candidate)| candidate)

@@ -207,7 +207,8 @@ impl EmbeddedServer {
             tracing::info!("embedded PostgreSQL is used by another process and left running");
             return Ok(false);
         }
-        if process::server_state(&self.layout.data)? != ServerState::Stopped {
+        // Nothing else: pg_ctl signals whatever process the pid file names.
+        if matches!(process::server_state(&self.layout.data)?, ServerState::Running { .. }) {
             let tools =
                 Tools { binaries: &self.binaries, identity: &self.identity, layout: &self.layout };
             tools.stop().await?;

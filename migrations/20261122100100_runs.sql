@@ -131,7 +131,7 @@ CREATE TABLE relevo.run_event (
     CONSTRAINT run_event_level_known CHECK (level IN ('debug', 'info', 'warn', 'error')),
     CONSTRAINT run_event_message_length CHECK (char_length(message) BETWEEN 1 AND 4000),
     CONSTRAINT run_event_fields_is_object CHECK (jsonb_typeof(fields) = 'object'),
-    CONSTRAINT run_event_fields_size CHECK (octet_length(fields::text) <= 32768)
+    CONSTRAINT run_event_fields_size CHECK (octet_length(fields::text) <= 4000000)
 );
 COMMENT ON TABLE relevo.run_event IS
     'The log of a run, in order of id; the number of events per run is bounded by the writer.';
@@ -146,7 +146,7 @@ COMMENT ON COLUMN relevo.run_event.level IS
 COMMENT ON COLUMN relevo.run_event.message IS
     'One sentence that reads alone.';
 COMMENT ON COLUMN relevo.run_event.fields IS
-    'The same facts for machines.';
+    'The same facts for machines. Writers keep to 32 kB; the table''s bound is wider, since jsonb writes large numbers out.';
 
 CREATE INDEX run_event_by_run ON relevo.run_event (run_id, id);
 COMMENT ON INDEX relevo.run_event_by_run IS

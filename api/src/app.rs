@@ -138,3 +138,41 @@ fn ready_check(pool: PgPool) -> ReadyCheck {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::StatusCode;
+    use axum::routing::get;
+    use serde_json::Value;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(app: Router) -> (StatusCode, Value) {
+        let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_ends_in_time() {
+        let app = Router::new()
+            .route("/", get(std::future::pending::<()>))
+            .layer(middleware::from_fn(time_out));
+        let (status, problem) = ask(app).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (503, &Value::from("timed_out")));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_that_tells_nothing() {
+        async fn handler() {
+            panic!("the secret is 42");
+        }
+        let app = Router::new().route("/", get(handler)).layer(CatchPanicLayer::custom(panicked));
+        let (status, problem) = ask(app).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (500, &Value::from("internal")));
+        assert!(!problem.to_string().contains("secret"), "{problem}");
+    }
+}

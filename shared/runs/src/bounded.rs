@@ -24,8 +24,7 @@ pub(crate) fn object(value: &Value, bytes_max: usize) -> Value {
     if !value.is_object() {
         return json!({"not_stored": "not an object"});
     }
-    // jsonb prints a space after each colon and comma: at most half as much again.
-    if text.len() > bytes_max / 3 * 2 {
+    if text.len() > bytes_max {
         return json!({"not_stored": "too large", "size_bytes": text.len()});
     }
     if text.contains("\\u0000") {

@@ -159,7 +159,7 @@ async fn migrate_on(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), 
     }
     lock(conn, lock_wait).await?;
     create_schema(conn).await?;
-    let outcome = MIGRATIONS.run_direct(None, conn, false).await;
+    let outcome = MIGRATIONS.run(&mut *conn).await;
     outcome.map_err(|error| explain(error, lock_wait))
 }
 

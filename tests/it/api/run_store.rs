@@ -155,6 +155,8 @@ async fn whatever_is_logged_fits() {
     // The largest that is let through is stored, however Postgres prints it.
     let event = log("many", json!({"a": vec![1; 10_000]})).await;
     assert_eq!(event.fields["a"].as_array().unwrap().len(), 10_000);
+    let event = log("long numbers", json!({"a": vec![1e300; 4_000]})).await;
+    assert_eq!(event.fields["a"][3_999], 1e300);
 
     runs.log(RunId(id.0 + 1), LogLevel::Info, "nobody's", &json!({})).await.unwrap();
     assert_eq!(runs.logs(RunId(id.0 + 1), None, 0).await.unwrap(), []);

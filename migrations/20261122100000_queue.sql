@@ -4,8 +4,8 @@
 -- relevo.dead_letter. All three draw ids from one sequence. The hot table stays narrow and small:
 -- finished rows leave it in the statement that finishes them. No foreign keys and no row triggers
 -- on it: the statements in shared/queue keep the references, and pay once per batch, not per row.
-
-CREATE SCHEMA IF NOT EXISTS relevo;
+--
+-- The schema relevo exists already: making it here would ask for more rights than owning it.
 
 CREATE TYPE relevo.job_state AS ENUM
     ('scheduled', 'available', 'running', 'retryable', 'completed', 'cancelled', 'dead');

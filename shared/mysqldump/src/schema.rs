@@ -12,6 +12,9 @@ pub struct TableDef {
     pub database: Option<String>,
     /// The table's name.
     pub name: String,
+    /// An earlier table's name begins with the same 63 bytes, which are all that Postgres keeps.
+    #[serde(default)]
+    pub shares_long_name: bool,
     /// Columns in table order, invisible and generated ones included.
     pub columns: Vec<ColumnDef>,
     /// Parts of the primary key; empty when there is none.

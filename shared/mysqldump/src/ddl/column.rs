@@ -291,10 +291,9 @@ fn attribute(cursor: &mut Cursor<'_>, parsed: &mut ParsedColumn) -> Result<(), P
         let key = super::parse::references(cursor, String::new(), vec![column.name.clone()])?;
         // InnoDB ignores REFERENCES written at a column (MariaDB since 10.5 does not).
         parsed.foreign_keys.push(key);
-    } else if cursor.eat("srid") || cursor.eat("ref_system_id") {
-        cursor.eat_punct('=');
-        cursor.next();
-    } else if cursor.eat("column_format")
+    } else if cursor.eat("srid")
+        || cursor.eat("ref_system_id")
+        || cursor.eat("column_format")
         || cursor.eat("storage")
         || cursor.eat("engine_attribute")
         || cursor.eat("secondary_engine_attribute")

@@ -3,18 +3,21 @@
 //! A translation that Postgres would refuse, or that means something else there, is worse than
 //! none: whatever is not known for certain gives `None`, and the caller reports the source.
 
-use crate::ddl::names::{limited, literal, quote};
+use crate::ddl::names::{column_name, literal, quote};
 use crate::ddl::types::{Encoding, pg_column};
 use crate::lexer::{Cursor, LexMode, TokenKind, tokenize};
-use crate::options::TranslateOptions;
-use crate::schema::{ColumnDef, TableDef};
+use crate::options::{JsonType, TranslateOptions};
+use crate::schema::{ColumnDef, ColumnType, TableDef};
 
 /// What an expression yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Integer,
     Number,
+    Float,
     Text,
+    Json,
+    Null,
     Bool,
     Date,
     Moment,
@@ -46,12 +49,14 @@ pub(super) fn generated(
 ) -> Option<String> {
     let (sql, kind) = translate(source, table, options, Use::Generated)?;
     let wanted = kind_of(&pg_column(table, column, options).encoding);
-    let fits = match wanted {
-        Kind::Integer => kind == Kind::Integer,
-        Kind::Number => matches!(kind, Kind::Integer | Kind::Number),
-        other => kind == other,
-    };
-    fits.then_some(sql)
+    match (wanted, kind) {
+        (Kind::Other, _) => None,
+        // MySQL's truth is a number.
+        (Kind::Integer, Kind::Bool) => Some(format!("({sql})::integer")),
+        (Kind::Number, Kind::Integer) => Some(sql),
+        (Kind::Float, Kind::Integer | Kind::Number) => Some(sql),
+        (wanted, kind) => (wanted == kind).then_some(sql),
+    }
 }
 
 /// A DEFAULT expression.
@@ -63,6 +68,7 @@ pub(super) fn default(
 ) -> Option<String> {
     let (sql, kind) = translate(source, table, options, Use::Default)?;
     match (kind_of(encoding), kind) {
+        (_, Kind::Uuid) if *encoding == Encoding::Plain => Some(sql),
         (Kind::Text, Kind::Uuid) => Some(format!("{sql}::text")),
         (Kind::Number, Kind::Integer) | (Kind::Date, Kind::Moment) => Some(sql),
         (wanted, kind) if wanted == kind && kind != Kind::Other => Some(sql),
@@ -84,7 +90,9 @@ pub(super) fn index(source: &str, table: &TableDef, options: &TranslateOptions) 
 fn kind_of(encoding: &Encoding) -> Kind {
     match encoding {
         Encoding::Int { .. } | Encoding::Year => Kind::Integer,
-        Encoding::Decimal { .. } | Encoding::Float | Encoding::Double => Kind::Number,
+        Encoding::Decimal { .. } => Kind::Number,
+        Encoding::Float | Encoding::Double => Kind::Float,
+        Encoding::Json => Kind::Json,
         Encoding::Boolean | Encoding::Bit { width: 1 } => Kind::Bool,
         Encoding::Text { .. } | Encoding::Enum { .. } => Kind::Text,
         Encoding::Date => Kind::Date,
@@ -125,7 +133,8 @@ impl Parser<'_> {
 
     fn comparable(&self, left: Kind, right: Kind) -> Option<()> {
         let fits = match (left, right) {
-            (Kind::Other, _) | (_, Kind::Other) => false,
+            (Kind::Other | Kind::Json | Kind::Null, _)
+            | (_, Kind::Other | Kind::Json | Kind::Null) => false,
             (Kind::Text, Kind::Text) => self.purpose != Use::Generated,
             (a, b) if a == b => true,
             (a, b) => numeric(a).is_some() && numeric(b).is_some(),
@@ -245,7 +254,16 @@ impl Parser<'_> {
     fn product(&mut self) -> Option<Typed> {
         let mut left = self.primary()?;
         loop {
-            if self.cursor.eat_punct('*') {
+            if self.cursor.sees_punct('-')
+                && self.cursor.peek_at(1) == Some(&TokenKind::Punct('>'))
+                && self.cursor.peek_at(2) == Some(&TokenKind::Punct('>'))
+            {
+                for _ in 0..3 {
+                    self.cursor.next();
+                }
+                let path = self.json_path_argument()?;
+                left = unquoted_member(&left, &path)?;
+            } else if self.cursor.eat_punct('*') {
                 let right = self.primary()?;
                 left = arithmetic(&left, "*", &right)?;
             } else if self.cursor.eat_punct('/') {
@@ -253,7 +271,10 @@ impl Parser<'_> {
                 let right = self.primary()?;
                 numeric(left.1)?;
                 numeric(right.1)?;
-                left = (format!("({}::numeric / NULLIF({}, 0))", left.0, right.0), Kind::Number);
+                let float = left.1 == Kind::Float || right.1 == Kind::Float;
+                let (ty, kind) =
+                    if float { ("float8", Kind::Float) } else { ("numeric", Kind::Number) };
+                left = (format!("({}::{ty} / NULLIF({}, 0))", left.0, right.0), kind);
             } else {
                 return Some(left);
             }
@@ -288,11 +309,16 @@ impl Parser<'_> {
                         _ => None,
                     };
                 }
+                if lower == "json_unquote" && self.cursor.sees_punct('(') {
+                    return self.json_unquote();
+                }
                 if self.cursor.sees_punct('(') {
                     let arguments = self.arguments()?;
                     return self.call(&lower, &arguments);
                 }
                 match lower.as_str() {
+                    "null" => Some(("NULL".to_owned(), Kind::Null)),
+                    "case" => self.case(),
                     "true" | "false" => Some((lower.to_uppercase(), Kind::Bool)),
                     "current_timestamp" if self.purpose == Use::Default => {
                         Some(("CURRENT_TIMESTAMP".to_owned(), Kind::Moment))
@@ -307,14 +333,71 @@ impl Parser<'_> {
         }
     }
 
+    /// `json_unquote(json_extract(column, '$.path'))`, after the first word.
+    fn json_unquote(&mut self) -> Option<Typed> {
+        self.enter()?;
+        if !(self.cursor.eat_punct('(')
+            && self.cursor.eat("json_extract")
+            && self.cursor.eat_punct('('))
+        {
+            return None;
+        }
+        let document = self.or()?;
+        if !self.cursor.eat_punct(',') {
+            return None;
+        }
+        let path = self.json_path_argument()?;
+        let member = unquoted_member(&document, &path)?;
+        (self.cursor.eat_punct(')') && self.cursor.eat_punct(')')).then_some(member)
+    }
+
+    fn json_path_argument(&mut self) -> Option<String> {
+        if matches!(self.cursor.peek(), Some(TokenKind::Word(word)) if word.starts_with('_')) {
+            self.cursor.next();
+        }
+        match self.cursor.next()? {
+            TokenKind::Text(path) => json_path(path),
+            _ => None,
+        }
+    }
+
+    /// `CASE WHEN … THEN … ELSE … END`, after CASE.
+    fn case(&mut self) -> Option<Typed> {
+        self.enter()?;
+        let mut sql = "CASE".to_owned();
+        let mut kind = Kind::Null;
+        while self.cursor.eat("when") {
+            let (condition, yields) = self.or()?;
+            if yields != Kind::Bool || !self.cursor.eat("then") {
+                return None;
+            }
+            let (value, yields) = self.or()?;
+            kind = unify(kind, yields)?;
+            sql.push_str(&format!(" WHEN {condition} THEN {value}"));
+        }
+        if self.cursor.eat("else") {
+            let (value, yields) = self.or()?;
+            kind = unify(kind, yields)?;
+            sql.push_str(&format!(" ELSE {value}"));
+        }
+        (self.cursor.eat("end") && kind != Kind::Null).then(|| (format!("{sql} END"), kind))
+    }
+
     fn column(&self, name: &str) -> Option<Typed> {
         let column = &self.table.columns[self.table.column_index(name)?];
-        // Postgres allows no generated column in another's rule.
-        if column.generated.is_some() {
+        // Postgres allows no generated column in another's rule, and no column in a default.
+        if column.generated.is_some() || self.purpose == Use::Default {
+            return None;
+        }
+        // A zero-filled number counts as its digits in one place and as a number in another.
+        if matches!(column.ty, ColumnType::Int { zerofill: true, .. }) {
             return None;
         }
         let kind = kind_of(&pg_column(self.table, column, self.options).encoding);
-        Some((quote(&limited(&column.name)), kind))
+        if kind == Kind::Json && self.options.json != JsonType::Jsonb {
+            return None;
+        }
+        Some((quote(&column_name(self.table, column)), kind))
     }
 
     fn arguments(&mut self) -> Option<Vec<Typed>> {
@@ -341,8 +424,25 @@ impl Parser<'_> {
         let all = |kind| arguments.iter().all(|a| a.1 == kind);
         let first = arguments.first().map(|a| a.1);
         match (name, arguments.len()) {
-            ("concat", 1..) if all(Kind::Text) => {
-                Some((format!("({})", sql.join(" || ")), Kind::Text))
+            // What is joined must be text; whole numbers print alike unless zero-filled.
+            ("concat", 1..) if arguments.iter().all(|a| joins(a.1)) => {
+                let parts: Vec<String> = arguments
+                    .iter()
+                    .map(|(sql, kind)| match kind {
+                        Kind::Text => sql.clone(),
+                        _ => format!("{sql}::text"),
+                    })
+                    .collect();
+                Some((format!("({})", parts.join(" || ")), Kind::Text))
+            }
+            ("replace", 3) if all(Kind::Text) => {
+                Some((format!("replace({})", sql.join(", ")), Kind::Text))
+            }
+            ("left" | "right", 2) if first == Some(Kind::Text) && is_digits(sql[1]) => {
+                Some((format!("\"{name}\"({})", sql.join(", ")), Kind::Text))
+            }
+            ("date", 1) if matches!(first, Some(Kind::Date | Kind::Moment)) => {
+                Some((format!("{}::date", sql[0]), Kind::Date))
             }
             ("lower" | "lcase" | "upper" | "ucase" | "trim" | "ltrim" | "rtrim", 1)
                 if all(Kind::Text) =>
@@ -368,20 +468,14 @@ impl Parser<'_> {
                 Some((format!("abs({})", sql[0]), first?))
             }
             ("ifnull" | "coalesce", 1..) => {
-                let kind = first?;
-                if kind == Kind::Other || !all(kind) {
-                    return None;
-                }
+                let kind = arguments.iter().try_fold(Kind::Null, |kind, a| unify(kind, a.1))?;
                 Some((format!("COALESCE({})", sql.join(", ")), kind))
             }
             ("if", 3) if first == Some(Kind::Bool) => {
-                let (yes, no) = (arguments[1].1, arguments[2].1);
-                if yes != no || yes == Kind::Other {
-                    return None;
-                }
-                Some((format!("CASE WHEN {} THEN {} ELSE {} END", sql[0], sql[1], sql[2]), yes))
+                let kind = unify(arguments[1].1, arguments[2].1)?;
+                Some((format!("CASE WHEN {} THEN {} ELSE {} END", sql[0], sql[1], sql[2]), kind))
             }
-            ("nullif", 2) if all(first?) && first != Some(Kind::Other) => {
+            ("nullif", 2) if unify(first?, arguments[1].1) == first => {
                 Some((format!("NULLIF({}, {})", sql[0], sql[1]), first?))
             }
             ("year" | "month" | "day" | "dayofmonth", 1)
@@ -413,18 +507,63 @@ fn both_bool(left: &Typed, operator: &str, right: &Typed) -> Option<Typed> {
 }
 
 fn numeric(kind: Kind) -> Option<()> {
-    matches!(kind, Kind::Integer | Kind::Number).then_some(())
+    matches!(kind, Kind::Integer | Kind::Number | Kind::Float).then_some(())
 }
 
 fn arithmetic(left: &Typed, operator: &str, right: &Typed) -> Option<Typed> {
     numeric(left.1)?;
     numeric(right.1)?;
-    let kind = if (left.1, right.1) == (Kind::Integer, Kind::Integer) {
-        Kind::Integer
-    } else {
-        Kind::Number
+    Some(match (left.1, right.1) {
+        // MySQL computes whole numbers in 64 bits.
+        (Kind::Integer, Kind::Integer) => {
+            (format!("({}::bigint {operator} {})", left.0, right.0), Kind::Integer)
+        }
+        (Kind::Float, _) | (_, Kind::Float) => {
+            (format!("({} {operator} {})", left.0, right.0), Kind::Float)
+        }
+        _ => (format!("({} {operator} {})", left.0, right.0), Kind::Number),
+    })
+}
+
+/// A member of a document as text. A JSON null is the text `null` to MySQL.
+fn unquoted_member(document: &Typed, path: &str) -> Option<Typed> {
+    let (sql, kind) = document;
+    (*kind == Kind::Json).then(|| {
+        let null = format!("CASE WHEN jsonb_typeof({sql} #> {path}) = 'null' THEN 'null' END");
+        (format!("COALESCE({sql} #>> {path}, {null})"), Kind::Text)
+    })
+}
+
+/// Kinds that CONCAT prints as Postgres does.
+fn joins(kind: Kind) -> bool {
+    matches!(kind, Kind::Text | Kind::Integer)
+}
+
+fn is_digits(sql: &str) -> bool {
+    !sql.is_empty() && sql.len() < 9 && sql.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// What a choice between two expressions yields.
+fn unify(left: Kind, right: Kind) -> Option<Kind> {
+    match (left, right) {
+        (Kind::Other | Kind::Json, _) | (_, Kind::Other | Kind::Json) => None,
+        (Kind::Null, kind) | (kind, Kind::Null) => Some(kind),
+        (Kind::Integer, Kind::Number) | (Kind::Number, Kind::Integer) => Some(Kind::Number),
+        (a, b) => (a == b).then_some(a),
+    }
+}
+
+/// `$.a.b` as the elements of a Postgres path; plain members only.
+fn json_path(path: &str) -> Option<String> {
+    let members: Vec<&str> = path.strip_prefix("$.")?.split('.').collect();
+    let plain = |member: &&str| {
+        let member = member.strip_prefix('"').and_then(|m| m.strip_suffix('"')).unwrap_or(member);
+        !member.is_empty() && member.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
     };
-    Some((format!("({} {operator} {})", left.0, right.0), kind))
+    members
+        .iter()
+        .all(plain)
+        .then(|| literal(&format!("{{{}}}", members.join(",").replace('"', ""))))
 }
 
 #[cfg(test)]
@@ -456,8 +595,18 @@ mod tests {
         let options = TranslateOptions::default();
         let rule =
             |source: &str, at: usize| generated(source, &table.columns[at], &table, &options);
-        assert_eq!(rule("`a` + 1", 0).as_deref(), Some(r#"("a" + 1)"#));
+        assert_eq!(rule("`a` + 1", 0).as_deref(), Some(r#"("a"::bigint + 1)"#));
         assert_eq!(rule("concat(`n`,' ',`n`)", 2).as_deref(), Some(r#"("n" || ' ' || "n")"#));
+        assert_eq!(
+            rule("case when (`d` is null) then 1 else NULL end", 0).as_deref(),
+            Some(r#"CASE WHEN (("d" IS NULL)) THEN 1 ELSE NULL END"#)
+        );
+        assert_eq!(rule("`d` is null", 0).as_deref(), Some(r#"(("d" IS NULL))::integer"#));
+        assert_eq!(rule("concat(`a`,'x')", 2).as_deref(), Some(r#"("a"::text || 'x')"#));
+        let member = r#"COALESCE("j" #>> '{x,y}', CASE WHEN jsonb_typeof("j" #> '{x,y}') = 'null' THEN 'null' END)"#;
+        let source = "json_unquote(json_extract(`j`,_utf8mb4'$.x.y'))";
+        assert_eq!(rule(source, 2).as_deref(), Some(member));
+        assert_eq!(rule("`j`->>'$.x.y'", 2).as_deref(), Some(member));
         assert_eq!(rule("`a` / 2", 1).as_deref(), Some(r#"("a"::numeric / NULLIF(2, 0))"#));
     }
 

@@ -1,7 +1,7 @@
 //! Indexes: names unique per schema, prefixes, what Postgres has no like for.
 
 use crate::ddl::expression;
-use crate::ddl::names::{NamePool, limited, literal, quote, table_name};
+use crate::ddl::names::{NamePool, column_name, literal, quote, table_name};
 use crate::options::TranslateOptions;
 use crate::schema::{ColumnDef, ColumnType, IndexDef, IndexKey, IndexKind, IndexPart, TableDef};
 
@@ -143,7 +143,7 @@ fn part_sql(
         .column_index(name)
         .map(|at| &table.columns[at])
         .ok_or_else(|| format!("index left out: there is no column `{name}`"))?;
-    let quoted = quote(&limited(&column.name));
+    let quoted = quote(&column_name(table, column));
     let sql = match (&column.ty, part.prefix) {
         (ColumnType::Char { length } | ColumnType::VarChar { length }, Some(prefix))
             if prefix >= *length || (!unique && *length * 4 <= SAFE_KEY_BYTES) =>
@@ -173,7 +173,7 @@ fn full_text(
 ) -> Result<(String, String), String> {
     let columns: Vec<String> = key_columns(table, &index.parts)?
         .into_iter()
-        .map(|column| format!("COALESCE({}, '')", quote(&limited(&column.name))))
+        .map(|column| format!("COALESCE({}, '')", quote(&column_name(table, column))))
         .collect();
     let name = names.take(&wanted_name(table, index));
     let sql = format!(

@@ -2,14 +2,38 @@
 
 use std::collections::HashSet;
 
-use crate::schema::TableDef;
+use crate::schema::{ColumnDef, TableDef};
 
 /// Longest name Postgres keeps, in bytes.
 const NAME_LIMIT_BYTES: usize = 63;
 
 /// The Postgres name of a table.
 pub fn table_name(table: &TableDef) -> String {
-    limited(&table.name)
+    if table.shares_long_name { limited(&table.name) } else { cut(&table.name) }
+}
+
+/// The Postgres name of a column: cut as Postgres itself cuts it, unless that is taken.
+pub(crate) fn column_name(table: &TableDef, column: &ColumnDef) -> String {
+    if column.name.len() <= NAME_LIMIT_BYTES {
+        return column.name.clone();
+    }
+    let name = cut(&column.name);
+    let taken = table
+        .columns
+        .iter()
+        .take_while(|other| other.name != column.name)
+        .chain(table.columns.iter().filter(|other| other.name.len() <= NAME_LIMIT_BYTES))
+        .any(|other| cut(&other.name) == name);
+    if taken { limited(&column.name) } else { name }
+}
+
+/// The first 63 bytes of a name, whole characters only.
+pub(crate) fn cut(name: &str) -> String {
+    let mut end = name.len().min(NAME_LIMIT_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_owned()
 }
 
 /// A name of at most 63 bytes: longer ones are cut and end in a hash of the whole, so that two

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ddl::expression;
-use crate::ddl::names::{NamePool, literal, quote, table_name};
+use crate::ddl::names::{column_name, literal, quote, table_name};
 use crate::ddl::types::{Encoding, PgColumn, pg_column};
 use crate::options::TranslateOptions;
 use crate::schema::{ColumnDef, DefaultValue, TableDef};
@@ -62,7 +62,6 @@ pub(crate) fn column_plans(
     table: &TableDef,
     options: &TranslateOptions,
 ) -> Vec<(ColumnPlan, PgColumn, Option<String>)> {
-    let mut names = NamePool::default();
     table
         .columns
         .iter()
@@ -73,7 +72,7 @@ pub(crate) fn column_plans(
             });
             let plan = ColumnPlan {
                 name: column.name.clone(),
-                pg_name: names.take(&column.name),
+                pg_name: column_name(table, column),
                 pg_type: pg.name.clone(),
                 generated: generated.is_some(),
                 nullable: column.nullable

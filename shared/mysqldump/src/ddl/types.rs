@@ -134,6 +134,7 @@ pub(crate) fn pg_column(
     }
 }
 
+/// Postgres type and bounds of an integer type.
 fn int_type(size: IntSize, unsigned: bool) -> (&'static str, i128, i128) {
     match (size, unsigned) {
         (IntSize::Tiny, false) => ("smallint", -128, 127),
@@ -142,10 +143,10 @@ fn int_type(size: IntSize, unsigned: bool) -> (&'static str, i128, i128) {
         (IntSize::Small, true) => ("integer", 0, 65_535),
         (IntSize::Medium, false) => ("integer", -8_388_608, 8_388_607),
         (IntSize::Medium, true) => ("integer", 0, 16_777_215),
-        (IntSize::Int, false) => ("integer", i32::MIN as i128, i32::MAX as i128),
-        (IntSize::Int, true) => ("bigint", 0, u32::MAX as i128),
-        (IntSize::Big, false) => ("bigint", i64::MIN as i128, i64::MAX as i128),
-        (IntSize::Big, true) => ("numeric(20,0)", 0, u64::MAX as i128),
+        (IntSize::Int, false) => ("integer", i128::from(i32::MIN), i128::from(i32::MAX)),
+        (IntSize::Int, true) => ("bigint", 0, i128::from(u32::MAX)),
+        (IntSize::Big, false) => ("bigint", i128::from(i64::MIN), i128::from(i64::MAX)),
+        (IntSize::Big, true) => ("numeric(20,0)", 0, i128::from(u64::MAX)),
     }
 }
 

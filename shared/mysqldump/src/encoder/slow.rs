@@ -348,7 +348,7 @@ impl Converter<'_> {
                 // The server's mark for a value that was none of the labels.
                 None if text.is_empty() => {}
                 None => {
-                    self.adapt(&format!("{:?} is none of the labels", shown(text.as_bytes())))?
+                    self.adapt(&format!("{:?} is none of the labels", shown(text.as_bytes())))?;
                 }
             },
             Kind::Set { labels, array } => {

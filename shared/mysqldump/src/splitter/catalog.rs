@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::ddl;
 use crate::schema::TableDef;
 
 /// Tables by database and name.
@@ -36,6 +37,17 @@ impl Catalog {
         let key = (table.database.clone(), table.name.clone());
         let filled = false;
         self.tables.insert(key, Entry { table, filled });
+    }
+
+    /// Whether another table of the database would get the same name in Postgres.
+    pub(super) fn has_long_name(&self, table: &TableDef) -> bool {
+        let name = ddl::table_name(table);
+        name != table.name
+            && self.tables.values().any(|known| {
+                known.table.database == table.database
+                    && known.table.name != table.name
+                    && ddl::table_name(&known.table) == name
+            })
     }
 
     /// Replaces a definition, keeping what is known of its rows.

@@ -190,6 +190,7 @@ impl DumpSplitter {
         if table.database.is_none() {
             table.database.clone_from(&self.catalog.database);
         }
+        table.shares_long_name = self.catalog.has_long_name(&table);
         let table = Arc::new(table);
         if let Some(old) = self.catalog.remove(table.database.as_deref(), &table.name) {
             if source.to_ascii_lowercase().contains("if not exists") {

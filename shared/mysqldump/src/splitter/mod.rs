@@ -352,8 +352,8 @@ impl DumpSplitter {
         start: usize,
         sink: Sink<'_>,
     ) -> Result<usize, DumpError> {
-        for at in start..bytes.len() {
-            match self.builder.step(bytes[at]) {
+        for (at, &byte) in bytes.iter().enumerate().skip(start) {
+            match self.builder.step(byte) {
                 Step::Statement => {
                     let text = String::from_utf8_lossy(&self.builder.text).trim().to_owned();
                     self.builder.clear();

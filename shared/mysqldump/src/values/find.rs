@@ -93,8 +93,8 @@ mod tests {
                 for needle in [b'\'', b'\\'] {
                     let mut text = vec![b'x'; length];
                     text[hit] = needle;
-                    for later in hit + 1..length {
-                        text[later] = if later % 2 == 0 { b'\'' } else { 0x80 };
+                    for (later, byte) in text.iter_mut().enumerate().skip(hit + 1) {
+                        *byte = if later % 2 == 0 { b'\'' } else { 0x80 };
                     }
                     assert_eq!(either(&text, b'\'', b'\\'), Some(hit));
                 }

@@ -1,12 +1,13 @@
 //! Everything after the load, up to the certificate.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use relevo_mysqldump::BatchStats;
 use relevo_pg::cutover::{
-    CutoverError, Exchange, Exchanged, exchange, open_transactions, wait_for_transactions,
+    CutoverError, Exchange, Exchanged, Finale, exchange, open_transactions, wait_for_transactions,
 };
 use relevo_pg::{Session, session};
 use sqlx::{PgConnection, PgPool};
@@ -132,6 +133,25 @@ struct Finish<'a> {
     cancel: &'a CancellationToken,
     clock: Clock<'a>,
     notices: Vec<String>,
+}
+
+/// The import's own part of the cutover.
+struct GoLive<'a, 'f> {
+    finish: &'a Finish<'f>,
+    loaded: &'a BTreeMap<String, Loaded>,
+    counted: &'a Counted,
+    before: &'a RowsBefore,
+}
+
+impl Finale<ImportError> for GoLive<'_, '_> {
+    fn run<'c>(
+        &'c mut self,
+        connection: &'c mut PgConnection,
+        exchanged: &'c Exchanged,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ImportError>> + Send + 'c>> {
+        let Self { finish, loaded, counted, before } = self;
+        Box::pin(finish.go_live(connection, exchanged, loaded, counted, before))
+    }
 }
 
 impl Finish<'_> {
@@ -353,11 +373,8 @@ impl Finish<'_> {
         let lock_wait = Duration::from_secs(self.options.cutover.lock_wait_seconds);
         let cancel = self.cancel;
         let outcome = {
-            let this = &*self;
-            let finale = async move |connection: &mut PgConnection, exchanged: &Exchanged| {
-                this.go_live(connection, exchanged, loaded, counted, before).await
-            };
-            exchange::<ImportError>(session, tables, lock_wait, cancel, finale).await
+            let mut finale = GoLive { finish: &*self, loaded, counted, before };
+            exchange::<ImportError>(session, tables, lock_wait, cancel, &mut finale).await
         };
         match outcome {
             Ok(_) => Ok(()),

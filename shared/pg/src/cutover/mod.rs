@@ -24,6 +24,7 @@ mod script;
 mod snapshot;
 mod survey;
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
@@ -77,6 +78,18 @@ pub struct Exchanged {
     pub notices: Vec<String>,
 }
 
+/// The caller's part of the cutover, in its transaction, directly before COMMIT.
+///
+/// A trait and no async closure: the compiler cannot prove the future of one to be `Send`.
+pub trait Finale<E>: Send {
+    /// Writes what has to be committed together with the exchange; an error rolls everything back.
+    fn run<'c>(
+        &'c mut self,
+        connection: &'c mut PgConnection,
+        exchanged: &'c Exchanged,
+    ) -> Pin<Box<dyn Future<Output = Result<(), E>> + Send + 'c>>;
+}
+
 /// Exchanges the tables, trying again while they are in use, for `lock_wait` at most.
 ///
 /// An error of the last COMMIT may mean that it happened: ask the ledger that `finale` wrote.
@@ -89,7 +102,7 @@ pub async fn exchange<E: From<CutoverError>>(
     exchange: &Exchange,
     lock_wait: Duration,
     cancel: &CancellationToken,
-    mut finale: impl AsyncFnMut(&mut PgConnection, &Exchanged) -> Result<(), E> + Send,
+    finale: &mut dyn Finale<E>,
 ) -> Result<Exchanged, E> {
     let started = Instant::now();
     let largest = largest_budget(session.connection()).await.map_err(CutoverError::from)?;
@@ -98,7 +111,7 @@ pub async fn exchange<E: From<CutoverError>>(
         if cancel.is_cancelled() {
             return Err(CutoverError::Cancelled.into());
         }
-        match attempt(session.connection(), exchange, budget, &mut finale).await {
+        match attempt(session.connection(), exchange, budget, finale).await {
             Ok(exchanged) => return Ok(exchanged),
             Err(Failed::For(error)) => {
                 roll_back(session.connection()).await;
@@ -151,7 +164,7 @@ async fn attempt<E: From<CutoverError>>(
     connection: &mut PgConnection,
     exchange: &Exchange,
     budget: Duration,
-    finale: &mut (impl AsyncFnMut(&mut PgConnection, &Exchanged) -> Result<(), E> + Send),
+    finale: &mut dyn Finale<E>,
 ) -> Result<Exchanged, Failed<E>> {
     // synchronous_commit on: with this commit everything written before it is durable too. No
     // search path: what the server writes out for us then names every schema.
@@ -204,7 +217,7 @@ async fn attempt<E: From<CutoverError>>(
         follow_up: survey.follow_up,
         notices: survey.notices,
     };
-    finale(connection, &exchanged).await.map_err(Failed::For)?;
+    finale.run(connection, &exchanged).await.map_err(Failed::For)?;
     connection.execute("-- commit_cutover\nCOMMIT").await.map_err(|source| {
         CutoverError::from(PgError::database("committing the cutover", source))
     })?;

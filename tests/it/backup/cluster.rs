@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relevo_queue::{JobFilter, JobState, Queue};
-use relevo_runs::backup::{BackupMode, start_in};
+use relevo_runs::backup::{BackupMode, StartOptions, start_in};
 use relevo_runs::{LogLevel, Run, RunId, RunState, Runs};
 use relevo_tests::gateway::API_KEY;
 use relevo_tests::{Gateway, Process, ShopDump, TestDatabase, free_port, reference, wait_for};
@@ -132,7 +132,8 @@ impl Cluster {
     /// Starts a run.
     pub async fn start_run(&self, mode: BackupMode) -> RunId {
         let mut tx = self.pool().begin().await.unwrap();
-        let id = start_in(&mut tx, &self.queue(), SOURCE, mode, "test").await.unwrap();
+        let options = StartOptions { mode, ..StartOptions::default() };
+        let id = start_in(&mut tx, &self.queue(), SOURCE, &options, "test").await.unwrap();
         tx.commit().await.unwrap();
         id
     }

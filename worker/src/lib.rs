@@ -1,1 +1,146 @@
-//! placeholder
+//! The worker: claims jobs from the queue and runs their handlers.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `registry` | which handler runs which kind: one exhaustive match |
+//! | `context` | what every handler may use |
+//! | `observer` | the queue's events as metrics |
+//! | `backup` | the steps of the backup import, and the reconciler that cleans up after them |
+//! | `notify` | telling people how a run ended |
+//! | `noop` | a job that does nothing |
+//! | `stopping` | what becomes of a job whose handler is told to stop |
+//! | `targets`, `backoff` | pools of the targets; delays between attempts |
+//!
+//! A handler is written for being killed at any point: its effects on the control plane happen in
+//! transactions that prove its lease, its effects on a target carry its fence, and what it leaves
+//! on disk names the run it belongs to. Each module says what a kill at its steps leads to.
+
+mod backoff;
+mod backup;
+mod context;
+mod noop;
+mod notify;
+mod observer;
+mod registry;
+mod stopping;
+mod targets;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use relevo_queue::{KnownKind, Queue, WorkerConfig};
+use relevo_settings::Settings;
+use relevo_telemetry::{ReadyCheck, metrics::Metrics};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{context::Context, observer::QueueMetrics, registry::Registry};
+
+/// What a worker needs.
+pub struct WorkerDeps {
+    /// The control plane's database, migrated.
+    pub pool: PgPool,
+    /// What is configured; no target is `embedded:` any more.
+    pub settings: Arc<Settings>,
+    /// Where this process counts.
+    pub metrics: Arc<Metrics>,
+    /// Shown with the worker's session.
+    pub name: String,
+    /// Where to serve `/metrics`, `/livez` and `/readyz`; `None` where the process serves them
+    /// already.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// Runs jobs until `shutdown`, then drains: handlers finish or stop at their next safe point, what
+/// was claimed and not finished is given back.
+///
+/// # Errors
+/// Settings that cannot work, a control plane that is not migrated, a metrics address that cannot
+/// be listened on. Later trouble with a database ends no worker.
+pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let WorkerDeps { pool, settings, metrics, name, metrics_listen } = deps;
+    for kind in relevo_jobs::JobKind::ALL {
+        metrics.declare_job(relevo_jobs::policy(kind).queue, kind.as_str());
+    }
+    for source in settings.backup.keys() {
+        metrics.declare_pipeline(relevo_runs::backup::PIPELINE, source);
+    }
+    metrics.worker_slots.set(slots(settings.worker.concurrency));
+    let config = worker_config(&settings, name);
+    let queue = Queue::new(pool.clone());
+    let context = Arc::new(Context::new(pool.clone(), queue.clone(), settings, metrics).await?);
+
+    // Ends with this function however it ends.
+    let beside = CancellationToken::new();
+    let _stop_beside = beside.clone().drop_guard();
+    if let Some(address) = metrics_listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} for metrics"))?;
+        let metrics = Arc::clone(&context.metrics);
+        let served =
+            relevo_telemetry::serve_metrics(listener, metrics, ready(pool), beside.clone());
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the metrics server ended, this worker is not observed any more"
+                );
+            }
+        });
+    }
+    let reconciler = tokio::spawn(backup::reconcile_forever(Arc::clone(&context), beside.clone()));
+
+    let observer = Arc::new(QueueMetrics::new(Arc::clone(&context.metrics)));
+    let registry = Arc::new(Registry::new(Arc::clone(&context)));
+    relevo_queue::run_worker(queue, config, registry, observer, shutdown).await?;
+
+    beside.cancel();
+    // Its steps are idempotent and bounded; a panic in it must not look like a failed drain.
+    if let Err(error) = reconciler.await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the reconciler crashed");
+    }
+    context.targets.close().await;
+    Ok(())
+}
+
+fn worker_config(settings: &Settings, name: String) -> WorkerConfig {
+    let worker = &settings.worker;
+    let kinds = relevo_jobs::JobKind::ALL
+        .into_iter()
+        .map(|kind| KnownKind {
+            kind: kind.as_str().to_owned(),
+            max_payload_version: relevo_jobs::version(kind),
+        })
+        .collect();
+    WorkerConfig {
+        name,
+        queues: worker.queues.clone(),
+        kinds,
+        concurrency: worker.concurrency,
+        lease_ttl: Duration::from_secs(worker.lease_ttl_seconds),
+        poll_interval: Duration::from_millis(worker.poll_interval_ms),
+        grace: Duration::from_secs(worker.grace_seconds),
+        ..WorkerConfig::default()
+    }
+}
+
+/// Ready means that the control plane answers.
+fn ready(pool: PgPool) -> ReadyCheck {
+    Arc::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move {
+            sqlx::query("-- worker::ready\nSELECT 1")
+                .execute(&pool)
+                .await
+                .map(drop)
+                .map_err(|_| "the control plane's database does not answer".to_owned())
+        })
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nobody runs 2^53 handlers")]
+fn slots(concurrency: usize) -> f64 {
+    concurrency as f64
+}

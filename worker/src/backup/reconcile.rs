@@ -1,0 +1,393 @@
+//! The reconciler: ends runs that nobody works for, and cleans up after ended ones.
+//!
+//! Every worker runs it every ten seconds and whenever one of its own handlers has ended a run; an
+//! advisory lock lets one at a time work on runs and targets, each sweeps its own disk. A pass
+//! looks at what is there, never at a hint, and each of its steps can be repeated.
+//!
+//! | found | done |
+//! |---|---|
+//! | an active run somebody wants cancelled | its import is abandoned, the run cancelled |
+//! | an active run with a dead letter, or without any job left | abandoned, the run failed |
+//! | the same, but the target says the import is live | the run succeeds with the target's certificate |
+//! | an ended run, not cleaned | its jobs are cancelled, staging schemas and chunks removed |
+//! | files and chunks of ended runs, on this disk | removed |
+//!
+//! Killed here, then what? The connection closes and the lock with it; the next pass, here or in
+//! another worker, finds the same things.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context as _;
+use relevo_import::{Certificate, steps};
+use relevo_jobs::JobKind;
+use relevo_queue::{JobFilter, JobState};
+use relevo_runs::{Run, RunId, RunState, backup::PIPELINE, backup_requests};
+use sqlx::{Connection as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ending,
+    files::{FileFate, file_name_of},
+    step::{describe, import_id},
+};
+use crate::context::Context;
+
+/// Pause between two passes.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// How often all unfinished imports of a target are compared with the runs, beside the clean-up
+/// after each run.
+const SWEEP_TARGETS_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Key of the advisory lock: "relevorc" in ASCII.
+const LOCK_KEY: i64 = 0x7265_6c65_766f_7263;
+
+/// How long a run whose cutover may have happened waits for its target to be reachable again.
+const UNDECIDED_MAX: Duration = Duration::from_secs(3_600);
+
+/// How many ended runs one pass cleans up after.
+const CLEAN_PER_PASS: u32 = 20;
+
+/// The states of a job that somebody still will, or does, work on.
+const UNFINISHED: [JobState; 4] =
+    [JobState::Scheduled, JobState::Available, JobState::Running, JobState::Retryable];
+
+/// What one process's reconciler remembers between passes; nothing that matters.
+#[derive(Default)]
+struct Memory {
+    /// Targets that could not be reached, and when to try them again.
+    unreachable: BTreeMap<String, (Instant, u32)>,
+    /// When the targets were swept.
+    swept: Option<Instant>,
+}
+
+/// Reconciles until `shutdown`.
+pub(crate) async fn reconcile_forever(context: Arc<Context>, shutdown: CancellationToken) {
+    let mut memory = Memory::default();
+    loop {
+        let pass = Box::pin(reconcile(&context, &mut memory));
+        let outcome = tokio::select! {
+            () = shutdown.cancelled() => return,
+            outcome = pass => outcome,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(
+                error = error.as_ref() as &dyn std::error::Error,
+                "a pass of the reconciler failed and will be repeated"
+            );
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = context.run_ended.notified() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// One pass.
+async fn reconcile(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
+    // A connection of its own, outside the pool: the lock ends with it, however this ends.
+    let mut lock = PgConnection::connect_with(&context.pool.connect_options()).await?;
+    let locked: bool = sqlx::query_scalar("-- reconcile: lock\nSELECT pg_try_advisory_lock($1)")
+        .bind(LOCK_KEY)
+        .fetch_one(&mut lock)
+        .await?;
+    let outcome = if locked { with_lock(context, memory).await } else { Ok(()) };
+    lock.close().await?;
+    outcome?;
+    sweep_disk(context).await
+}
+
+async fn with_lock(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
+    for run in context.runs.active().await? {
+        if run.pipeline == PIPELINE
+            && let Some(ending) = wanted_ending(context, &run).await?
+        {
+            end(context, memory, &run, ending).await?;
+        }
+    }
+    for run in context.runs.uncleaned(CLEAN_PER_PASS).await? {
+        if run.pipeline == PIPELINE {
+            clean(context, memory, &run).await?;
+        }
+    }
+    if memory.swept.is_none_or(|at| at.elapsed() > SWEEP_TARGETS_EVERY) {
+        memory.swept = Some(Instant::now());
+        sweep_targets(context, memory).await?;
+    }
+    Ok(())
+}
+
+/// How an active run has to end.
+enum Ending {
+    Cancelled,
+    Failed(String),
+}
+
+/// Whether an active run has to end, and how: wanted cancelled, a job of it dead, or no job left.
+async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<Ending>> {
+    if run.cancel_requested {
+        return Ok(Some(Ending::Cancelled));
+    }
+    let steps = JobKind::ALL.into_iter().filter(|kind| is_step(*kind));
+    let filter = JobFilter {
+        kinds: steps.map(|kind| kind.as_str().to_owned()).collect(),
+        limit: Some(1),
+        ..JobFilter::run(run.id.0)
+    };
+    if let Some(dead) = context.queue.dead_letters(&filter).await?.into_iter().next() {
+        let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
+        let reason =
+            format!("{} failed for good after {} attempt(s): {error}", dead.kind, dead.attempt);
+        return Ok(Some(Ending::Failed(reason)));
+    }
+    let unfinished = JobFilter { states: UNFINISHED.to_vec(), ..filter };
+    if !context.queue.jobs(&unfinished).await?.is_empty() {
+        return Ok(None);
+    }
+    // A job that ends enqueues its successor, or ends the run, in the same transaction: whoever
+    // finds neither has found a run that was left alone, unless it ended between the two looks.
+    let run_now = context.runs.get(run.id).await?;
+    if run_now.is_none_or(|run| run.state.is_ended()) {
+        return Ok(None);
+    }
+    let reason =
+        "no job works for this run any more: it was cancelled or discarded; start a new run";
+    Ok(Some(Ending::Failed(reason.to_owned())))
+}
+
+/// Whether jobs of this kind carry a run of the import forward.
+fn is_step(kind: JobKind) -> bool {
+    match kind {
+        JobKind::RequestBackup
+        | JobKind::DownloadDump
+        | JobKind::TranslateChunk
+        | JobKind::FinishImport
+        | JobKind::BackupDeadline => true,
+        JobKind::Notify | JobKind::Noop => false,
+    }
+}
+
+/// Ends a run. Where a cutover may be under way or done, the target decides: abandoned there first,
+/// an import is either stopped for good or live.
+async fn end(
+    context: &Context,
+    memory: &mut Memory,
+    run: &Run,
+    mut ending: Ending,
+) -> anyhow::Result<()> {
+    let mut certificate = None;
+    if run.phase == "finish" {
+        match abandon_all(context, memory, run).await {
+            Ok(live) => certificate = live,
+            Err(error) => {
+                let undecided = (chrono::Utc::now() - run.updated_at).to_std().unwrap_or_default();
+                if undecided < UNDECIDED_MAX {
+                    return Err(error.context(format!(
+                        "run {} has to end, but whether its cutover happened only its target knows",
+                        run.id
+                    )));
+                }
+                ending = Ending::Failed(format!(
+                    "the run was to end, and its target has not been reachable for {} min to say \
+                     whether the cutover had happened: {}",
+                    UNDECIDED_MAX.as_secs() / 60,
+                    describe(error.as_ref())
+                ));
+            }
+        }
+    }
+    let mut tx = context.pool.begin().await?;
+    match (certificate, ending) {
+        (Some(certificate), _) => {
+            ending::succeed_in(context, &mut tx, run, &certificate).await?;
+        }
+        (None, Ending::Cancelled) => ending::cancel_in(context, &mut tx, run).await?,
+        (None, Ending::Failed(reason)) => {
+            ending::fail_in(context, &mut tx, run, &reason).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Abandons every import of a run in its target; the certificate of one that is live already.
+async fn abandon_all(
+    context: &Context,
+    memory: &mut Memory,
+    run: &Run,
+) -> anyhow::Result<Option<Certificate>> {
+    let Some(source) = context.source(&run.source) else {
+        tracing::warn!(
+            run_id = run.id.0,
+            "source {:?} is not configured any more: its target is not cleaned up",
+            run.source
+        );
+        return Ok(None);
+    };
+    memory.may_try(&run.source)?;
+    let target = match context.targets.pool(&run.source, source).await {
+        Ok(target) => target,
+        Err(error) => {
+            memory.could_not_reach(&run.source);
+            return Err(error).context(format!("the target of {:?} cannot be reached", run.source));
+        }
+    };
+    memory.unreachable.remove(&run.source);
+    let mut live = None;
+    for request in backup_requests::of_run(&context.pool, run.id).await? {
+        let import = import_id(context, run.id.0, request.id)?;
+        let reason = "its run has ended";
+        steps::abandon(&target, &import, reason).await?;
+        if let Some(certificate) = steps::certificate(&target, &import).await? {
+            live = Some(certificate);
+        }
+    }
+    Ok(live)
+}
+
+/// Cleans up after an ended run.
+async fn clean(context: &Context, memory: &mut Memory, run: &Run) -> anyhow::Result<()> {
+    cancel_jobs(context, run).await?;
+    if let Err(error) = abandon_all(context, memory, run).await {
+        // The other runs' leftovers need not wait for this target.
+        tracing::warn!(
+            run_id = run.id.0,
+            error = error.as_ref() as &dyn std::error::Error,
+            "the run's leftovers in its target cannot be removed yet"
+        );
+        return Ok(());
+    }
+    context.chunks.delete_all(run.id.0, None).await?;
+    context.runs.mark_cleaned(run.id).await?;
+    let outcome = run.state.as_str();
+    context.metrics.pipeline_runs.with_label_values(&[PIPELINE, &run.source, outcome]).inc();
+    tracing::debug!(run_id = run.id.0, "nothing is left of the run but what it achieved");
+    Ok(())
+}
+
+/// Cancels what still waits or runs for an ended run, the message to people excepted.
+async fn cancel_jobs(context: &Context, run: &Run) -> anyhow::Result<()> {
+    let steps = JobKind::ALL.into_iter().filter(|kind| is_step(*kind));
+    let mut filter = JobFilter {
+        kinds: steps.map(|kind| kind.as_str().to_owned()).collect(),
+        states: UNFINISHED.to_vec(),
+        limit: Some(500),
+        ..JobFilter::run(run.id.0)
+    };
+    loop {
+        let jobs = context.queue.jobs(&filter).await?;
+        let Some(last) = jobs.last() else { return Ok(()) };
+        filter.before = Some(last.id);
+        for job in &jobs {
+            context.queue.cancel(job.id, "its run has ended").await?;
+        }
+    }
+}
+
+/// Compares the unfinished imports in every target with the active runs.
+async fn sweep_targets(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
+    let mut live = Vec::new();
+    for run in context.runs.active().await? {
+        for request in backup_requests::of_run(&context.pool, run.id).await? {
+            live.push(import_id(context, run.id.0, request.id)?);
+        }
+    }
+    for (name, source) in &context.settings.backup {
+        if memory.may_try(name).is_err() {
+            continue;
+        }
+        let swept = async {
+            let target = context.targets.pool(name, source).await?;
+            let owner = &context.identity.cluster_id;
+            anyhow::Ok(steps::sweep(&target, owner, &live).await?)
+        };
+        match swept.await {
+            Ok(swept) => {
+                for import in swept {
+                    tracing::info!(source = name, %import, "removed what was left of an import");
+                }
+            }
+            Err(error) => {
+                memory.could_not_reach(name);
+                tracing::warn!(
+                    source = name,
+                    error = error.as_ref() as &dyn std::error::Error,
+                    "the target could not be searched for leftovers"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Memory {
+    /// Whether it is time to try a target again.
+    fn may_try(&self, source: &str) -> anyhow::Result<()> {
+        match self.unreachable.get(source) {
+            Some((again, _)) if Instant::now() < *again => {
+                anyhow::bail!("the target of {source:?} could not be reached a moment ago")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn could_not_reach(&mut self, source: &str) {
+        let failures = self.unreachable.get(source).map_or(1, |(_, failures)| failures + 1);
+        let pause = crate::backoff::ceiling(EVERY, Duration::from_secs(600), failures);
+        self.unreachable.insert(source.to_owned(), (Instant::now() + pause, failures));
+    }
+}
+
+/// Removes files and chunks on this disk whose runs have ended: also those that a stopped process
+/// wrote after its run was cleaned up.
+async fn sweep_disk(context: &Context) -> anyhow::Result<()> {
+    let files = context.files.clone();
+    let mut runs = tokio::task::spawn_blocking(move || files.runs()).await??;
+    let with_chunks = context.chunks.runs().await?;
+    runs.extend(&with_chunks);
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let mut fates = BTreeMap::new();
+    for run_id in runs {
+        if let std::collections::btree_map::Entry::Vacant(entry) = fates.entry(run_id) {
+            let run = context.runs.get(RunId(run_id)).await?;
+            entry.insert(run.map_or(FileFate::Unknown, |run| match run.state {
+                RunState::Pending | RunState::Running => FileFate::Active,
+                RunState::Succeeded => FileFate::Good,
+                RunState::Failed | RunState::Cancelled => FileFate::Useless,
+            }));
+        }
+    }
+    for run_id in with_chunks {
+        if matches!(fates.get(&run_id), Some(FileFate::Good | FileFate::Useless)) {
+            context.chunks.delete_all(run_id, None).await?;
+        }
+    }
+    let retention: BTreeMap<String, Duration> = context
+        .settings
+        .backup
+        .iter()
+        .map(|(name, source)| {
+            let days = u64::from(source.retention_days);
+            (file_name_of(name), Duration::from_secs(days * 24 * 3_600))
+        })
+        .collect();
+    let files = context.files.clone();
+    let removed = tokio::task::spawn_blocking(move || {
+        let fate = |run_id| fates.get(&run_id).copied().unwrap_or(FileFate::Unknown);
+        // Dumps of a source that is not configured here any more stay.
+        let keep = |folder: &str| retention.get(folder).copied().unwrap_or(Duration::MAX);
+        files.sweep(&fate, &keep, SystemTime::now())
+    })
+    .await??;
+    for path in removed {
+        tracing::info!(path = %path.display(), "removed a file that no run needs any more");
+    }
+    Ok(())
+}

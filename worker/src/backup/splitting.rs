@@ -1,0 +1,108 @@
+//! Unpacking and cutting the dump on a thread of its own, while it arrives.
+//!
+//! At most two chunks are in memory: the one being filled and the one being stored. The thread
+//! waits for its turn to hand over, the disk holds what the line brings meanwhile.
+//!
+//! Killed here, then what? The same bytes are cut into the same chunks again; those that are stored
+//! or loaded already are passed over.
+
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use flate2::read::MultiGzDecoder;
+use relevo_import::{
+    Chunk, ImportError, ImportProgress, Manifest, ProgressEvent, SplitItem, SplitOptions,
+    split_to_chunks,
+};
+use relevo_mysqldump::TableDef;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::{JoinError, JoinHandle},
+};
+
+use super::tail::Tail;
+
+/// What the thread hands over, in the order of the dump.
+pub(crate) enum Piece {
+    /// A table, before its rows.
+    Table(Arc<TableDef>),
+    /// A table made before, which the dump drops again.
+    Dropped(Arc<TableDef>),
+    /// A chunk; the thread fills the next one but hands it over only when this permit is dropped.
+    Chunk(Box<Chunk>, OwnedSemaphorePermit),
+}
+
+/// How far the thread is.
+#[derive(Default)]
+pub(crate) struct Figures {
+    /// Compressed bytes read.
+    pub(crate) input_bytes: AtomicU64,
+    /// Bytes of SQL read.
+    pub(crate) raw_bytes: AtomicU64,
+    /// Rows cut into chunks.
+    pub(crate) rows: AtomicU64,
+}
+
+struct Listener(Arc<Figures>);
+
+impl ImportProgress for Listener {
+    fn report(&self, event: ProgressEvent<'_>) {
+        if let ProgressEvent::Read { input_bytes, raw_bytes } = event {
+            self.0.input_bytes.store(input_bytes, Ordering::Relaxed);
+            self.0.raw_bytes.store(raw_bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Starts the thread. It ends with the dump, with an error in it, when the receiver is dropped or
+/// when the file is given up.
+pub(crate) fn start(
+    dump: Tail,
+    options: SplitOptions,
+    figures: Arc<Figures>,
+) -> (mpsc::Receiver<Piece>, JoinHandle<Result<Manifest, ImportError>>) {
+    let (sender, receiver) = mpsc::channel(1);
+    let runtime = Handle::current();
+    let turn = Arc::new(Semaphore::new(1));
+    let thread = tokio::task::spawn_blocking(move || {
+        let listener = Listener(Arc::clone(&figures));
+        let mut hand_over = |item: SplitItem| {
+            let piece = match item {
+                SplitItem::Table(table) => Piece::Table(table),
+                SplitItem::Dropped(table) => Piece::Dropped(table),
+                SplitItem::Chunk(chunk) => {
+                    figures.rows.fetch_add(chunk.header.rows, Ordering::Relaxed);
+                    let permit = runtime.block_on(Arc::clone(&turn).acquire_owned())?;
+                    Piece::Chunk(Box::new(chunk), permit)
+                }
+            };
+            sender.blocking_send(piece).map_err(|_| NotWanted)?;
+            Ok(())
+        };
+        split_to_chunks(dump, &options, &listener, &mut hand_over)
+    });
+    (receiver, thread)
+}
+
+/// Nobody takes the pieces any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the chunks are not wanted any more")]
+struct NotWanted;
+
+/// Whether a file is a whole, undamaged gzip file: its own checksums hold to the end.
+pub(crate) async fn is_sound_gzip(path: &Path) -> Result<io::Result<()>, JoinError> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let mut unpacked = MultiGzDecoder::new(File::open(path)?);
+        io::copy(&mut unpacked, &mut io::sink()).map(drop)
+    })
+    .await
+}

@@ -1,0 +1,280 @@
+//! What every step of the import shares: entering it, and ending it otherwise than well.
+
+use relevo_import::{Fence, Guard, ImportError, ImportId, ImportOptions};
+use relevo_jobs::{RequestBackup, RequestMode};
+use relevo_queue::{Job, JobError};
+use relevo_runs::{
+    LogLevel, Run, RunId,
+    backup_requests::{self, AskMode, BackupRequest, RequestState},
+};
+use relevo_settings::BackupSource;
+use serde_json::json;
+use sqlx::{PgConnection, PgPool};
+
+use super::{ending, request, run_names::import_name};
+use crate::context::Context;
+
+/// How often a run asks for a backup before it fails: a second time as it was asked, then in
+/// synchronous mode.
+pub(crate) const ROUNDS_MAX: i32 = 3;
+
+/// A step of an active run.
+pub(crate) struct Step<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) job: &'a Job,
+    pub(crate) run: Run,
+    pub(crate) source: &'a BackupSource,
+}
+
+/// How a step ends when it does not succeed.
+pub(crate) enum Stop {
+    /// The job ends like this; the run goes on.
+    Job(JobError),
+    /// The run fails, for this reason.
+    Run(String),
+    /// The backup at hand is no good, for this reason: another one has to be asked for.
+    Backup(String),
+    /// Somebody asked for the run's end.
+    Cancelled,
+}
+
+/// Whatever fails without a decision is tried again.
+impl<E: Into<anyhow::Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Job(JobError::from(error.into()))
+    }
+}
+
+impl<'a> Step<'a> {
+    /// Enters a step. `None` when there is nothing to do any more: the run has ended.
+    pub(crate) async fn enter(
+        context: &'a Context,
+        job: &'a Job,
+        run_id: i64,
+    ) -> Result<Option<Self>, JobError> {
+        let Some(run) = context.runs.get(RunId(run_id)).await? else {
+            return Err(JobError::cancel(format!("there is no run {run_id}")));
+        };
+        if run.state.is_ended() {
+            return Ok(None);
+        }
+        let Some(source) = context.source(&run.source) else {
+            // Its job may be in the hands of a worker that was started with other settings.
+            return Err(JobError::retry(format!(
+                "source {:?} of run {run_id} is not configured here; every worker needs the same \
+                 [backup.*] settings",
+                run.source
+            )));
+        };
+        Ok(Some(Self { context, job, run, source }))
+    }
+
+    /// Turns the outcome of a step into the outcome of its job.
+    pub(crate) async fn end(
+        &self,
+        outcome: Result<(), Stop>,
+        request: Option<&BackupRequest>,
+    ) -> Result<(), JobError> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(Stop::Job(error)) => Err(error),
+            Err(Stop::Run(reason)) => self.fail_run(&reason).await,
+            Err(Stop::Backup(reason)) => match request {
+                Some(request) => self.ask_again(request, &reason).await,
+                None => self.fail_run(&reason).await,
+            },
+            Err(Stop::Cancelled) => {
+                // The reconciler ends the run once its jobs are told to stop.
+                self.context.run_ended.notify_one();
+                Err(JobError::cancel("the run is being cancelled"))
+            }
+        }
+    }
+
+    /// Ends the run as failed and the job with it.
+    async fn fail_run(&self, reason: &str) -> Result<(), JobError> {
+        let mut tx = self.context.fenced(self.job).await?;
+        ending::fail_in(self.context, &mut tx, &self.run, reason).await?;
+        self.job.complete_in(&mut tx).await?;
+        tx.commit().await?;
+        self.context.run_ended.notify_one();
+        Ok(())
+    }
+
+    /// Gives up the backup of `request`, asks for another one if rounds are left, and ends the job.
+    async fn ask_again(&self, request: &BackupRequest, reason: &str) -> Result<(), JobError> {
+        let mut tx = self.context.fenced(self.job).await?;
+        let ended = next_round_in(self, &mut tx, request, reason).await?;
+        self.job.complete_in(&mut tx).await?;
+        tx.commit().await?;
+        if ended {
+            self.context.run_ended.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The fence of this job's writes in the target.
+    pub(crate) fn fence(&self) -> Fence {
+        Fence {
+            incarnation: self.context.identity.incarnation,
+            job_id: self.job.id.0,
+            epoch: self.job.epoch,
+        }
+    }
+
+    /// The import of this run's `request_id`th request.
+    pub(crate) fn import(&self, request_id: i64) -> Result<ImportId, Stop> {
+        import_id(self.context, self.run.id.0, request_id)
+            .map_err(|error| Stop::Run(describe(&error)))
+    }
+
+    /// The target's pool; an address or login that is wrong fails the run, a target that is down
+    /// does not.
+    pub(crate) async fn target(&self) -> Result<PgPool, Stop> {
+        match self.context.targets.pool(&self.run.source, self.source).await {
+            Ok(pool) => Ok(pool),
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(error) => Err(Stop::Run(describe(&error))),
+        }
+    }
+
+    /// What the target's ledger is told about the import.
+    pub(crate) fn import_options(&self) -> ImportOptions {
+        let force = self.run.options.get("force").and_then(serde_json::Value::as_bool);
+        let mut options = ImportOptions {
+            schema: self.source.target_schema.clone(),
+            owner: self.context.identity.cluster_id.clone(),
+            guard: Guard {
+                shrink_percent: self.source.guard_shrink_percent,
+                force: force.unwrap_or(false),
+            },
+            // The gateway's dumps are made by a tool that writes the line, whatever its header says.
+            completion: relevo_import::Completion::Required,
+            ..ImportOptions::default()
+        };
+        options.translate.tinyint1_as_boolean = self.source.tinyint1_as_boolean;
+        options
+    }
+
+    /// Writes a line into the run's log and the process's.
+    pub(crate) async fn log(&self, level: LogLevel, message: &str, fields: serde_json::Value) {
+        match level {
+            LogLevel::Debug => tracing::debug!(%fields, "{message}"),
+            LogLevel::Info => tracing::info!(%fields, "{message}"),
+            LogLevel::Warn => tracing::warn!(%fields, "{message}"),
+            LogLevel::Error => tracing::error!(%fields, "{message}"),
+        }
+        if let Err(error) = self.context.runs.log(self.run.id, level, message, &fields).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "a line of the run's log could not be written");
+        }
+    }
+}
+
+/// What a target's error means for a step.
+pub(crate) fn import_stop(error: ImportError) -> Stop {
+    match &error {
+        _ if error.is_transient() => error.into(),
+        // A later writer, or the run's end, has taken the import out of our hands.
+        ImportError::Fenced { .. } | ImportError::Ended { .. } | ImportError::Cancelled => {
+            Stop::Job(JobError::cancel(describe(&error)))
+        }
+        // Nothing is wrong with the target or the settings, only with this dump.
+        ImportError::Truncated { .. }
+        | ImportError::Damaged { .. }
+        | ImportError::Incomplete
+        | ImportError::OtherDump { .. } => Stop::Backup(describe(&error)),
+        _ => Stop::Run(describe(&error)),
+    }
+}
+
+/// Gives up `request` and opens the next round, or fails the run when it was the last one. Changes
+/// nothing when another request has taken its place already. True when the run has ended.
+pub(crate) async fn next_round_in(
+    step: &Step<'_>,
+    tx: &mut PgConnection,
+    request: &BackupRequest,
+    reason: &str,
+) -> anyhow::Result<bool> {
+    let context = step.context;
+    // The run first, then the request: everybody's order.
+    let Some(run) = context.runs.get_for_update_in(tx, step.run.id).await? else {
+        return Ok(true);
+    };
+    if run.state.is_ended() {
+        return Ok(true);
+    }
+    // Behind the run's lock: what it shows stands until this transaction ends.
+    let requests = backup_requests::of_run_in(tx, run.id).await?;
+    if !is_current(&requests, request.id) {
+        return Ok(false);
+    }
+    backup_requests::close_in(tx, request.id, backup_requests::CloseAs::Expired, reason).await?;
+    // Its chunks are void; sealed, its batch does not stay open for ever, and the finish that it
+    // completes with finds that it is not wanted.
+    if let Some(batch) = super::download::batch_of(&run, request.id) {
+        context.queue.seal_batch(tx, batch).await?;
+    }
+    let asked = requests.iter().map(|request| request.round).max().unwrap_or(request.round);
+    if asked >= ROUNDS_MAX || run.cancel_requested {
+        let reason = format!("no usable backup after {asked} request(s) to the gateway: {reason}");
+        ending::fail_in(context, tx, &run, &reason).await?;
+        return Ok(true);
+    }
+    let round = asked + 1;
+    let mode = request::mode_of_round(request.mode, round);
+    let pause = request::PAUSE_BETWEEN_ROUNDS;
+    // Opened here and not by its job: from now on the old request is not current any more.
+    request::open_round_in(step, tx, round, mode, pause).await?;
+    let mode = match mode {
+        AskMode::Webhook => RequestMode::Webhook,
+        AskMode::Sync => RequestMode::Sync,
+    };
+    let payload = RequestBackup { run_id: run.id.0, mode, round };
+    let job = Context::child(step.job, &payload).delay(pause);
+    context.queue.enqueue_in(tx, &[job]).await?;
+    context.runs.set_phase_in(tx, run.id, "request").await?;
+    let message = format!("asking the gateway again, request {round} of {ROUNDS_MAX}: {reason}");
+    tracing::warn!(run_id = run.id.0, round, "{message}");
+    let fields = json!({ "request_id": request.id, "round": round });
+    context.runs.log_in(tx, run.id, LogLevel::Warn, &message, &fields).await?;
+    Ok(false)
+}
+
+/// Whether the run still goes by this request: no other one waits for the gateway or was delivered
+/// later. (A request that was given up may be delivered after all, so the round alone says
+/// nothing.)
+pub(crate) fn is_current(requests: &[BackupRequest], id: i64) -> bool {
+    let Some(own) = requests.iter().find(|request| request.id == id) else { return false };
+    requests.iter().filter(|other| other.id != id).all(|other| match other.state {
+        RequestState::Failed | RequestState::Expired => true,
+        _ if own.state != RequestState::Delivered => other.round < own.round,
+        // A delivery closes what waits; what waits now was opened because of it.
+        RequestState::Asked | RequestState::Answered => false,
+        RequestState::Delivered => other.delivered_at < own.delivered_at,
+    })
+}
+
+/// The import of one request of a run.
+pub(crate) fn import_id(
+    context: &Context,
+    run_id: i64,
+    request_id: i64,
+) -> Result<ImportId, ImportError> {
+    ImportId::new(import_name(&context.identity.cluster_id, run_id, request_id))
+}
+
+/// An error and its causes in one line, each said once.
+pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

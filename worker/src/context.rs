@@ -1,0 +1,96 @@
+//! What every handler may use.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use relevo_jobs::Payload;
+use relevo_queue::{Job, NewJob, Queue};
+use relevo_runs::{
+    Runs,
+    control_plane::{self, Identity},
+    typed_job,
+};
+use relevo_settings::{BackupSource, Settings};
+use relevo_telemetry::metrics::Metrics;
+use reqwest::redirect;
+use sqlx::{PgPool, PgTransaction};
+use tokio::sync::Notify;
+
+use crate::{
+    backup::{ChunkStore, Files},
+    targets::Targets,
+};
+
+/// How long one message to an outside webhook may take.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Everything the handlers of one worker share.
+pub(crate) struct Context {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) pool: PgPool,
+    pub(crate) queue: Queue,
+    pub(crate) runs: Runs,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Which control plane this is: part of every name and fence in a target.
+    pub(crate) identity: Identity,
+    pub(crate) targets: Targets,
+    pub(crate) chunks: ChunkStore,
+    pub(crate) files: Files,
+    /// For messages to people's webhooks; follows no redirect.
+    pub(crate) messenger: reqwest::Client,
+    /// Wakes this process's reconciler: a run has just ended.
+    pub(crate) run_ended: Notify,
+}
+
+impl Context {
+    pub(crate) async fn new(
+        pool: PgPool,
+        queue: Queue,
+        settings: Arc<Settings>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let identity = control_plane::identity(&pool)
+            .await
+            .context("the control plane does not say who it is; run `relevo migrate` first")?;
+        let messenger = reqwest::Client::builder()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(MESSAGE_TIMEOUT)
+            .timeout(MESSAGE_TIMEOUT)
+            .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("the HTTP client could not be set up")?;
+        Ok(Self {
+            runs: Runs::new(pool.clone()),
+            targets: Targets::new(),
+            chunks: ChunkStore::open(&settings.chunk_store.url)?,
+            files: Files::new(&settings.data_dir),
+            messenger,
+            run_ended: Notify::new(),
+            pool,
+            queue,
+            settings,
+            metrics,
+            identity,
+        })
+    }
+
+    /// The settings of a source, if it is still configured.
+    pub(crate) fn source(&self, name: &str) -> Option<&BackupSource> {
+        self.settings.backup.get(name)
+    }
+
+    /// A control-plane transaction that has proved the job's lease: every effect of a handler on
+    /// the control plane belongs into one.
+    pub(crate) async fn fenced(&self, job: &Job) -> anyhow::Result<PgTransaction<'_>> {
+        let mut tx = self.pool.begin().await?;
+        job.fence(&mut tx).await?;
+        Ok(tx)
+    }
+
+    /// A job that follows from `parent`, in the same trace.
+    pub(crate) fn child<P: Payload>(parent: &Job, payload: &P) -> NewJob {
+        let mut job = typed_job(payload);
+        job.traceparent.clone_from(&parent.traceparent);
+        job
+    }
+}

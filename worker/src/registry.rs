@@ -1,0 +1,129 @@
+//! Which handler runs which kind.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use relevo_jobs::{JobKind, Payload, policy};
+use relevo_queue::{BoxError, BoxFuture, Handler, Job, JobError};
+use relevo_telemetry::metrics::Metrics;
+use sqlx::PgConnection;
+use tracing::Instrument as _;
+
+use crate::{backoff::ceiling, backup, context::Context, noop, notify};
+
+/// Runs the jobs of every kind of this build.
+pub(crate) struct Registry {
+    context: Arc<Context>,
+}
+
+impl Registry {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+}
+
+impl Handler for Registry {
+    fn run(&self, job: Job) -> BoxFuture<'static, Result<(), JobError>> {
+        let context = Arc::clone(&self.context);
+        let span = tracing::info_span!(
+            "job",
+            job_id = job.id.0,
+            kind = %job.kind,
+            run_id = job.run_id,
+            attempt = job.attempt
+        );
+        let handled = async move {
+            let _busy = BusySlot::take(&context.metrics);
+            // The worker claims the kinds of `JobKind` only.
+            let kind = job.kind.parse::<JobKind>().map_err(JobError::fail)?;
+            let outcome = match kind {
+                JobKind::RequestBackup => {
+                    backup::request_backup(&context, &job, &decode(&job)?).boxed().await
+                }
+                JobKind::DownloadDump => {
+                    backup::download_dump(&context, &job, &decode(&job)?).boxed().await
+                }
+                JobKind::TranslateChunk => {
+                    backup::translate_chunk(&context, &job, &decode(&job)?).boxed().await
+                }
+                JobKind::FinishImport => {
+                    backup::finish_import(&context, &job, &decode(&job)?).boxed().await
+                }
+                JobKind::BackupDeadline => {
+                    backup::backup_deadline(&context, &job, &decode(&job)?).boxed().await
+                }
+                JobKind::Notify => notify::notify(&context, &job, &decode(&job)?).boxed().await,
+                JobKind::Noop => noop::noop(&job, &decode(&job)?).await,
+            };
+            if let Err(error) = &outcome {
+                tracing::info!("{kind} job {} did not complete: {error}", job.id);
+            }
+            outcome
+        };
+        Box::pin(handled.instrument(span))
+    }
+
+    fn backoff(&self, kind: &str, attempt: i32) -> Duration {
+        let failures = u32::try_from(attempt).unwrap_or(1);
+        kind.parse::<JobKind>().map_or(Duration::from_secs(60), |kind| {
+            let policy = policy(kind);
+            ceiling(policy.backoff_base, policy.backoff_cap, failures)
+        })
+    }
+
+    fn timeout(&self, kind: &str) -> Option<Duration> {
+        let kind = kind.parse::<JobKind>().ok()?;
+        let timeout = policy(kind).timeout;
+        Some(match kind {
+            JobKind::RequestBackup => timeout.max(backup::ask_timeout_max(&self.context.settings)),
+            JobKind::DownloadDump
+            | JobKind::TranslateChunk
+            | JobKind::FinishImport
+            | JobKind::BackupDeadline
+            | JobKind::Notify
+            | JobKind::Noop => timeout,
+        })
+    }
+
+    fn on_dead<'a>(
+        &'a self,
+        tx: &'a mut PgConnection,
+        job: &'a Job,
+        error: &'a str,
+    ) -> BoxFuture<'a, Result<(), BoxError>> {
+        Box::pin(async move {
+            match job.kind.parse::<JobKind>() {
+                Ok(
+                    JobKind::RequestBackup
+                    | JobKind::DownloadDump
+                    | JobKind::TranslateChunk
+                    | JobKind::FinishImport
+                    | JobKind::BackupDeadline,
+                ) => Ok(backup::on_dead(&self.context, tx, job, error).await?),
+                Ok(JobKind::Notify | JobKind::Noop) | Err(_) => Ok(()),
+            }
+        })
+    }
+}
+
+/// Counts as a busy slot for as long as it lives: also when a handler's future is dropped.
+struct BusySlot(Arc<Metrics>);
+
+impl BusySlot {
+    fn take(metrics: &Arc<Metrics>) -> Self {
+        metrics.worker_slots_busy.inc();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for BusySlot {
+    fn drop(&mut self) {
+        self.0.worker_slots_busy.dec();
+    }
+}
+
+/// Reads a job's payload. Every version up to this build's decodes into the same type; a payload
+/// that does not is no matter of luck.
+fn decode<P: Payload>(job: &Job) -> Result<P, JobError> {
+    serde_json::from_str(job.payload.get()).map_err(JobError::fail)
+}

@@ -21,18 +21,20 @@ demo_folder() {
 start() {
     local name=$1
     shift
+    # Emptied here and now: what an earlier demo's process said must not be taken for this one's.
+    : >"$logs/$name.log"
     # Without the lock's descriptor: what outlives a killed demo must not go on holding it.
     "$@" >"$logs/$name.log" 2>&1 </dev/null {lock}>&- &
     started=$!
     children+=("$started")
 }
 
-# wait_for_line NAME TEXT: until the log of the process just started holds TEXT; prints that line.
+# wait_for_line NAME TEXT: until the log of the process just started holds TEXT; sets line.
 wait_for_line() {
-    local tick line
+    local tick
     for ((tick = 0; tick < 1200; tick++)); do
-        line=$(grep -m 1 -F -- "$2" "$logs/$1.log") && { printf '%s\n' "$line"; return; }
-        kill -0 "$started" 2>/dev/null || break
+        line=$(grep -m 1 -F -- "$2" "$logs/$1.log") && return 0
+        is_running "$started" || break
         sleep 0.1
     done
     cat "$logs/$1.log" >&2
@@ -40,7 +42,8 @@ wait_for_line() {
 }
 
 demo() {
-    local stay=1 size='' folder logs dump port source=sicar database=shop gateway started api key lock
+    local stay=1 size='' folder logs dump port source=sicar database=shop gateway api key
+    local lock started line
     local pg_programs=${RELEVO_PG_BIN:-}
     [[ -t 0 && -t 1 ]] || stay=
     while (($#)); do
@@ -66,13 +69,13 @@ demo() {
         need mariadb
         # Its own source and target: a smaller dump would be refused as a shrunken one.
         source=sicar_$size database=shop_$size dump=$folder/shop-$size.sql.gz
-        [[ -s $dump ]] || "$target/relevo-shop" --size-mb "$size" --out "$dump"
+        [[ -s $dump ]] || attended "$target/relevo-shop" --size-mb "$size" --out "$dump"
     fi
 
     start gateway "$target/relevo-gateway-simulator" --listen 127.0.0.1:0 --dump "$dump" \
         --time-scale 0.02
-    gateway=$(wait_for_line gateway "listening on ")
-    gateway=${gateway#listening on }
+    wait_for_line gateway "listening on "
+    gateway=${line#listening on }
 
     port=8080
     ! port_is_taken "$port" || port=$(free_port)
@@ -104,13 +107,13 @@ TOML
     say
     say "== starting a cluster: relevo up (API, scheduler, a worker, its own Postgres), two more workers"
     start up "$target/relevo" up
-    wait_for_line up " is up" >/dev/null
+    wait_for_line up " is up"
     start worker-2 "$target/relevo" worker
     start worker-3 "$target/relevo" worker
 
     say "== importing the shop's backup: the gateway makes it and calls back, three workers load it"
     say
-    "$target/relevo" backup run --source "$source" --mode webhook --wait
+    attended "$target/relevo" backup run --source "$source" --mode webhook --wait
     say
     "$target/relevo" run list
     "$target/relevo" queue list
@@ -121,7 +124,7 @@ TOML
 == what to look at next
   API         curl -H "X-API-Key: \$(cat $key)" $api/api/v1/runs
   metrics     curl $api/metrics
-  commands    RELEVO_CONFIG=$RELEVO_CONFIG $target/relevo run show 1
+  commands    RELEVO_CONFIG=$RELEVO_CONFIG $target/relevo run list
   logs        $logs/
 TEXT
     if [[ -n $stay ]]; then

@@ -13,7 +13,7 @@ pub mod reference;
 mod shop;
 mod wait;
 
-pub use cluster::{Cluster, ClusterBuilder, CommandOutput};
+pub use cluster::{Cluster, ClusterBuilder, CommandOutput, SOURCE};
 pub use database::TestDatabase;
 pub use gateway::Gateway;
 pub use mariadb::MariaDb;

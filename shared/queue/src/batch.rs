@@ -28,7 +28,7 @@ const LOCK: &str = "-- lock_batches
 const GROW: &str = "-- grow_batches
     UPDATE relevo.batch AS b SET total = b.total + m.members, pending = b.pending + m.members
     FROM unnest($1::bigint[], $2::bigint[]) AS m(id, members)
-    WHERE b.id = m.id AND b.state = 'open'
+    WHERE b.id = ANY ($1) AND b.id = m.id AND b.state = 'open'
     RETURNING b.id";
 
 /// A dead member has ended under policy complete, and is still pending under policy wait.
@@ -41,7 +41,7 @@ const SETTLE: &str = "-- settle_batches
         dead = b.dead + e.dead
     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[])
              AS e(id, completed, cancelled, dead)
-    WHERE b.id = e.id
+    WHERE b.id = ANY ($1) AND b.id = e.id
     RETURNING b.id, b.state = 'sealed' AND b.pending = 0 AS is_done";
 
 /// The row lock on the batch makes this happen once: whoever comes second finds it completed.

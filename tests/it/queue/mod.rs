@@ -1,1 +1,16 @@
-//! Tests of the queue front door.
+//! Tests of the queue: real Postgres, real workers, and processes that are really killed.
+
+mod batches;
+mod cancel;
+mod child;
+mod drain;
+mod enqueue;
+mod faults;
+mod fencing;
+mod keys;
+mod rescue;
+mod scripts;
+mod states;
+mod support;
+mod upkeep;
+mod wake;

@@ -16,11 +16,14 @@ pub(crate) enum Purpose {
 /// The queue's statements look rows up by index, a bounded number at a time. The planner must not
 /// conclude otherwise from the statistics of a table that was empty a second ago, nor from a
 /// parameter's unknown size: a sequential scan chosen once costs a factor of ten until the plan is
-/// dropped. Sorting stays allowed: it is only ever needed when nothing else is possible.
+/// dropped, and a nested loop over the acknowledged ids and epochs grows with their square. What is
+/// left is the index for `id = ANY` and a hash for the epochs. These switches only weigh: where
+/// nothing else is possible the planner still does it.
 const PIN_PLANS: &str = "-- pin_plans
     SELECT set_config('enable_seqscan', 'off', false),
            set_config('enable_bitmapscan', 'off', false),
            set_config('enable_mergejoin', 'off', false),
+           set_config('enable_nestloop', 'off', false),
            set_config('plan_cache_mode', 'force_generic_plan', false),
            set_config('jit', 'off', false),
            set_config('statement_timeout', '30s', false),

@@ -418,4 +418,11 @@ async fn a_root_only_folder_is_opened_if_ours_and_named_if_not() {
     assert_eq!((opened.mode() & 0o777, opened.gid()), (0o710, server.gid()));
     assert_eq!(server.mode() & 0o777, 0o700);
     assert_ne!(server.uid(), 0);
+
+    // One that is made is private from the start, its parents are not.
+    let made = data.path().join("a/b");
+    std::fs::set_permissions(data.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    EmbeddedServer::start_or_adopt(&made).await.unwrap().stop().await.unwrap();
+    assert_eq!(std::fs::metadata(&made).unwrap().mode() & 0o777, 0o710);
+    assert_eq!(std::fs::metadata(data.path().join("a")).unwrap().mode() & 0o007, 0o005);
 }

@@ -61,8 +61,12 @@ impl Layout {
                 .create(path)
                 .map_err(EmbeddedError::io("make the folder", path))
         };
-        make(data_dir, 0o755)?;
-        let layout = Self::of(data_dir)?;
+        let absolute = std::path::absolute(data_dir)
+            .map_err(EmbeddedError::io("make sense of the path", data_dir))?;
+        // What lies in it is nobody else's business; its parents, made on the way, are as usual.
+        make(absolute.parent().unwrap_or(&absolute), 0o755)?;
+        make(&absolute, 0o700)?;
+        let layout = Self::of(&absolute)?;
         make(&layout.root, 0o700)?;
         Ok(layout)
     }

@@ -6,7 +6,7 @@
 use crate::encoder::Context;
 use crate::encoder::column::{Column, Kind};
 use crate::values::date;
-use crate::values::find;
+use crate::values::find::{self, Number};
 use crate::values::text::{Decoder, copy_escape};
 
 /// Whether a byte ends a bare value.
@@ -54,6 +54,17 @@ pub(super) fn value(
     match &column.kind {
         Kind::Int { safe_digits, signed, .. } => {
             let start = if first == b'-' && *signed { at + 1 } else { at };
+            if let Some(number) = Number::at(bytes, start) {
+                let plain = number.length <= *safe_digits
+                    && number.is_decimal(0)
+                    && (number.first() != b'0' || (number.length == 1 && start == at));
+                if !plain {
+                    return None;
+                }
+                out.extend_from_slice(&bytes[at..start]);
+                number.push(out);
+                return Some(start + number.length);
+            }
             let mut end = start;
             while bytes.get(end).is_some_and(u8::is_ascii_digit) {
                 end += 1;
@@ -69,6 +80,20 @@ pub(super) fn value(
         }
         Kind::Decimal { precision, scale, unsigned } => {
             let start = if first == b'-' && !*unsigned { at + 1 } else { at };
+            if let Some(number) = Number::at(bytes, start) {
+                let (precision, scale) = (*precision as usize, *scale as usize);
+                let whole = number.length.wrapping_sub(scale + usize::from(scale > 0));
+                let plain = number.is_decimal(scale)
+                    && precision > scale
+                    && whole <= precision - scale
+                    && (whole == 1 || number.first() != b'0');
+                if !plain {
+                    return None;
+                }
+                out.extend_from_slice(&bytes[at..start]);
+                number.push(out);
+                return Some(start + number.length);
+            }
             let mut end = start;
             let mut point = usize::MAX;
             while let Some(&byte) = bytes.get(end) {

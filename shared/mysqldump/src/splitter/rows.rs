@@ -1,5 +1,7 @@
 //! Finds the ends of row tuples at memory speed: only quotes, backslashes and parentheses matter.
 
+use crate::values::find;
+
 /// Where the scan stands between two calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -32,18 +34,6 @@ pub(super) enum Found {
     More,
 }
 
-/// Bytes that end a run of plain bytes inside a tuple.
-const STOPS: [bool; 256] = {
-    let mut stops = [false; 256];
-    let mut at = 0;
-    let bytes = b"'\"`()-#/";
-    while at < bytes.len() {
-        stops[bytes[at] as usize] = true;
-        at += 1;
-    }
-    stops
-};
-
 /// The scanner of one INSERT's rows.
 #[derive(Debug)]
 pub(super) struct RowScanner {
@@ -64,7 +54,7 @@ impl RowScanner {
     }
 
     fn escapes(&self, quote: u8) -> bool {
-        !self.no_backslash_escapes && quote != b'`' && !(quote == b'"' && self.ansi_quotes)
+        !(self.no_backslash_escapes || quote == b'"' && self.ansi_quotes)
     }
 
     /// Scans on from a position until there is something to tell.
@@ -72,14 +62,11 @@ impl RowScanner {
         loop {
             match self.state {
                 State::Tuple => {
-                    while at < bytes.len() && !STOPS[bytes[at] as usize] {
-                        at += 1;
-                    }
-                    let Some(&byte) = bytes.get(at) else { return Found::More };
-                    at += 1;
+                    let Some(stop) = find::tuple_stop(bytes, at) else { return Found::More };
+                    let byte = bytes[stop];
+                    at = stop + 1;
                     match byte {
-                        b'\'' | b'"' | b'`' => self.state = State::Quote(byte),
-                        b'(' => self.depth += 1,
+                        b'\'' | b'"' => self.state = State::Quote(byte),
                         b')' => {
                             self.depth -= 1;
                             if self.depth == 0 {
@@ -87,15 +74,17 @@ impl RowScanner {
                                 return Found::End(at);
                             }
                         }
+                        b'(' => self.depth += 1,
                         b'-' => self.state = State::Dash,
                         b'#' => self.state = State::Line,
-                        _ => self.state = State::Slash,
+                        b'/' => self.state = State::Slash,
+                        _ => {}
                     }
                 }
                 State::Quote(quote) => {
                     let rest = &bytes[at..];
                     let stop = if self.escapes(quote) {
-                        crate::values::find::either(rest, quote, b'\\')
+                        find::either(rest, quote, b'\\')
                     } else {
                         memchr::memchr(quote, rest)
                     };
@@ -155,7 +144,7 @@ impl RowScanner {
             return Some(Found::Other(at));
         }
         match byte {
-            b'\'' | b'"' | b'`' => self.state = State::Quote(byte),
+            b'\'' | b'"' => self.state = State::Quote(byte),
             b'(' => self.depth += 1,
             b')' => {
                 self.depth -= 1;

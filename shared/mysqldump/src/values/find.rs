@@ -37,6 +37,98 @@ pub(crate) fn either(bytes: &[u8], a: u8, b: u8) -> Option<usize> {
     memchr::memchr2(a, b, &bytes[at..]).map(|p| at + p)
 }
 
+/// Position of the first byte at or after `at` that means something inside a row tuple, outside
+/// strings: all of `! " # $ % & ' ( ) * + - /` and the bytes below 0x20, except the blank. Commas
+/// and points, which numbers are full of, are passed over.
+#[inline]
+pub(crate) fn tuple_stop(bytes: &[u8], mut at: usize) -> Option<usize> {
+    while let Some(word) = load(bytes, at) {
+        // Both tests are exact for every byte, without carries from one to the next.
+        let below = !((word | HIGH).wrapping_sub(LOW * 0x30)) & !word & HIGH;
+        let comma_or_point = (word | (LOW * 0x02)) ^ (LOW * 0x2e);
+        let blank = word ^ (LOW * 0x20);
+        let plain = is_zero(comma_or_point) | is_zero(blank);
+        let hits = below & !plain;
+        if hits != 0 {
+            return Some(at + (hits.trailing_zeros() / 8) as usize);
+        }
+        at += 8;
+    }
+    let rest = bytes.get(at..)?;
+    rest.iter().position(|&b| b < 0x30 && !matches!(b, b',' | b'.' | b' ')).map(|p| at + p)
+}
+
+/// The top bit of each byte that is zero, exactly.
+#[inline]
+fn is_zero(word: u64) -> u64 {
+    !((word & !HIGH).wrapping_add(!HIGH) | word) & HIGH
+}
+
+/// A bare number of at most 16 characters, found without a branch for each of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Number {
+    word: u128,
+    /// Characters up to the comma or parenthesis.
+    pub(crate) length: usize,
+}
+
+const LOW_WIDE: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
+const HIGH_WIDE: u128 = LOW_WIDE << 7;
+
+impl Number {
+    /// The number at a position; `None` when no comma or parenthesis follows within 16 bytes.
+    #[inline]
+    pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
+        let mut buffer = [0_u8; 16];
+        buffer.copy_from_slice(bytes.get(at..at + 16)?);
+        let word = u128::from_le_bytes(buffer);
+        let zero = |word: u128| word.wrapping_sub(LOW_WIDE) & !word & HIGH_WIDE;
+        let comma = zero(word ^ (LOW_WIDE * u128::from(b',')));
+        let close = zero(word ^ (LOW_WIDE * u128::from(b')')));
+        let hits = comma | close;
+        (hits != 0).then(|| Self { word, length: (hits.trailing_zeros() / 8) as usize })
+    }
+
+    /// Whether all characters are digits, but for a point before the last `scale` of them.
+    #[inline]
+    pub(crate) fn is_decimal(self, scale: usize) -> bool {
+        let mut word = self.word;
+        if scale > 0 {
+            if self.length < scale + 2 {
+                return false;
+            }
+            let point = 8 * (self.length - 1 - scale);
+            if (word >> point) as u8 != b'.' {
+                return false;
+            }
+            word ^= u128::from(b'.' ^ b'0') << point;
+        }
+        // Shifted out to the left are the characters that follow; zero digits come in.
+        if self.length == 0 {
+            return false;
+        }
+        let spare = 8 * (16 - self.length);
+        let word = (word << spare) | ((LOW_WIDE * u128::from(b'0')) & !(u128::MAX << spare));
+        let high_nibbles = LOW_WIDE * 0xf0;
+        let threes = LOW_WIDE * 0x30;
+        word & high_nibbles == threes && word.wrapping_add(LOW_WIDE * 0x06) & high_nibbles == threes
+    }
+
+    /// The first character.
+    #[inline]
+    pub(crate) fn first(self) -> u8 {
+        self.word as u8
+    }
+
+    /// Appends the characters.
+    #[inline]
+    pub(crate) fn push(self, out: &mut Vec<u8>) {
+        let length = out.len() + self.length;
+        out.extend_from_slice(&self.word.to_le_bytes());
+        out.truncate(length);
+    }
+}
+
 /// Position of the first byte at or after `at` that needs attention inside a string (a quote, a
 /// backslash, a control character), and whether any byte before it is above 0x7f. `None`: the
 /// string does not end in these bytes.
@@ -67,6 +159,48 @@ pub(crate) fn text_stop(bytes: &[u8], mut at: usize) -> Option<(usize, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tuple_stops_are_exact() {
+        let stops: Vec<u8> =
+            (0..=255).filter(|&b| b < 0x30 && !matches!(b, b',' | b'.' | b' ')).collect();
+        for before in 0..=255_u8 {
+            for byte in 0..=255_u8 {
+                let text = [b'1', before, byte, b'0', b',', b'-', b'1', b'2', b'3', b'4'];
+                let wanted = text.iter().position(|b| stops.contains(b));
+                assert_eq!(tuple_stop(&text, 0), wanted, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_any_length() {
+        for length in 0..16_usize {
+            for scale in 0..8_usize {
+                for wrong in 0..=length {
+                    let mut text = vec![b'7'; length];
+                    if scale > 0 && length >= scale + 2 {
+                        text[length - 1 - scale] = b'.';
+                    }
+                    let right = length > 0 && (scale == 0 || length >= scale + 2);
+                    let spoiled = wrong < length && text[wrong] != b'.';
+                    if spoiled {
+                        text[wrong] = if length % 2 == 0 { b':' } else { b'/' };
+                    }
+                    text.push(if scale % 2 == 0 { b',' } else { b')' });
+                    text.extend_from_slice(b"0123456789abcdef");
+                    let number = Number::at(&text, 0).unwrap();
+                    assert_eq!(number.length, length);
+                    assert_eq!(number.is_decimal(scale), right && !spoiled);
+                    let mut out = Vec::new();
+                    number.push(&mut out);
+                    assert_eq!(out, text[..length]);
+                }
+            }
+        }
+        assert!(Number::at(b"1234567890123456,", 0).is_none());
+        assert!(Number::at(b"1,", 0).is_none());
+    }
 
     #[test]
     fn text_stops_are_exact() {

@@ -80,7 +80,9 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(args: &Args, url: &str) -> Result<Vec<Line>> {
-    let pool = PgPoolOptions::new().max_connections(8).connect(url).await?;
+    // No ping before each use: the raw side's connections pay none either.
+    let pool =
+        PgPoolOptions::new().max_connections(8).test_before_acquire(false).connect(url).await?;
     relevo_runs::control_plane::migrate(&pool).await?;
     raw::prepare(&pool).await?;
     if !args.no_peer {
@@ -109,7 +111,7 @@ async fn one_round(args: &Args, pool: &PgPool, url: &str, samples: &mut Samples)
         samples.peer_drain.push(rate(args.jobs, apalis::drain(pool, args.jobs).await?));
     }
 
-    samples.raw_bulk.push(rate(args.jobs, raw::copy_bulk(url, args.jobs, BULK).await?));
+    samples.raw_bulk.push(rate(args.jobs, raw::copy_bulk(url, args.jobs).await?));
     let singles = usize::try_from(args.singles)?;
     samples.raw_single.push(rate(singles, raw::insert_single(url, args.singles).await?));
     samples.relevo_single.push(rate(singles, relevo::enqueue_single(pool, args.singles).await?));

@@ -43,7 +43,7 @@ wait_for_line() {
 
 demo() {
     local stay=1 size='' folder logs dump port source=sicar database=shop gateway api key
-    local lock started line
+    local lock started line state run
     local pg_programs=${RELEVO_PG_BIN:-}
     [[ -t 0 && -t 1 ]] || stay=
     while (($#)); do
@@ -110,6 +110,15 @@ TOML
     wait_for_line up " is up"
     start worker-2 "$target/relevo" worker
     start worker-3 "$target/relevo" worker
+
+    # An interrupted demo leaves a run that waits for a gateway that is gone.
+    for state in pending running; do
+        "$target/relevo" run list --source "$source" --state "$state" | sed -n 's/^\([0-9][0-9]*\) .*/\1/p'
+    done | while read -r run; do
+        say "== cancelling run $run, which an earlier demo left behind"
+        "$target/relevo" run cancel "$run" >/dev/null
+        timeout 60 "$target/relevo" run watch "$run" >/dev/null 2>&1 || true
+    done
 
     say "== importing the shop's backup: the gateway makes it and calls back, three workers load it"
     say

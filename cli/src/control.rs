@@ -21,7 +21,7 @@ const COMMAND_CONNECTIONS: u32 = 4;
 pub fn load(config: Option<&Path>) -> Result<Loaded, Failure> {
     let loaded = relevo_settings::load(config, &|name| std::env::var(name).ok())
         .or_exit(Exit::Configuration)
-        .advise("`relevo config check` shows every value and where it comes from")?;
+        .advise("correct it; docs/configuration.md lists every key, `relevo config check` tells when all is well")?;
     for (name, meant) in unknown_variables(&loaded) {
         let meant = meant.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
         eprintln!("warning: the environment variable {name} means nothing to relevo{meant}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use relevo_queue::Queue;
-use relevo_runs::backup::{self, BackupMode};
+use relevo_runs::backup::{self, StartOptions};
 use relevo_scheduler::fire::{self, FireError, Fired};
 use relevo_scheduler::lease::Tenure;
 use relevo_scheduler::schedule::{self, Action, NewSchedule, Origin};
@@ -23,7 +23,7 @@ fn noop(name: &str, cron: &str, missed: MissedRuns) -> NewSchedule {
         rhythm: format!("cron {cron}").parse().unwrap(),
         zone: Tz::UTC,
         action: Action::Job {
-            kind: "noop".to_owned(),
+            kind: "Noop".to_owned(),
             payload: RawValue::from_string("{}".to_owned()).unwrap(),
         },
         policy: Policy { missed, max_age: chrono::Duration::hours(6) },
@@ -151,7 +151,7 @@ async fn a_source_that_is_busy_skips_its_slot_with_the_reason() {
 
     // A run started by a person keeps the scheduler out in the same way.
     let mut tx = pool.begin().await.unwrap();
-    let busy = backup::start_in(&mut tx, &queue, "sicar", BackupMode::Auto, "test").await;
+    let busy = backup::start_in(&mut tx, &queue, "sicar", &StartOptions::default(), "test").await;
     assert!(busy.is_err());
 }
 
@@ -264,7 +264,7 @@ async fn assert_neither_missed_nor_doubled(pool: &PgPool, schedules: usize) {
     jobs.sort_unstable();
     jobs.dedup();
     assert_eq!(jobs.len(), fired, "a job stands for two slots");
-    let enqueued = count(pool, "SELECT count(*) FROM relevo.job WHERE kind = 'noop'").await;
+    let enqueued = count(pool, "SELECT count(*) FROM relevo.job WHERE kind = 'Noop'").await;
     assert_eq!(enqueued, i64::try_from(fired).unwrap(), "jobs without a slot");
 }
 

@@ -36,7 +36,7 @@ pub enum JobCommand {
     Enqueue(EnqueueArgs),
     /// List jobs, newest first
     #[command(
-        after_help = "Examples:\n  relevo job list --state running\n  relevo job list --kind notify --limit 100 --json"
+        after_help = "Examples:\n  relevo job list --state running\n  relevo job list --kind Notify --limit 100 --json"
     )]
     List(JobListArgs),
     /// Show a job wherever it is: queue, history or dead letters
@@ -65,10 +65,10 @@ pub enum JobCommand {
 /// `relevo job enqueue`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  relevo job enqueue noop
-  relevo job enqueue notify --payload '{\"run_id\": 12}'
-  relevo job enqueue noop --delay 90 --idempotency-key nightly-2026-11-22
-  relevo job enqueue noop --payload @payload.json
+  relevo job enqueue Noop
+  relevo job enqueue Notify --payload '{\"run_id\": 12}'
+  relevo job enqueue Noop --delay 90 --idempotency-key nightly-2026-11-22
+  relevo job enqueue Noop --payload @payload.json
 
 A payload is checked before anything is stored: exit code 2 when it doesn't fit its kind.")]
 pub struct EnqueueArgs {
@@ -152,7 +152,7 @@ pub enum QueueCommand {
 #[derive(Debug, Subcommand)]
 pub enum DeadCommand {
     /// List dead letters, newest first, with the last error
-    #[command(after_help = "Example:\n  relevo dead list --kind notify")]
+    #[command(after_help = "Example:\n  relevo dead list --kind Notify")]
     List {
         /// Only this kind
         #[arg(long, value_name = "KIND")]
@@ -232,6 +232,7 @@ pub enum BackupCommand {
     #[command(after_help = "Examples:
   relevo backup run --source sicar
   relevo backup run --source sicar --mode sync --wait
+  relevo backup run --source sicar --force
 
 With --wait it shows the progress and ends with the run: exit code 0 when it succeeded, 1 when
 not; Ctrl-C stops the watching, never the run. Only one run of a source is active at a time.")]
@@ -242,6 +243,9 @@ not; Ctrl-C stops the watching, never the run. Only one run of a source is activ
         /// How to ask the gateway [default: the source's mode]
         #[arg(long, value_enum)]
         mode: Option<ModeArg>,
+        /// Load a backup that is empty or has shrunk against the last one, too
+        #[arg(long)]
+        force: bool,
         /// Follow the run to its end
         #[arg(long)]
         wait: bool,
@@ -276,8 +280,8 @@ pub enum ScheduleCommand {
 /// `relevo schedule add`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  relevo schedule add nightly --cron \"30 2 * * *\" --timezone America/Mexico_City --kind noop
-  relevo schedule add pulse --cron \"*/10 * * * * *\" --kind noop --missed skip")]
+  relevo schedule add nightly --cron \"30 2 * * *\" --timezone America/Mexico_City --kind Noop
+  relevo schedule add pulse --cron \"*/10 * * * * *\" --kind Noop --missed skip")]
 pub struct ScheduleAddArgs {
     /// Name of the schedule
     pub name: String,

@@ -39,14 +39,14 @@ pub async fn backup(
     command: BackupCommand,
     out: Output,
 ) -> Result<(), Failure> {
-    let BackupCommand::Run { source, mode, wait } = command;
+    let BackupCommand::Run { source, mode, force, wait } = command;
     check_source(control, &source, mode)?;
     let mode = match mode {
         None => RequestMode::Auto,
         Some(ModeArg::Webhook) => RequestMode::Webhook,
         Some(ModeArg::Sync) => RequestMode::Sync,
     };
-    let options = backup::StartOptions { mode, ..backup::StartOptions::default() };
+    let options = backup::StartOptions { mode, force };
     let mut tx = control.pool.begin().await.context("the run can't be started")?;
     let id = match backup::start_in(&mut tx, &control.queue, &source, &options, "cli").await {
         Ok(id) => id,

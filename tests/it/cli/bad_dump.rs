@@ -80,7 +80,7 @@ async fn a_damaged_dump_is_refused_and_the_data_stay() {
         ("cut.sql.gz", whole[..whole.len() / 2].to_vec(), &["cut off"][..]),
         ("flipped.sql.gz", flipped, &["damaged"]),
         ("sum.sql.gz", wrong_sum, &["damaged"]),
-        ("cut.sql", cut_text.as_bytes().to_vec(), &["cut off"]),
+        ("cut.sql", cut_text.as_bytes().to_vec(), &["truncated"]),
         ("incomplete.sql", no_line.into_bytes(), &["Dump completed"]),
         ("empty.sql", Vec::new(), &["no table"]),
         ("no_dump.sql", b"this is no SQL at all".to_vec(), &["previous data are untouched"]),

@@ -13,10 +13,10 @@ async fn jobs(database: &TestDatabase) -> i64 {
 async fn an_unknown_kind_is_answered_with_the_nearest_names() {
     let database = TestDatabase::new().await;
     let relevo = Relevo::on(&database);
-    relevo.refuses(&["job", "enqueue", "nop"], 2, &["nop", "noop"]).await;
+    relevo.refuses(&["job", "enqueue", "nop"], 2, &["nop", "Noop"]).await;
     relevo.refuses(&["job", "enqueue", ""], 2, &["kind"]).await;
-    let args = ["schedule", "add", "x", "--cron", "* * * * *", "--kind", "notifi"];
-    relevo.refuses(&args, 2, &["notify"]).await;
+    let args = ["schedule", "add", "x", "--cron", "* * * * *", "--kind", "Notifi"];
+    relevo.refuses(&args, 2, &["Notify"]).await;
     assert_eq!(jobs(&database).await, 0);
 }
 
@@ -31,19 +31,19 @@ async fn a_wrong_payload_is_refused_before_anything_is_stored() {
         ("[1]", &["object"]),
         ("{not json", &["JSON", "what to do"]),
     ] {
-        relevo.refuses(&["job", "enqueue", "noop", "--payload", payload], 2, parts).await;
+        relevo.refuses(&["job", "enqueue", "Noop", "--payload", payload], 2, parts).await;
     }
-    relevo.refuses(&["job", "enqueue", "notify"], 2, &["run_id"]).await;
-    let args = ["job", "enqueue", "noop", "--payload", "@missing.json"];
+    relevo.refuses(&["job", "enqueue", "Notify"], 2, &["run_id"]).await;
+    let args = ["job", "enqueue", "Noop", "--payload", "@missing.json"];
     relevo.refuses(&args, 5, &["missing.json"]).await;
     let long = "q".repeat(101);
-    relevo.refuses(&["job", "enqueue", "noop", "--queue", &long], 2, &["100"]).await;
+    relevo.refuses(&["job", "enqueue", "Noop", "--queue", &long], 2, &["100"]).await;
     assert_eq!(jobs(&database).await, 0);
 
     // From a file and from standard input the same payload is taken.
     relevo.file("payload.json", r#"{"tag": 1}"#);
-    relevo.ok(&["job", "enqueue", "noop", "--payload", "@payload.json"]).await;
-    let args = ["job", "enqueue", "noop", "--payload", "@-"];
+    relevo.ok(&["job", "enqueue", "Noop", "--payload", "@payload.json"]).await;
+    let args = ["job", "enqueue", "Noop", "--payload", "@-"];
     assert_eq!(relevo.run_with(&args, br#"{"tag": 2}"#).await.code, 0);
     assert_eq!(jobs(&database).await, 2);
 }
@@ -72,10 +72,10 @@ async fn what_does_not_exist_has_its_own_code() {
     relevo.refuses(&["run", "list", "--state", "walking"], 2, &["walking", "failed"]).await;
     let args = ["key", "create", "--name", "x", "--scope", "root"];
     relevo.refuses(&args, 2, &["root", "operate"]).await;
-    let args = ["schedule", "add", "x", "--cron", "61 * * * *", "--kind", "noop"];
+    let args = ["schedule", "add", "x", "--cron", "61 * * * *", "--kind", "Noop"];
     relevo.refuses(&args, 2, &["61 * * * *"]).await;
     let args =
-        ["schedule", "add", "x", "--cron", "* * * * *", "--kind", "noop", "--timezone", "Mars"];
+        ["schedule", "add", "x", "--cron", "* * * * *", "--kind", "Noop", "--timezone", "Mars"];
     relevo.refuses(&args, 2, &["Mars", "America/Mexico_City"]).await;
 }
 
@@ -104,7 +104,8 @@ async fn config_check_shows_origins_and_no_secrets() {
     let relevo = Relevo::new()
         .env("RELEVO_DATABASE_URL", "postgres://relevo:geheim@db.example/relevo")
         .env("TUNNEL_API_URL", "https://gateway.example")
-        .env("TUNNEL_API_KEY", "streng-geheim");
+        .env("TUNNEL_API_KEY", "streng-geheim")
+        .env("DATABASE_URL", "postgres://app:geheim@db.example/shop");
     relevo.file("relevo.toml", "[worker]\nconcurrency = 7\n");
     let text = relevo.ok(&["config", "check"]).await;
     assert!(!text.contains("geheim"), "{text}");

@@ -128,8 +128,10 @@ impl Relevo {
     pub async fn fails(&self, args: &[&str], code: i32) -> String {
         let answer = self.run(args).await;
         assert_eq!(answer.code, code, "relevo {args:?}: {answer:?}");
-        assert!(answer.err.starts_with("error: "), "relevo {args:?}: {answer:?}");
         assert!(answer.out.is_empty(), "relevo {args:?}: {answer:?}");
+        // Progress and warnings may stand before it.
+        let first = answer.err.lines().find(|line| line.starts_with("error: "));
+        let first = first.unwrap_or_else(|| panic!("relevo {args:?}: {answer:?}")).to_owned();
 
         let answer_json = self.run(&[args, &["--json"]].concat()).await;
         assert_eq!(answer_json.code, code, "relevo {args:?} --json: {answer_json:?}");
@@ -137,7 +139,6 @@ impl Relevo {
             .unwrap_or_else(|error| panic!("relevo {args:?}: {error}: {}", answer_json.err));
         assert_eq!(document["error"]["exit_code"], code);
         let message = document["error"]["message"].as_str().unwrap();
-        let first = answer.err.lines().next().unwrap();
         assert_eq!(first, format!("error: {}", message.lines().next().unwrap()));
         answer.err
     }

@@ -35,7 +35,7 @@ async fn wait_state(relevo: &Relevo, id: i64, wanted: &str) {
 }
 
 async fn enqueue(relevo: &Relevo, args: &[&str]) -> i64 {
-    let answer = relevo.json(&[&["job", "enqueue", "noop"], args].concat()).await;
+    let answer = relevo.json(&[&["job", "enqueue", "Noop"], args].concat()).await;
     assert_eq!(answer["duplicate"], false, "{answer}");
     answer["id"].as_i64().unwrap()
 }
@@ -82,8 +82,8 @@ async fn a_job_goes_from_enqueue_to_completed() {
             "progress",
         ],
     );
-    assert_eq!((&job["kind"], &job["attempt"]), (&Value::from("noop"), &Value::from(1)));
-    let list = relevo.json(&["job", "list", "--kind", "noop", "--state", "completed"]).await;
+    assert_eq!((&job["kind"], &job["attempt"]), (&Value::from("Noop"), &Value::from(1)));
+    let list = relevo.json(&["job", "list", "--kind", "Noop", "--state", "completed"]).await;
     assert_eq!(list[0]["id"], id);
     let text = relevo.ok(&["job", "list"]).await;
     assert!(text.starts_with("ID") && text.contains("completed"), "{text}");
@@ -103,7 +103,7 @@ async fn keys_delays_and_cancel() {
 
     for key in ["--idempotency-key", "--unique-key"] {
         let first = enqueue(&relevo, &[key, "nightly"]).await;
-        let second = relevo.json(&["job", "enqueue", "noop", key, "nightly"]).await;
+        let second = relevo.json(&["job", "enqueue", "Noop", key, "nightly"]).await;
         assert_eq!(second["id"], first);
         assert_eq!(second["duplicate"], true);
     }
@@ -201,7 +201,7 @@ async fn schedules_are_added_listed_changed_and_removed() {
             "--cron",
             cron,
             "--kind",
-            "noop",
+            "Noop",
             "--timezone",
             "America/Mexico_City",
         ]
@@ -231,7 +231,7 @@ async fn schedules_are_added_listed_changed_and_removed() {
     );
     assert_eq!(list[0]["rhythm"], "cron 0 3 * * *");
     let text = relevo.ok(&["schedule", "list"]).await;
-    assert!(text.contains("nightly") && text.contains("job noop"), "{text}");
+    assert!(text.contains("nightly") && text.contains("job Noop"), "{text}");
     relevo.ok(&["schedule", "remove", "nightly"]).await;
     assert!(relevo.ok(&["schedule", "list"]).await.contains("no schedules"));
 }
@@ -246,6 +246,7 @@ async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
     for args in [&["job", "list"][..], &["job", "list", "--json"], &["--help"]] {
         let mut child = tokio::process::Command::new(binary_path("relevo"))
             .args(args)
+            .env_remove("RELEVO_TEST_POSTGRES_URL")
             .envs(relevo.environment().iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

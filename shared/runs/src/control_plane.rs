@@ -159,7 +159,8 @@ async fn migrate_on(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), 
     }
     lock(conn, lock_wait).await?;
     create_schema(conn).await?;
-    let outcome = MIGRATIONS.run(&mut *conn).await;
+    // Not `run`, whose bound on `Acquire` makes the future one that cannot be spawned.
+    let outcome = MIGRATIONS.run_direct(None, conn, false).await;
     outcome.map_err(|error| explain(error, lock_wait))
 }
 
@@ -285,4 +286,17 @@ fn sqlstate(error: &sqlx::Error) -> Option<String> {
 
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("55P03")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrating_can_be_spawned() {
+        fn spawnable<T: Send>(_: impl Fn(&'static PgPool) -> T) {}
+        spawnable(migrate);
+        spawnable(status);
+        spawnable(identity);
+    }
 }

@@ -1,5 +1,6 @@
 //! `relevo_runs::control_plane`: bringing a database to this build's version.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use relevo_runs::control_plane::{
@@ -112,16 +113,23 @@ async fn another_migration_under_way_is_waited_for_but_not_for_ever() {
 
 #[tokio::test]
 async fn no_superuser_is_needed() {
-    let db = TestDatabase::empty().await;
+    let db = Arc::new(TestDatabase::empty().await);
     let role = format!("r_{}", db.name());
     run(db.pool(), &format!("CREATE ROLE {role} LOGIN PASSWORD 'p'")).await;
+    // A task of its own: roles outlive databases, so this one goes whatever happens in there.
+    let outcome = tokio::spawn(migrate_as(db.clone(), role.clone())).await;
+    run(db.pool(), &format!("DROP OWNED BY {role} CASCADE")).await;
+    run(db.pool(), &format!("DROP ROLE {role}")).await;
+    outcome.unwrap();
+}
+
+async fn migrate_as(db: Arc<TestDatabase>, role: String) {
     let options: PgConnectOptions = db.url().parse().unwrap();
     let pool = PgPoolOptions::new()
         .max_connections(2)
         .connect_with(options.username(&role).password("p"))
         .await
         .unwrap();
-
     let error = migrate(&pool).await.unwrap_err();
     assert!(matches!(error, MigrateError::MayNotCreateSchema { .. }), "{error:?}");
     let remedy = format!("CREATE SCHEMA relevo AUTHORIZATION {role}");
@@ -132,8 +140,6 @@ async fn no_superuser_is_needed() {
     migrate(&pool).await.unwrap();
     assert_eq!(status(&pool).await.unwrap(), SchemaStatus::Current);
     pool.close().await;
-    run(db.pool(), &format!("DROP OWNED BY {role} CASCADE")).await;
-    run(db.pool(), &format!("DROP ROLE {role}")).await;
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ impl Default for TranslateOptions {
             tinyint1_as_boolean: false,
             invalid_dates: LossPolicy::Adapt,
             nul_chars: LossPolicy::Adapt,
-            invalid_text: InvalidTextPolicy::Fail,
+            invalid_text: InvalidTextPolicy::AsServer,
             out_of_range: LossPolicy::Adapt,
             bigint_unsigned: BigintUnsigned::Numeric,
             json: JsonType::Jsonb,
@@ -67,6 +67,9 @@ pub enum LossPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InvalidTextPolicy {
+    /// Put a question mark in the place of each such byte, as the server does when it loads the
+    /// dump, and count the value.
+    AsServer,
     /// Refuse the row.
     Fail,
     /// Put U+FFFD in their place, and count the value.

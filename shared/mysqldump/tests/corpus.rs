@@ -1,6 +1,8 @@
 //! Reads every dump of a folder (`RELEVO_CORPUS`) whole and compares tables, rows, keys and zero
 //! dates with its `manifest.json`. Without the variable there is nothing to do.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;

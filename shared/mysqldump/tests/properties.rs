@@ -1,6 +1,8 @@
 //! Properties that hold for every dump: how it is cut into slices makes no difference, and what
 //! is encoded reads back as what was written.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -65,7 +65,8 @@ fn settle(parsed: &mut ParsedColumn) {
         };
     }
     parsed.checks.retain(|check| {
-        let json = is_json_check(&check.expression, &column.name) && column.ty == ColumnType::Text;
+        let json = is_json_check(&check.expression, &column.name)
+            && matches!(column.ty, ColumnType::Text | ColumnType::Json);
         if json {
             column.ty = ColumnType::Json;
         }
@@ -91,9 +92,11 @@ fn column_type(
     cursor: &mut Cursor<'_>,
     parsed: &mut ParsedColumn,
 ) -> Result<ColumnType, ParseError> {
-    let Some(TokenKind::Word(word)) = cursor.next() else {
+    let offset = cursor.offset();
+    let Some(TokenKind::Word(word)) = cursor.peek() else {
         return Err(expected(cursor, "a column type"));
     };
+    cursor.next();
     let mut word = word.to_ascii_lowercase();
     if word == "national" || word == "nchar" || word == "nvarchar" {
         parsed.column.charset = Some("utf8mb3".to_owned());
@@ -198,7 +201,7 @@ fn column_type(
         "inet4" => ColumnType::Inet4,
         "inet6" => ColumnType::Inet6,
         "vector" => ColumnType::Vector,
-        _ => return Err(ParseError::new(cursor, format!("unknown column type `{word}`"))),
+        _ => return Err(ParseError { reason: format!("unknown column type `{word}`"), offset }),
     })
 }
 

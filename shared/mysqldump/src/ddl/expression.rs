@@ -493,6 +493,8 @@ impl Parser<'_> {
             {
                 Some(("CURRENT_TIMESTAMP".to_owned(), Kind::Moment))
             }
+            ("json_object", 0) => Some(("'{}'::jsonb".to_owned(), Kind::Json)),
+            ("json_array", 0) => Some(("'[]'::jsonb".to_owned(), Kind::Json)),
             ("curdate" | "current_date", 0) if self.purpose == Use::Default => {
                 Some(("CURRENT_DATE".to_owned(), Kind::Date))
             }

@@ -69,6 +69,23 @@ pub(super) fn references_a_key(parent: &TableDef, columns: &[String]) -> bool {
             .any(|index| index.kind == IndexKind::Unique && matches(&index.parts, false))
 }
 
+/// Whether a key has a text column with a collation that does not tell case.
+pub(super) fn ignores_case(table: &TableDef, parts: &[IndexPart]) -> bool {
+    parts.iter().any(|part| {
+        let IndexKey::Column(name) = &part.key else { return false };
+        let Some(column) = table.column_index(name).map(|at| &table.columns[at]) else {
+            return false;
+        };
+        // A character set without a named collation has one of its own that ignores case.
+        let own = column.collation.as_deref();
+        let collation =
+            if column.charset.is_some() { own } else { own.or(table.collation.as_deref()) };
+        let exact = |c: &str| c.ends_with("_bin") || c.ends_with("_cs") || c == "binary";
+        matches!(column.ty, ColumnType::Char { .. } | ColumnType::VarChar { .. } | ColumnType::Text)
+            && !collation.is_some_and(exact)
+    })
+}
+
 /// Name and statement of one index; an error says why it is left out.
 pub(super) fn index_statement(
     table: &TableDef,

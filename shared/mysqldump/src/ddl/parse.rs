@@ -378,10 +378,10 @@ fn settle(table: &mut TableDef) {
     }
     let mut json = Vec::new();
     table.checks.retain(|check| {
-        let column = table
-            .columns
-            .iter()
-            .position(|c| c.ty == ColumnType::Text && is_json_check(&check.expression, &c.name));
+        let column = table.columns.iter().position(|c| {
+            matches!(c.ty, ColumnType::Text | ColumnType::Json)
+                && is_json_check(&check.expression, &c.name)
+        });
         json.extend(column);
         column.is_none()
     });

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ddl::expression;
-use crate::ddl::index::{IndexNames, index_statement, key_columns, references_a_key};
+use crate::ddl::index::{IndexNames, ignores_case, index_statement, key_columns, references_a_key};
 use crate::ddl::names::{column_name, limited, literal, quote, table_name};
 use crate::ddl::translate::{Note, column_plans};
 use crate::ddl::types::{Encoding, needs_bigint};
 use crate::options::TranslateOptions;
-use crate::schema::{ColumnDef, ColumnType, IntSize, TableDef};
+use crate::schema::{ColumnDef, ColumnType, IndexKind, IntSize, TableDef};
 
 /// When a statement runs. Phases run in this order; within one, statements are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,7 +82,12 @@ pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) 
         primary_key(table, schema, &mut names, &mut plan);
         for index in &table.indexes {
             match index_statement(table, index, schema, options, &mut names) {
-                Ok((name, sql)) => plan.push(table, Phase::Index, name, sql),
+                Ok((name, sql)) => {
+                    if index.kind == IndexKind::Unique && ignores_case(table, &index.parts) {
+                        plan.notes.push(Note::new(table, &index.name, CASE_NOTE));
+                    }
+                    plan.push(table, Phase::Index, name, sql);
+                }
                 Err(reason) => plan.notes.push(Note::new(table, &index.name, reason)),
             }
         }
@@ -96,6 +101,9 @@ pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) 
     plan
 }
 
+/// Said of keys over texts that MySQL compares without regard to case.
+const CASE_NOTE: &str = "unique without regard to case in MySQL, with regard to it in Postgres";
+
 fn qualified(schema: &str, table: &TableDef) -> String {
     format!("{}.{}", quote(schema), quote(&table_name(table)))
 }
@@ -103,22 +111,22 @@ fn qualified(schema: &str, table: &TableDef) -> String {
 /// Identities and foreign keys want `bigint`; a table created before its ALTERs were read has
 /// `numeric`. Where the type is right already this costs nothing.
 fn types(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
-    let actions: Vec<String> = table
-        .columns
-        .iter()
-        .filter(|column| {
-            matches!(column.ty, ColumnType::Int { size: IntSize::Big, unsigned: true, .. })
-                && needs_bigint(table, column, options)
-        })
-        .map(|column| format!("ALTER COLUMN {} TYPE bigint", quote(&column_name(table, column))))
-        .collect();
-    if !actions.is_empty() {
+    let target = qualified(schema, table);
+    for column in table.columns.iter().filter(|column| {
+        matches!(column.ty, ColumnType::Int { size: IntSize::Big, unsigned: true, .. })
+            && needs_bigint(table, column, options)
+    }) {
+        let name = column_name(table, column);
+        // Even a change to the same type is refused where a generated column uses the column.
         let sql = format!(
-            "-- column_types\nALTER TABLE {} {}",
-            qualified(schema, table),
-            actions.join(", ")
+            "-- column_types\nDO $relevo$\nBEGIN\n  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid \
+             = {}::regclass AND attname = {} AND atttypid <> 'bigint'::regtype) THEN\n    ALTER \
+             TABLE {target} ALTER COLUMN {} TYPE bigint;\n  END IF;\nEND\n$relevo$",
+            literal(&target),
+            literal(&name),
+            quote(&name)
         );
-        plan.push(table, Phase::Type, table_name(table), sql);
+        plan.push(table, Phase::Type, name, sql);
     }
 }
 
@@ -164,6 +172,9 @@ fn primary_key(table: &TableDef, schema: &str, names: &mut IndexNames, plan: &mu
             return;
         }
     };
+    if ignores_case(table, &table.primary_key) {
+        plan.notes.push(Note::new(table, "PRIMARY", CASE_NOTE));
+    }
     let name = names.take(&format!("{}_pkey", table.name));
     let target = qualified(schema, table);
     let list = columns.iter().map(|c| quote(&column_name(table, c))).collect::<Vec<_>>().join(", ");

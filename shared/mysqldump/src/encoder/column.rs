@@ -10,7 +10,7 @@ use crate::event::InsertHeader;
 use crate::options::TranslateOptions;
 use crate::schema::{ColumnDef, DefaultValue, TableDef};
 use crate::values::date::zone_suffix;
-use crate::values::text::{Decoder, decoder, push_copy, trail_bytes_clash};
+use crate::values::text::{Decoder, DoubleByte, decoder, push_copy};
 
 /// One column, ready to encode.
 #[derive(Debug, Clone)]
@@ -88,8 +88,11 @@ pub(super) fn compile(
     options: &TranslateOptions,
 ) -> Result<RowEncoder, EncoderError> {
     let name = table.qualified_name();
-    let session = insert.session.clone();
-    let charset = session.charset.as_deref().or(options.source_charset.as_deref());
+    let mut session = insert.session.clone();
+    if session.charset.is_none() {
+        session.charset.clone_from(&options.source_charset);
+    }
+    let charset = session.charset.as_deref();
     let unknown =
         |charset: &str| EncoderError::Charset { table: name.clone(), charset: charset.to_owned() };
     let decode = decoder(charset).ok_or_else(|| unknown(charset.unwrap_or_default()))?;
@@ -138,6 +141,15 @@ pub(super) fn compile(
             nulled_dates: 0,
         });
     }
+    let counted = |at: usize| table.columns[at].auto_increment && !seen.contains(&at);
+    if let Some(at) = (0..table.columns.len()).find(|&at| counted(at)) {
+        let reason = format!(
+            "it leaves `{}` to be numbered by the server; restore the dump into MySQL and dump it \
+             again",
+            table.columns[at].name
+        );
+        return Err(EncoderError::Columns { table: name, reason });
+    }
     // A column that is not listed gets its default; where it has none, Postgres would refuse the
     // row that MySQL completes by itself.
     let constants = table
@@ -146,15 +158,11 @@ pub(super) fn compile(
         .zip(&plans)
         .enumerate()
         .filter(|(at, (column, (plan, ..)))| {
-            !seen.contains(at)
-                && !plan.generated
-                && !plan.nullable
-                && !column.auto_increment
-                && column.default.is_none()
+            !seen.contains(at) && !plan.generated && !plan.nullable && column.default.is_none()
         })
         .map(|(_, (_, (plan, pg, _)))| (plan.pg_name.clone(), implicit(&pg.encoding)))
         .collect();
-    let plain_strings = !session.no_backslash_escapes && !trail_bytes_clash(charset);
+    let plain_strings = !session.no_backslash_escapes && DoubleByte::of(charset).is_none();
     Ok(RowEncoder {
         table: name,
         pg_table: ddl::table_name(table),

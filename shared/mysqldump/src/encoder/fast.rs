@@ -213,7 +213,7 @@ pub(super) fn value(
         Kind::Year => {
             let year = bytes.get(at..at + 4)?;
             let plain = year.iter().all(u8::is_ascii_digit)
-                && year[0] != b'0'
+                && (b"1901".as_slice()..=b"2155".as_slice()).contains(&year)
                 && bytes.get(at + 4).is_some_and(|&b| ends(b));
             plain.then(|| {
                 out.extend_from_slice(year);

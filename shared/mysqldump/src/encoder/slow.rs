@@ -3,10 +3,13 @@
 use crate::encoder::column::{Column, Kind};
 use crate::encoder::{Context, Counters, Refused};
 use crate::options::{InvalidTextPolicy, LossPolicy};
-use crate::values::literal::{self, Literal};
+use crate::values::literal::{self, Literal, StringMode};
 use crate::values::number::{self, Fit};
 use crate::values::text::{Decoder, decoder, latin1, push_copy};
 use crate::values::{date, hex};
+
+/// Strings as the fast paths know them.
+const PLAIN_STRING: StringMode = StringMode { backslash: true, double: None };
 
 /// Encodes the value at `at`; returns where it ends.
 pub(super) fn value(
@@ -24,7 +27,7 @@ pub(super) fn value(
         && let Some(start) = raw_string_start(bytes, at)
     {
         scratch.clear();
-        let end = literal::unescape(bytes, start, true, scratch).map_err(Refused)?;
+        let end = literal::unescape(bytes, start, PLAIN_STRING, scratch).map_err(Refused)?;
         if bytes.get(end).is_some_and(|&b| b == b',' || b == b')') {
             hex::push(scratch, pad, out);
             return Ok(end);
@@ -205,14 +208,17 @@ impl Converter<'_> {
                 out.extend_from_slice(&number);
             }
             Kind::Year => {
-                let (year, fit) = number::integer(text, 0, 2155);
+                let (year, fit) = number::integer(text, 0, 9999);
                 self.fit(fit, text)?;
                 let short = text.trim_ascii().len() <= 2;
-                let year = match (year, short) {
-                    (0, _) => 0,
-                    (year @ 1..=69, true) => year + 2000,
-                    (year @ 70..=99, true) => year + 1900,
-                    (year, _) => year,
+                let year = match year {
+                    1..=69 if short => year + 2000,
+                    70..=99 if short => year + 1900,
+                    0 | 1901..=2155 => year,
+                    _ => {
+                        self.fit(Fit::Adapted, text)?;
+                        0
+                    }
                 };
                 out.extend_from_slice(year.to_string().as_bytes());
             }
@@ -311,6 +317,18 @@ impl Converter<'_> {
                      read as Windows-1252",
                     shown(bytes)
                 )))
+            }
+            InvalidTextPolicy::AsServer => {
+                self.counters.replaced_text += 1;
+                if matches!(self.column.decoder, Decoder::Other(_)) {
+                    return Ok(replaced.replace(char::REPLACEMENT_CHARACTER, "?"));
+                }
+                let mut text = String::with_capacity(bytes.len());
+                for chunk in bytes.utf8_chunks() {
+                    text.push_str(chunk.valid());
+                    chunk.invalid().iter().for_each(|_| text.push('?'));
+                }
+                Ok(text)
             }
             InvalidTextPolicy::Replace => {
                 self.counters.replaced_text += 1;

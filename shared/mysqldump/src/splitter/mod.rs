@@ -228,7 +228,7 @@ impl DumpSplitter {
             })?),
         };
         let insert = InsertHeader { columns, session: state.clone() };
-        let scanner = RowScanner::new(state.no_backslash_escapes, state.ansi_quotes);
+        let scanner = RowScanner::new(state);
         let insert = match &self.last_insert {
             Some((known, header)) if Arc::ptr_eq(known, &table) && **header == insert => {
                 Arc::clone(header)

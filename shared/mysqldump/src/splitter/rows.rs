@@ -1,6 +1,8 @@
 //! Finds the ends of row tuples at memory speed: only quotes, backslashes and parentheses matter.
 
+use crate::session::SessionState;
 use crate::values::find;
+use crate::values::text::DoubleByte;
 
 /// Where the scan stands between two calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,8 @@ enum State {
     Tuple,
     Quote(u8),
     Escape(u8),
+    /// After the first byte of a character of two, inside quotes.
+    Lead(u8),
     Dash,
     DashDash,
     Line,
@@ -41,11 +45,18 @@ pub(super) struct RowScanner {
     depth: usize,
     no_backslash_escapes: bool,
     ansi_quotes: bool,
+    double: Option<DoubleByte>,
 }
 
 impl RowScanner {
-    pub(super) fn new(no_backslash_escapes: bool, ansi_quotes: bool) -> Self {
-        Self { state: State::Gap, depth: 0, no_backslash_escapes, ansi_quotes }
+    pub(super) fn new(session: &SessionState) -> Self {
+        Self {
+            state: State::Gap,
+            depth: 0,
+            no_backslash_escapes: session.no_backslash_escapes,
+            ansi_quotes: session.ansi_quotes,
+            double: DoubleByte::of(session.charset.as_deref()),
+        }
     }
 
     /// Inside a tuple.
@@ -83,18 +94,22 @@ impl RowScanner {
                 }
                 State::Quote(quote) => {
                     let rest = &bytes[at..];
-                    let stop = if self.escapes(quote) {
+                    let stop = if let Some(double) = self.double {
+                        let escapes = self.escapes(quote);
+                        rest.iter()
+                            .position(|&b| b == quote || b == b'\\' && escapes || double.leads(b))
+                    } else if self.escapes(quote) {
                         find::either(rest, quote, b'\\')
                     } else {
                         memchr::memchr(quote, rest)
                     };
                     let Some(stop) = stop else { return Found::More };
                     at += stop;
-                    if bytes[at] == quote {
-                        self.state = self.outside();
-                    } else {
-                        self.state = State::Escape(quote);
-                    }
+                    self.state = match bytes[at] {
+                        byte if byte == quote => self.outside(),
+                        b'\\' => State::Escape(quote),
+                        _ => State::Lead(quote),
+                    };
                     at += 1;
                 }
                 _ => {
@@ -117,6 +132,17 @@ impl RowScanner {
         match self.state {
             State::Gap => return self.gap(byte, at),
             State::Escape(quote) => self.state = State::Quote(quote),
+            State::Lead(quote) => {
+                self.state = if self.double.is_some_and(|double| double.trails(byte)) {
+                    State::Quote(quote)
+                } else if byte == quote {
+                    self.outside()
+                } else if byte == b'\\' && self.escapes(quote) {
+                    State::Escape(quote)
+                } else {
+                    State::Quote(quote)
+                };
+            }
             State::Dash if byte == b'-' => self.state = State::DashDash,
             State::DashDash if byte <= b' ' => {
                 self.state = if byte == b'\n' { self.outside() } else { State::Line };
@@ -193,7 +219,7 @@ mod tests {
 
     /// Ends of tuples, with the text cut at every possible place once.
     fn ends(text: &[u8], cut: usize) -> (Vec<usize>, Option<usize>) {
-        let mut scanner = RowScanner::new(false, false);
+        let mut scanner = RowScanner::new(&SessionState::default());
         let (mut ends, mut statement) = (Vec::new(), None);
         for (base, slice) in [(0, &text[..cut]), (cut, &text[cut..])] {
             let mut at = 0;
@@ -232,7 +258,7 @@ mod tests {
 
     #[test]
     fn other_words_end_the_rows() {
-        let mut scanner = RowScanner::new(false, false);
+        let mut scanner = RowScanner::new(&SessionState::default());
         assert_eq!(scanner.scan(b"(1) ON DUPLICATE", 0), Found::Start(0));
         assert_eq!(scanner.scan(b"(1) ON DUPLICATE", 1), Found::End(3));
         assert_eq!(scanner.scan(b"(1) ON DUPLICATE", 3), Found::Other(4));

@@ -3,6 +3,7 @@
 
 use crate::lexer::radix_bytes;
 use crate::session::SessionState;
+use crate::values::text::DoubleByte;
 
 /// One value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,15 +127,35 @@ fn text(
     charset: Option<String>,
 ) -> Result<(Literal, usize), String> {
     let mut value = Vec::new();
-    let mut at = unescape(bytes, at, !session.no_backslash_escapes, &mut value)?;
+    let mode = StringMode::of(session);
+    let mut at = unescape(bytes, at, mode, &mut value)?;
     loop {
         let next = skip_blanks(bytes, at);
         match bytes.get(next) {
-            Some(b'\'') => at = unescape(bytes, next, !session.no_backslash_escapes, &mut value)?,
+            Some(b'\'') => at = unescape(bytes, next, mode, &mut value)?,
             Some(b'"') if !session.ansi_quotes => {
-                at = unescape(bytes, next, !session.no_backslash_escapes, &mut value)?;
+                at = unescape(bytes, next, mode, &mut value)?;
             }
             _ => return Ok((Literal::Text(value, charset), at)),
+        }
+    }
+}
+
+/// How the bytes of a string are to be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StringMode {
+    /// A backslash escapes.
+    pub(crate) backslash: bool,
+    /// Characters of two bytes, the second of which may look like a backslash.
+    pub(crate) double: Option<DoubleByte>,
+}
+
+impl StringMode {
+    /// The mode of a session.
+    pub(crate) fn of(session: &SessionState) -> Self {
+        Self {
+            backslash: !session.no_backslash_escapes,
+            double: DoubleByte::of(session.charset.as_deref()),
         }
     }
 }
@@ -143,12 +164,26 @@ fn text(
 pub(crate) fn unescape(
     bytes: &[u8],
     at: usize,
-    backslash: bool,
+    mode: StringMode,
     out: &mut Vec<u8>,
 ) -> Result<usize, String> {
+    let StringMode { backslash, double } = mode;
     let quote = bytes[at];
     let mut at = at + 1;
     loop {
+        if let Some(double) = double {
+            // Whole characters, up to the next byte that stands for itself.
+            while let Some(&byte) = bytes.get(at) {
+                let pair = double.leads(byte)
+                    && bytes.get(at + 1).is_some_and(|&next| double.trails(next));
+                if !pair && (byte == quote || byte == b'\\' && backslash) {
+                    break;
+                }
+                let width = if pair { 2 } else { 1 };
+                out.extend_from_slice(&bytes[at..at + width]);
+                at += width;
+            }
+        }
         let rest = &bytes[at..];
         let stop = if backslash {
             memchr::memchr2(quote, b'\\', rest)

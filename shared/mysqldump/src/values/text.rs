@@ -52,10 +52,46 @@ pub(crate) fn decoder(charset: Option<&str>) -> Option<Decoder> {
     Some(Decoder::Other(encoding))
 }
 
-/// Whether a second byte of a character may look like a backslash or quote, so that strings
-/// cannot be read bytewise.
-pub(crate) fn trail_bytes_clash(charset: Option<&str>) -> bool {
-    matches!(charset, Some("gbk" | "gb2312" | "gb18030" | "big5" | "sjis" | "cp932"))
+/// Character sets in which the second byte of a character may look like a backslash or a quote,
+/// so that strings cannot be read byte by byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DoubleByte {
+    /// sjis and cp932.
+    Sjis,
+    /// gbk, gb2312 and gb18030.
+    Gbk,
+    /// big5.
+    Big5,
+}
+
+impl DoubleByte {
+    /// The rule of a character set, where it needs one.
+    pub(crate) fn of(charset: Option<&str>) -> Option<Self> {
+        match charset? {
+            "sjis" | "cp932" => Some(Self::Sjis),
+            "gbk" | "gb2312" | "gb18030" => Some(Self::Gbk),
+            "big5" => Some(Self::Big5),
+            _ => None,
+        }
+    }
+
+    /// Whether a byte can begin a character of two.
+    pub(crate) fn leads(self, byte: u8) -> bool {
+        match self {
+            Self::Sjis => matches!(byte, 0x81..=0x9f | 0xe0..=0xfc),
+            Self::Gbk => matches!(byte, 0x81..=0xfe),
+            Self::Big5 => matches!(byte, 0xa1..=0xf9),
+        }
+    }
+
+    /// Whether a byte can end one.
+    pub(crate) fn trails(self, byte: u8) -> bool {
+        match self {
+            Self::Sjis => matches!(byte, 0x40..=0x7e | 0x80..=0xfc),
+            Self::Gbk => matches!(byte, 0x40..=0x7e | 0x80..=0xfe),
+            Self::Big5 => matches!(byte, 0x40..=0x7e | 0xa1..=0xfe),
+        }
+    }
 }
 
 /// Text of a statement: never fails, since names and comments must not stop a dump.

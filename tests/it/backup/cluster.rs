@@ -1,18 +1,14 @@
-//! A whole cluster of real processes around one gateway and one target.
+//! The tests' cluster, as the backup import uses it.
 
-use std::path::{Path, PathBuf};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::time::Duration;
 
 use relevo_queue::{JobFilter, JobState, Queue};
 use relevo_runs::backup::{BackupMode, StartOptions, start_in};
 use relevo_runs::{LogLevel, Run, RunId, RunState, Runs};
-use relevo_tests::gateway::API_KEY;
-use relevo_tests::{Gateway, Process, ShopDump, TestDatabase, free_port, reference, wait_for};
+use relevo_tests::{ClusterBuilder, SOURCE, ShopDump, reference, wait_for};
 use sqlx::PgPool;
-use tempfile::TempDir;
-
-/// The source that the tests configure.
-pub const SOURCE: &str = "sicar";
 
 /// How long a run of the small dump may take, on a slow machine with everything else going on.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -20,100 +16,51 @@ pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the clean-up after a run may take: some passes of the reconciler.
 const CLEAN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a lease lives without a heartbeat here, in seconds.
-const LEASE_TTL_SECONDS: u64 = 3;
+/// A cluster with one gateway and one target.
+pub struct Cluster(relevo_tests::Cluster);
 
-/// What differs from one cluster to another.
-pub struct Options {
-    /// Worker processes.
-    pub workers: usize,
-    /// Handlers per worker.
-    pub concurrency: usize,
-    /// The gateway's delays are multiplied by this.
-    pub time_scale: f64,
-    /// Size at which chunks are closed.
-    pub chunk_size_bytes: u64,
-    /// How long a webhook may take.
-    pub webhook_timeout_seconds: u64,
-    /// Sent to the gateway.
-    pub api_key: String,
-    /// Whether the target's rows may shrink by so much.
-    pub guard_shrink_percent: u8,
-    /// Where the end of a run is told.
-    pub notify_url: Option<String>,
-}
+impl Deref for Cluster {
+    type Target = relevo_tests::Cluster;
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            workers: 1,
-            concurrency: 4,
-            time_scale: 0.002,
-            chunk_size_bytes: 1 << 16,
-            webhook_timeout_seconds: 60,
-            api_key: API_KEY.to_owned(),
-            guard_shrink_percent: 30,
-            notify_url: None,
-        }
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
-/// The processes, the databases and the folder they share. Dropped, everything ends.
-pub struct Cluster {
-    pub workers: Vec<Process>,
-    pub gateway: Gateway,
-    pub control: TestDatabase,
-    pub target: TestDatabase,
-    _api: Process,
-    _scheduler: Process,
-    folder: TempDir,
+impl DerefMut for Cluster {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+/// A cluster in preparation: small chunks, short leases, a gateway that serves `dump`.
+pub fn prepare(dump: &ShopDump) -> ClusterBuilder {
+    relevo_tests::Cluster::builder()
+        .dump(&dump.path)
+        .set("chunk_store.chunk_size_bytes", 1 << 16)
+        .set("worker.lease_ttl_seconds", 3)
+        .set("worker.poll_interval_ms", 100)
+        .set("worker.grace_seconds", 10)
+        .set("scheduler.upkeep_interval_ms", 200)
+        .set("backup.sicar.webhook_timeout_seconds", 60)
 }
 
 impl Cluster {
-    /// Starts a gateway that serves `dump`, an API, a scheduler and the workers.
-    pub async fn start(dump: &ShopDump, options: Options) -> Self {
-        let (control, target) = TestDatabase::pair().await;
-        let gateway = Gateway::start(&dump.path, options.time_scale).await;
-        let folder = TempDir::with_prefix("relevo-backup-").unwrap();
-        let port = free_port();
-        let text = configuration(&options, folder.path(), port, &gateway, &control, &target);
-        std::fs::write(folder.path().join("relevo.toml"), text).unwrap();
-        let api = service(folder.path(), &["api"]);
-        let scheduler = service(folder.path(), &["scheduler"]);
-        let mut cluster = Self {
-            workers: Vec::new(),
-            gateway,
-            control,
-            target,
-            _api: api,
-            _scheduler: scheduler,
-            folder,
-        };
-        for _ in 0..options.workers {
-            cluster.add_worker();
-        }
-        wait_for("the API to answer", Duration::from_secs(60), async || {
-            let answer = reqwest::get(format!("http://127.0.0.1:{port}/livez")).await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
-        cluster
-    }
-
-    /// Starts one more worker.
-    pub fn add_worker(&mut self) {
-        self.workers.push(service(self.folder.path(), &["worker"]));
+    /// Starts what was prepared.
+    pub async fn start(prepared: ClusterBuilder) -> Self {
+        Self(prepared.start().await)
     }
 
     /// Kills worker `index` by `kill -9` and starts another in its place.
-    pub fn replace_worker(&mut self, index: usize) {
+    pub async fn replace_worker(&mut self, index: usize) {
         self.workers[index].kill();
-        self.workers[index] = service(self.folder.path(), &["worker"]);
+        self.start_worker().await;
+        self.workers.swap_remove(index);
     }
 
     /// The control plane's pool.
     pub fn pool(&self) -> &PgPool {
-        self.control.pool()
+        self.control().pool()
     }
 
     pub fn queue(&self) -> Queue {
@@ -122,11 +69,6 @@ impl Cluster {
 
     pub fn runs(&self) -> Runs {
         Runs::new(self.pool().clone())
-    }
-
-    /// The folder that holds the workers' files.
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
     }
 
     /// Starts a run.
@@ -194,7 +136,7 @@ impl Cluster {
 
     /// Compares the target with what MariaDB says of a dump.
     pub async fn assert_target(&self, dump: &ShopDump) {
-        let differences = reference::compare(self.target.url(), "public", &dump.reference).await;
+        let differences = reference::compare(self.target().url(), "public", &dump.reference).await;
         assert!(
             differences.is_empty(),
             "the target differs from MariaDB:\n{}",
@@ -241,7 +183,7 @@ impl Cluster {
             "SELECT nspname::text FROM pg_namespace
              WHERE nspname LIKE 'relevo\\_stage%' OR nspname LIKE 'relevo\\_trash%'",
         )
-        .fetch_all(self.target.pool())
+        .fetch_all(self.target().pool())
         .await
         .unwrap();
         left.extend(files(&self.data_dir().join("incoming")));
@@ -259,68 +201,6 @@ impl Cluster {
         left.extend(jobs.iter().map(|job| format!("job {} {} {}", job.id, job.kind, job.state)));
         left
     }
-}
-
-/// Starts one of Relevo's services with the cluster's configuration.
-fn service(folder: &Path, arguments: &[&str]) -> Process {
-    Process::builder("relevo")
-        .arg("--config")
-        .arg(folder.join("relevo.toml"))
-        .args(arguments)
-        .current_dir(folder)
-        .spawn()
-}
-
-fn configuration(
-    options: &Options,
-    folder: &Path,
-    port: u16,
-    gateway: &Gateway,
-    control: &TestDatabase,
-    target: &TestDatabase,
-) -> String {
-    let notify = options
-        .notify_url
-        .as_ref()
-        .map_or_else(String::new, |url| format!("[notify]\nwebhook_url = {url:?}\n"));
-    format!(
-        "data_dir = {data_dir:?}
-[database]
-url = {control_url:?}
-[api]
-listen = \"127.0.0.1:{port}\"
-public_url = \"http://127.0.0.1:{port}\"
-[worker]
-concurrency = {concurrency}
-lease_ttl_seconds = {LEASE_TTL_SECONDS}
-poll_interval_ms = 100
-grace_seconds = 10
-[scheduler]
-upkeep_interval_ms = 200
-[telemetry]
-log_level = \"info\"
-[chunk_store]
-chunk_size_bytes = {chunk_size_bytes}
-{notify}
-[backup.{SOURCE}]
-gateway_url = {gateway_url:?}
-api_key = {api_key:?}
-target_url = {target_url:?}
-schedule_enabled = false
-webhook_timeout_seconds = {webhook_timeout_seconds}
-sync_timeout_seconds = 60
-guard_shrink_percent = {guard_shrink_percent}
-",
-        data_dir = folder.join("data"),
-        control_url = control.url(),
-        target_url = target.url(),
-        gateway_url = gateway.url(),
-        api_key = options.api_key,
-        concurrency = options.concurrency,
-        chunk_size_bytes = options.chunk_size_bytes,
-        webhook_timeout_seconds = options.webhook_timeout_seconds,
-        guard_shrink_percent = options.guard_shrink_percent,
-    )
 }
 
 /// The files under a folder, by their paths within it.

@@ -7,11 +7,11 @@ use relevo_runs::backup::BackupMode;
 use relevo_tests::gateway::Fault;
 use relevo_tests::{ShopDump, wait_for};
 
-use super::cluster::{Cluster, Options, RUN_TIMEOUT};
+use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
 /// A cluster whose target holds a good import.
 async fn with_previous_data(dump: &ShopDump) -> Cluster {
-    let cluster = Cluster::start(dump, Options { workers: 2, ..Options::default() }).await;
+    let cluster = Cluster::start(prepare(dump).workers(2)).await;
     cluster.import(BackupMode::Sync, dump).await;
     cluster
 }
@@ -37,10 +37,10 @@ async fn dumps_that_are_always_damaged() {
         (Fault::MissingCompleted, "Dump completed"),
         (Fault::WrongFilesize { delta: -5_000 }, "the gateway announced"),
     ] {
-        cluster.gateway.plan(vec![fault.always()]).await;
+        cluster.gateway().plan(vec![fault.always()]).await;
         must_fail(&cluster, BackupMode::Sync, reason, &dump).await;
     }
-    let record = cluster.gateway.record().await;
+    let record = cluster.gateway().record().await;
     assert_eq!(record.asked.len(), 1 + 4 * 3, "three requests a run, not for ever");
 }
 
@@ -50,25 +50,28 @@ async fn a_gateway_that_refuses() {
     let cluster = with_previous_data(&dump).await;
     let error = "no hay espacio en el disco C:".to_owned();
     let refuses = Fault::RefuseBackup { error, status: 200 };
-    cluster.gateway.plan(vec![refuses.always()]).await;
+    cluster.gateway().plan(vec![refuses.always()]).await;
     must_fail(&cluster, BackupMode::Webhook, "no hay espacio en el disco C:", &dump).await;
 
-    cluster.gateway.plan(vec![Fault::FailBackup { error: "mysqldump murió".into() }.always()]).await;
+    cluster
+        .gateway()
+        .plan(vec![Fault::FailBackup { error: "mysqldump murió".into() }.always()])
+        .await;
     must_fail(&cluster, BackupMode::Webhook, "mysqldump murió", &dump).await;
 
     let elsewhere = Fault::ForeignUrl { base: "http://169.254.169.254".to_owned() };
-    cluster.gateway.plan(vec![elsewhere.always()]).await;
+    cluster.gateway().plan(vec![elsewhere.always()]).await;
     must_fail(&cluster, BackupMode::Sync, "169.254.169.254", &dump).await;
 
-    cluster.gateway.plan(vec![Fault::NotFound.always()]).await;
+    cluster.gateway().plan(vec![Fault::NotFound.always()]).await;
     must_fail(&cluster, BackupMode::Sync, "no longer has the backup", &dump).await;
 }
 
 #[tokio::test]
 async fn a_wrong_key() {
     let dump = ShopDump::committed();
-    let options = Options { api_key: "clave-equivocada".to_owned(), ..Options::default() };
-    let cluster = Cluster::start(&dump, options).await;
+    let prepared = prepare(&dump).set("backup.sicar.api_key", "clave-equivocada");
+    let cluster = Cluster::start(prepared).await;
     for mode in [BackupMode::Webhook, BackupMode::Sync] {
         let id = cluster.start_run(mode).await;
         let run = cluster.ended(id).await;
@@ -78,7 +81,7 @@ async fn a_wrong_key() {
         assert!(!error.contains("clave-equivocada"), "{error}");
     }
     // No retries: a key does not become right by trying.
-    assert_eq!(cluster.gateway.record().await.unauthorised, 2);
+    assert_eq!(cluster.gateway().record().await.unauthorised, 2);
     for worker in &cluster.workers {
         assert!(!worker.output().contains("clave-equivocada"), "the key is in a log");
     }
@@ -88,10 +91,10 @@ async fn a_wrong_key() {
 async fn a_half_empty_dump_is_refused() {
     let full = ShopDump::generated(12, 7).await;
     let small = ShopDump::committed();
-    let options = Options { chunk_size_bytes: 1 << 20, ..Options::default() };
-    let cluster = Cluster::start(&full, options).await;
+    let prepared = prepare(&full).set("chunk_store.chunk_size_bytes", 1 << 20);
+    let cluster = Cluster::start(prepared).await;
     cluster.import(BackupMode::Sync, &full).await;
-    cluster.gateway.serve(&small.path).await;
+    cluster.gateway().serve(&small.path).await;
     must_fail(&cluster, BackupMode::Sync, "suspiciously small", &full).await;
 }
 
@@ -99,7 +102,7 @@ async fn a_half_empty_dump_is_refused() {
 async fn a_run_is_cancelled_while_it_downloads() {
     let dump = ShopDump::committed();
     let cluster = with_previous_data(&dump).await;
-    cluster.gateway.plan(vec![Fault::SlowDownload { bytes_per_second: 20_000 }.always()]).await;
+    cluster.gateway().plan(vec![Fault::SlowDownload { bytes_per_second: 20_000 }.always()]).await;
     let id = cluster.start_run(BackupMode::Webhook).await;
     wait_for("the download to be under way", RUN_TIMEOUT, async || {
         let progress = cluster.run(id).await.progress?;
@@ -112,15 +115,15 @@ async fn a_run_is_cancelled_while_it_downloads() {
     cluster.assert_clean(id).await;
     cluster.assert_target(&dump).await;
     // The source is free for the next run.
-    cluster.gateway.plan(Vec::new()).await;
+    cluster.gateway().plan(Vec::new()).await;
     cluster.import(BackupMode::Sync, &dump).await;
 }
 
 #[tokio::test]
 async fn a_run_whose_jobs_are_gone_is_ended() {
     let dump = ShopDump::committed();
-    let cluster = Cluster::start(&dump, Options::default()).await;
-    cluster.gateway.plan(vec![Fault::WebhookNever.always()]).await;
+    let cluster = Cluster::start(prepare(&dump)).await;
+    cluster.gateway().plan(vec![Fault::WebhookNever.always()]).await;
     let id = cluster.start_run(BackupMode::Webhook).await;
     wait_for("the run to wait for its webhook", RUN_TIMEOUT, async || {
         let log = cluster.log(id).await;

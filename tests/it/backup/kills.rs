@@ -11,7 +11,7 @@ use relevo_runs::{Run, RunId, typed_job};
 use relevo_tests::gateway::Fault;
 use relevo_tests::{ShopDump, wait_for};
 
-use super::cluster::{Cluster, Options, RUN_TIMEOUT};
+use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
 /// How many workers are killed; a long run sets 20 or more.
 const KILLS_ENV: &str = "RELEVO_TEST_KILLS";
@@ -41,12 +41,11 @@ async fn enqueue_noops(cluster: &Cluster) -> Vec<JobId> {
 async fn assert_completed(cluster: &Cluster, jobs: &[JobId]) {
     let ids: Vec<i64> = jobs.iter().map(|id| id.0).collect();
     wait_for("every no-op job to end", RUN_TIMEOUT, async || {
-        let left: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM relevo.job WHERE id = ANY ($1)")
-                .bind(&ids)
-                .fetch_one(cluster.pool())
-                .await
-                .unwrap();
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM relevo.job WHERE id = ANY ($1)")
+            .bind(&ids)
+            .fetch_one(cluster.pool())
+            .await
+            .unwrap();
         (left == 0).then_some(())
     })
     .await;
@@ -66,12 +65,12 @@ async fn workers_killed_at_random_moments_lose_and_double_nothing() {
     let seed = from_env(SEED_ENV, 11);
     let mut random = StdRng::seed_from_u64(seed);
     let dump = ShopDump::generated(12, 7).await;
-    let options = Options { workers: 3, chunk_size_bytes: 1 << 18, ..Options::default() };
-    let mut cluster = Cluster::start(&dump, options).await;
+    let prepared = prepare(&dump).workers(3).set("chunk_store.chunk_size_bytes", 1 << 18);
+    let mut cluster = Cluster::start(prepared).await;
     // Slow enough that the kills meet every step of it.
     let size = std::fs::metadata(&dump.path).unwrap().len();
     let slow = Fault::SlowDownload { bytes_per_second: size / (4 + kills / 2) };
-    cluster.gateway.plan(vec![slow.always()]).await;
+    cluster.gateway().plan(vec![slow.always()]).await;
     let noops = enqueue_noops(&cluster).await;
 
     let mut imports: Vec<RunId> = Vec::new();
@@ -91,7 +90,7 @@ async fn workers_killed_at_random_moments_lose_and_double_nothing() {
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(300..2_500))).await;
         let victim = random.random_range(0..cluster.workers.len());
-        cluster.replace_worker(victim);
+        cluster.replace_worker(victim).await;
     }
     let last = *imports.last().expect("there was at least one kill");
     let timeout = Duration::from_secs(180 + kills * 10);
@@ -104,16 +103,16 @@ async fn workers_killed_at_random_moments_lose_and_double_nothing() {
 #[tokio::test]
 async fn a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes() {
     let dump = ShopDump::committed();
-    let mut cluster = Cluster::start(&dump, Options::default()).await;
+    let mut cluster = Cluster::start(prepare(&dump)).await;
     let size = std::fs::metadata(&dump.path).unwrap().len();
     let slow = Fault::SlowDownload { bytes_per_second: size / 6 };
-    cluster.gateway.plan(vec![slow.times(1)]).await;
+    cluster.gateway().plan(vec![slow.times(1)]).await;
     let id = cluster.start_run(BackupMode::Sync).await;
     let download = running_download(&cluster, id).await;
 
     // It holds the download and some chunks; another worker takes all of it over and ends the run.
     cluster.workers[0].stop();
-    cluster.add_worker();
+    cluster.start_worker().await;
     let run = cluster.ended(id).await;
     cluster.assert_succeeded(&run, &dump).await;
     let before = snapshot(&cluster, &run).await;
@@ -130,8 +129,12 @@ async fn a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes() {
         (job.state == JobState::Completed).then_some(())
     })
     .await;
-    let run = cluster.run(id).await;
-    assert_eq!(snapshot(&cluster, &run).await, before);
+    let after = snapshot(&cluster, &run).await;
+    assert!(after.run == before.run, "the run changed to {:?}", after.run);
+    assert_eq!(after.log, before.log);
+    assert_eq!(after.lease_epoch, before.lease_epoch);
+    assert_eq!(after.jobs, before.jobs);
+    assert_eq!(after.tables, before.tables);
     cluster.assert_succeeded(&run, &dump).await;
 }
 
@@ -150,7 +153,6 @@ async fn running_download(cluster: &Cluster, id: RunId) -> (JobId, i64) {
 }
 
 /// What a stale worker could have changed.
-#[derive(Debug, PartialEq)]
 struct Snapshot {
     run: Run,
     log: String,
@@ -169,11 +171,11 @@ async fn snapshot(cluster: &Cluster, run: &Run) -> Snapshot {
         "SELECT oid::regclass::text, xmin::text FROM pg_class
          WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1",
     )
-    .fetch_all(cluster.target.pool())
+    .fetch_all(cluster.target().pool())
     .await
     .unwrap();
     Snapshot {
-        run: run.clone(),
+        run: cluster.run(run.id).await,
         log: cluster.log(run.id).await,
         lease_epoch: download.lease_epoch,
         jobs: jobs.iter().map(|job| (job.id, job.state)).collect(),
@@ -184,9 +186,9 @@ async fn snapshot(cluster: &Cluster, run: &Run) -> Snapshot {
 #[tokio::test]
 async fn a_worker_told_to_stop_gives_back_what_it_cannot_finish() {
     let dump = ShopDump::committed();
-    let mut cluster = Cluster::start(&dump, Options::default()).await;
+    let mut cluster = Cluster::start(prepare(&dump)).await;
     let size = std::fs::metadata(&dump.path).unwrap().len();
-    cluster.gateway.plan(vec![Fault::SlowDownload { bytes_per_second: size / 8 }.always()]).await;
+    cluster.gateway().plan(vec![Fault::SlowDownload { bytes_per_second: size / 8 }.always()]).await;
     let id = cluster.start_run(BackupMode::Webhook).await;
     let (download, _) = running_download(&cluster, id).await;
 
@@ -200,12 +202,12 @@ async fn a_worker_told_to_stop_gives_back_what_it_cannot_finish() {
     let sessions = cluster.queue().sessions().await.unwrap();
     assert!(sessions.is_empty(), "{sessions:?}");
 
-    cluster.gateway.plan(Vec::new()).await;
-    cluster.add_worker();
+    cluster.gateway().plan(Vec::new()).await;
+    cluster.start_worker().await;
     let run = cluster.ended(id).await;
     cluster.assert_succeeded(&run, &dump).await;
     let starts: Vec<u64> =
-        cluster.gateway.record().await.downloads.iter().map(|download| download.start).collect();
+        cluster.gateway().record().await.downloads.iter().map(|download| download.start).collect();
     assert_eq!(starts.len(), 2, "{starts:?}");
     assert!(starts[1] > 0, "the second worker did not resume: {starts:?}");
 }
@@ -213,8 +215,7 @@ async fn a_worker_told_to_stop_gives_back_what_it_cannot_finish() {
 #[tokio::test]
 async fn a_worker_killed_in_its_last_step_leaves_a_run_that_ends_well() {
     let dump = ShopDump::committed();
-    let options = Options { workers: 2, ..Options::default() };
-    let mut cluster = Cluster::start(&dump, options).await;
+    let mut cluster = Cluster::start(prepare(&dump).workers(2)).await;
     for _ in 0..2 {
         let id = cluster.start_run(BackupMode::Sync).await;
         wait_for("the finish to begin", RUN_TIMEOUT, async || {
@@ -222,8 +223,11 @@ async fn a_worker_killed_in_its_last_step_leaves_a_run_that_ends_well() {
             (run.phase == "finish" || run.state.is_ended()).then_some(())
         })
         .await;
-        for index in 0..cluster.workers.len() {
-            cluster.replace_worker(index);
+        for worker in std::mem::take(&mut cluster.workers) {
+            worker.kill();
+        }
+        for _ in 0..2 {
+            cluster.start_worker().await;
         }
         let run = cluster.ended(id).await;
         cluster.assert_succeeded(&run, &dump).await;

@@ -5,27 +5,27 @@ use std::time::Duration;
 use relevo_runs::backup::BackupMode;
 use relevo_tests::ShopDump;
 
-use super::cluster::{Cluster, Options};
+use super::cluster::{Cluster, files, prepare};
 
 /// Megabytes of the larger dump; `./dev test` leaves it small, a long run sets 300.
 const SIZE_MB_ENV: &str = "RELEVO_TEST_SHOP_MB";
 
 async fn import_both_ways(workers: usize) {
     let dump = ShopDump::committed();
-    let cluster = Cluster::start(&dump, Options { workers, ..Options::default() }).await;
+    let cluster = Cluster::start(prepare(&dump).workers(workers)).await;
     cluster.import(BackupMode::Webhook, &dump).await;
-    let record = cluster.gateway.record().await;
+    let record = cluster.gateway().record().await;
     assert_eq!(record.asked.len(), 1);
     let webhook = record.asked[0].webhook_url.as_deref().unwrap_or_default();
     assert!(webhook.contains("/webhook/backup-ready/"), "{webhook}");
 
     // The second replaces the first, whose dump goes only with time.
     let run = cluster.import(BackupMode::Sync, &dump).await;
-    let record = cluster.gateway.record().await;
+    let record = cluster.gateway().record().await;
     assert_eq!(record.asked.len(), 2);
     assert_eq!(record.asked[1].webhook_url, None);
     assert_eq!(record.unauthorised, 0);
-    let kept = super::cluster::files(&cluster.data_dir().join("dumps"));
+    let kept = files(&cluster.data_dir().join("dumps"));
     assert_eq!(kept.len(), 2, "{kept:?}");
 
     let log = cluster.log(run.id).await;
@@ -49,11 +49,10 @@ async fn four_workers_import_exactly_what_was_dumped() {
 #[tokio::test]
 async fn a_single_handler_is_enough() {
     let dump = ShopDump::committed();
-    let options = Options { concurrency: 1, ..Options::default() };
-    let cluster = Cluster::start(&dump, options).await;
+    let cluster = Cluster::start(prepare(&dump).set("worker.concurrency", 1)).await;
     cluster.import(BackupMode::Auto, &dump).await;
     // A public URL is configured, so `auto` means webhook.
-    assert!(cluster.gateway.record().await.asked[0].webhook_url.is_some());
+    assert!(cluster.gateway().record().await.asked[0].webhook_url.is_some());
 }
 
 #[tokio::test]
@@ -61,8 +60,8 @@ async fn a_larger_dump_in_many_chunks_by_four_workers() {
     let size_mb = std::env::var(SIZE_MB_ENV).map_or(12, |text| text.parse().unwrap());
     let dump = ShopDump::generated(size_mb, 7).await;
     let chunk_size_bytes = if size_mb >= 100 { 16 << 20 } else { 1 << 20 };
-    let options = Options { workers: 4, chunk_size_bytes, ..Options::default() };
-    let cluster = Cluster::start(&dump, options).await;
+    let prepared = prepare(&dump).workers(4).set("chunk_store.chunk_size_bytes", chunk_size_bytes);
+    let cluster = Cluster::start(prepared).await;
     for mode in [BackupMode::Webhook, BackupMode::Sync] {
         let id = cluster.start_run(mode).await;
         let run = cluster.ended_within(id, Duration::from_secs(600)).await;

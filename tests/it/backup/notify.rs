@@ -11,7 +11,7 @@ use relevo_tests::gateway::Fault;
 use relevo_tests::{ShopDump, wait_for};
 use serde_json::Value;
 
-use super::cluster::{Cluster, Options, RUN_TIMEOUT};
+use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
 type Heard = Arc<Mutex<Vec<Value>>>;
 
@@ -32,8 +32,7 @@ async fn success_and_failure_are_told_with_figures() {
     let receiver = tokio::spawn(async move { axum::serve(listener, router).await });
 
     let dump = ShopDump::committed();
-    let options = Options { notify_url: Some(url), ..Options::default() };
-    let cluster = Cluster::start(&dump, options).await;
+    let cluster = Cluster::start(prepare(&dump).set("notify.webhook_url", url)).await;
     cluster.import(BackupMode::Sync, &dump).await;
     let messages = wait_for("the message to be repeated", RUN_TIMEOUT, async || {
         let heard = heard.lock().unwrap().clone();
@@ -45,7 +44,7 @@ async fn success_and_failure_are_told_with_figures() {
     assert_eq!(messages[1]["stats"]["rows"], dump.reference.rows());
 
     let refuses = Fault::RefuseBackup { error: "no".to_owned(), status: 200 };
-    cluster.gateway.plan(vec![refuses.always()]).await;
+    cluster.gateway().plan(vec![refuses.always()]).await;
     let id = cluster.start_run(BackupMode::Sync).await;
     cluster.ended(id).await;
     let message = wait_for("the message about the failure", RUN_TIMEOUT, async || {

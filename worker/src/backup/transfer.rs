@@ -10,7 +10,11 @@
 //! Killed here, then what? The next worker goes on from the length of the `.part` file; the
 //! validators of the first answer are beside it.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use relevo_queue::full_jitter;
 use reqwest::{
@@ -41,9 +45,10 @@ const FRUITLESS_MAX: u32 = 6;
 const PAUSE_BASE: Duration = Duration::from_millis(200);
 const PAUSE_CAP: Duration = Duration::from_secs(10);
 
-/// Bytes are written in pieces of at least this size, so that a slow line does not cost a system
-/// call per packet.
+/// Bytes are written in pieces of this size, so that a fast line does not cost a system call per
+/// packet; and so often at least, so that a slow one is seen to move and loses little in a crash.
 const WRITE_BYTES_MIN: usize = 256 << 10;
+const WRITE_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a file could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +88,7 @@ pub(crate) enum TransferError {
     #[error("the download could not be written to {path}", path = .path.display())]
     Disk {
         /// The `.part` file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -297,6 +302,7 @@ impl Transfer<'_> {
             None
         };
         let mut pending: Vec<u8> = Vec::with_capacity(WRITE_BYTES_MIN * 2);
+        let mut written = Instant::now();
         let ended = loop {
             let piece = match timeout(self.idle_timeout, response.chunk()).await {
                 Ok(Ok(Some(piece))) => piece,
@@ -322,8 +328,9 @@ impl Transfer<'_> {
                 return Err(TransferError::Changed.into());
             }
             pending.extend_from_slice(new);
-            if pending.len() >= WRITE_BYTES_MIN {
+            if pending.len() >= WRITE_BYTES_MIN || written.elapsed() >= WRITE_AFTER {
                 self.write(state, &mut pending).await?;
+                written = Instant::now();
             }
         };
         self.write(state, &mut pending).await?;

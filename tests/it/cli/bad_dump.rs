@@ -13,7 +13,8 @@ const HEADER: &str = "-- MariaDB dump 10.19  Distrib 10.11.6-MariaDB, for debian
     /*!40101 SET NAMES utf8mb4 */;\n";
 const COMPLETED: &str = "-- Dump completed on 2026-11-22 18:00:00\n";
 
-fn dump(rows: u32) -> String {
+/// A dump of one table with so many rows.
+pub fn dump(rows: u32) -> String {
     let values: Vec<String> =
         (1..=rows).map(|id| format!("({id},'artículo {id}',{id}.50)")).collect();
     let insert = if values.is_empty() {
@@ -28,7 +29,8 @@ fn dump(rows: u32) -> String {
     )
 }
 
-fn gzip(text: &str) -> Vec<u8> {
+/// The same as a file.
+pub fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()

@@ -1,5 +1,6 @@
 //! The command line: what people and programs see of it, and how it fails.
 
+mod backup;
 mod bad_dump;
 mod bad_input;
 mod help;

@@ -10,14 +10,15 @@ use super::Relevo;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A worker on the database of `relevo`.
-pub fn worker(relevo: &Relevo) -> Process {
+/// A worker or scheduler on the database of `relevo`, quicker than usual.
+pub fn service(relevo: &Relevo, name: &str) -> Process {
     relevo
         .environment()
         .iter()
         .fold(Process::builder("relevo"), |builder, (name, value)| builder.env(name, value))
-        .arg("worker")
+        .arg(name)
         .env("RELEVO_WORKER_POLL_INTERVAL_MS", "200")
+        .env("RELEVO_SCHEDULER_UPKEEP_INTERVAL_MS", "200")
         .current_dir(relevo.folder())
         .spawn()
 }
@@ -45,7 +46,7 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 /// Every one of these is in the document: names are never taken away.
-fn assert_has(value: &Value, names: &[&str]) {
+pub fn assert_has(value: &Value, names: &[&str]) {
     for name in names {
         assert!(keys(value).contains(name), "{name} is missing in {value}");
     }
@@ -57,7 +58,7 @@ async fn a_job_goes_from_enqueue_to_completed() {
     let relevo = Relevo::on(&database);
     let id = enqueue(&relevo, &[]).await;
     assert_eq!(state(&relevo, id).await, "available");
-    let worker = worker(&relevo);
+    let worker = service(&relevo, "worker");
     wait_state(&relevo, id, "completed").await;
     worker.terminate();
     assert!(worker.wait_exit(LONG).await.success(), "{}", worker.output());
@@ -121,7 +122,7 @@ async fn dead_letters_are_listed_retried_and_discarded() {
     let fatal = r#"{"fail": "fatal"}"#;
     let first = enqueue(&relevo, &["--payload", fatal]).await;
     let second = enqueue(&relevo, &["--payload", fatal]).await;
-    let running = worker(&relevo);
+    let running = service(&relevo, "worker");
     wait_state(&relevo, first, "dead").await;
     wait_state(&relevo, second, "dead").await;
     running.terminate();
@@ -162,7 +163,7 @@ async fn a_paused_queue_waits() {
     assert_eq!(relevo.json(&["queue", "pause", &queue]).await["changed"], false);
     let held = enqueue(&relevo, &[]).await;
     let open = enqueue(&relevo, &["--queue", "elsewhere"]).await;
-    let running = worker(&relevo);
+    let running = service(&relevo, "worker");
     wait_state(&relevo, open, "completed").await;
     assert_eq!(state(&relevo, held).await, "available");
     assert!(relevo.ok(&["queue", "list"]).await.contains("paused"));

@@ -9,7 +9,8 @@ use relevo_queue::Queue;
 use relevo_runs::Runs;
 use relevo_runs::control_plane::{self, SchemaStatus};
 use relevo_settings::{Loaded, Settings};
-use secrecy::SecretString;
+use relevo_telemetry::redact;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
 
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
@@ -22,6 +23,9 @@ pub fn load(config: Option<&Path>) -> Result<Loaded, Failure> {
     let loaded = relevo_settings::load(config, &|name| std::env::var(name).ok())
         .or_exit(Exit::Configuration)
         .advise("correct it; docs/configuration.md lists every key, `relevo config check` tells when all is well")?;
+    for secret in loaded.secrets() {
+        redact::hide(secret.expose_secret());
+    }
     for (name, meant) in unknown_variables(&loaded) {
         let meant = meant.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
         eprintln!("warning: the environment variable {name} means nothing to relevo{meant}");

@@ -5,13 +5,16 @@ use std::path::Path;
 use anyhow::Context as _;
 use relevo_pg::embedded::{EmbeddedHandle, EmbeddedServer};
 use relevo_settings::Settings;
-use secrecy::SecretString;
+use relevo_telemetry::redact;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 
 /// The control plane's URL on the embedded server that somebody else runs.
 pub async fn find(data_dir: &Path) -> Result<SecretString, Failure> {
-    Ok(find_handle(data_dir).await?.url().clone())
+    let url = find_handle(data_dir).await?.url().clone();
+    redact::hide(url.expose_secret());
+    Ok(url)
 }
 
 async fn find_handle(data_dir: &Path) -> Result<EmbeddedHandle, Failure> {
@@ -67,8 +70,10 @@ async fn write_into(settings: &mut Settings, handle: &EmbeddedHandle) -> Result<
             .await
             .with_context(|| format!("the target database of the source {source} can't be used"))
             .or_exit(Exit::ControlPlane)?;
+        redact::hide(url.expose_secret());
         settings.set_target(&source, url);
     }
+    redact::hide(handle.url().expose_secret());
     settings.database.url = Some(handle.url().clone());
     Ok(())
 }

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use relevo_telemetry::{redact, trace};
 use serde_json::json;
 
 use crate::args::{Cli, Command, ConfigCommand};
@@ -41,11 +42,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_stdout_closed() => ExitCode::SUCCESS,
         Err(failure) => {
-            if json {
-                eprintln!("{}", failure.json());
-            } else {
-                eprint!("{}", failure.text());
-            }
+            let told = if json { format!("{}\n", failure.json()) } else { failure.text() };
+            eprint!("{}", redact::text(&told));
             ExitCode::from(failure.exit().code())
         }
     }
@@ -57,7 +55,11 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .build()
         .context("the runtime can't be started")
         .or_exit(Exit::Failed)?;
-    let outcome = runtime.block_on(dispatch(cli));
+    let outcome = runtime.block_on(async {
+        let outcome = dispatch(cli).await;
+        trace::shutdown().await;
+        outcome
+    });
     // A read of standard input that never ends must not keep the process.
     runtime.shutdown_background();
     outcome
@@ -73,11 +75,17 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(args) => Box::pin(services::scheduler(config, args)).await,
         Command::Migrate => migrate(config, out).await,
         Command::Key(command) => keys::key(&open(config).await?, command, out).await,
-        Command::Job(command) => jobs::job(&open(config).await?, command, out).await,
+        Command::Job(command) => {
+            let plane = open(config).await?;
+            traced(&plane, "relevo job", jobs::job(&plane, command, out)).await
+        }
         Command::Queue(command) => queues::queue(&open(config).await?, command, out).await,
         Command::Dead(command) => jobs::dead(&open(config).await?, command, out).await,
         Command::Run(command) => runs::run(&open(config).await?, command, out).await,
-        Command::Backup(command) => runs::backup(&open(config).await?, command, out).await,
+        Command::Backup(command) => {
+            let plane = open(config).await?;
+            traced(&plane, "relevo backup", runs::backup(&plane, command, out)).await
+        }
         Command::Schedule(command) => schedules::schedule(&open(config).await?, command, out).await,
         Command::Dump(command) => Box::pin(dumps::dump(command, out)).await,
         Command::Config(ConfigCommand::Check) => configuration::check(config, out),
@@ -86,6 +94,25 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
 
 async fn open(config: Option<&Path>) -> Result<ControlPlane, Failure> {
     ControlPlane::open(config).await
+}
+
+/// Runs a command that makes jobs: with a collector configured it begins their trace.
+async fn traced(
+    plane: &ControlPlane,
+    name: &str,
+    command: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    trace::init(&plane.settings.telemetry, "cli").or_exit(Exit::Configuration)?;
+    let work = trace::root(name, || []);
+    let outcome_of = work.clone();
+    work.run(async move {
+        let outcome = command.await;
+        if let Err(failure) = &outcome {
+            outcome_of.fail(&failure.line());
+        }
+        outcome
+    })
+    .await
 }
 
 async fn migrate(config: Option<&Path>, out: Output) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use relevo_queue::{Queue, QueueError};
 use relevo_runs::RunError;
 use relevo_runs::backup::{self, StartOptions};
+use relevo_telemetry::trace;
 use sqlx::{Acquire, PgConnection, PgPool};
 
 use crate::lease::Tenure;
@@ -67,7 +68,15 @@ pub async fn settle_slot(
     } else {
         let fired = match verdict {
             Verdict::Skip(reason) => Fired::Skipped((*reason).to_owned()),
-            Verdict::Start => start(&mut tx, queue, schedule).await?,
+            Verdict::Start => {
+                let work = trace::root("fire of a schedule", || {
+                    [
+                        ("relevo.schedule", schedule.name.clone().into()),
+                        ("relevo.slot", slot.to_rfc3339().into()),
+                    ]
+                });
+                work.run(start(&mut tx, queue, schedule)).await?
+            }
         };
         record(&mut tx, &schedule.name, slot, tenure.term, &fired).await?;
         fired

@@ -87,10 +87,13 @@ impl Context {
         Ok(tx)
     }
 
-    /// A job that follows from `parent`, in the same trace.
+    /// A job that follows from `parent`, in the same trace: under the handler that makes it, or,
+    /// where a thread beside the handler does, under what `parent` carries.
     pub(crate) fn child<P: Payload>(parent: &Job, payload: &P) -> NewJob {
         let mut job = typed_job(payload);
-        job.traceparent.clone_from(&parent.traceparent);
+        if job.traceparent.is_none() {
+            job.traceparent.clone_from(&parent.traceparent);
+        }
         job
     }
 }

@@ -6,6 +6,7 @@ use futures::FutureExt as _;
 use relevo_jobs::{JobKind, Payload, policy};
 use relevo_queue::{BoxError, BoxFuture, Handler, Job, JobError};
 use relevo_telemetry::metrics::Metrics;
+use relevo_telemetry::trace::{self, JobFacts, Work};
 use sqlx::PgConnection;
 use tracing::Instrument as _;
 
@@ -25,12 +26,16 @@ impl Registry {
 impl Handler for Registry {
     fn run(&self, job: Job) -> BoxFuture<'static, Result<(), JobError>> {
         let context = Arc::clone(&self.context);
-        let span = tracing::info_span!(
+        let work = work(&job);
+        let outcome_of = work.clone();
+        // Of the highest level: the ids belong on every line that is written at all.
+        let span = tracing::error_span!(
             "job",
             job_id = job.id.0,
             kind = %job.kind,
             run_id = job.run_id,
-            attempt = job.attempt
+            attempt = job.attempt,
+            trace_id = work.trace_id().map(tracing::field::display)
         );
         let handled = async move {
             let _busy = BusySlot::take(&context.metrics);
@@ -55,12 +60,19 @@ impl Handler for Registry {
                 JobKind::Notify => notify::notify(&context, &job, &decode(&job)?).boxed().await,
                 JobKind::Noop => noop::noop(&job, &decode(&job)?).await,
             };
-            if let Err(error) = &outcome {
-                tracing::info!("{kind} job {} did not complete: {error}", job.id);
+            match &outcome {
+                Ok(()) => outcome_of.set("relevo.job.outcome", "completed"),
+                Err(error) => {
+                    tracing::info!("{kind} job {} did not complete: {error}", job.id);
+                    outcome_of.set("relevo.job.outcome", error.as_str());
+                    if error.is_failure() {
+                        outcome_of.fail(&error.to_string());
+                    }
+                }
             }
             outcome
         };
-        Box::pin(handled.instrument(span))
+        Box::pin(work.run(handled.instrument(span)))
     }
 
     fn backoff(&self, kind: &str, attempt: i32) -> Duration {
@@ -91,7 +103,7 @@ impl Handler for Registry {
         job: &'a Job,
         error: &'a str,
     ) -> BoxFuture<'a, Result<(), BoxError>> {
-        Box::pin(async move {
+        Box::pin(trace::within(job.traceparent.as_deref(), async move {
             match job.kind.parse::<JobKind>() {
                 Ok(
                     JobKind::RequestBackup
@@ -102,8 +114,22 @@ impl Handler for Registry {
                 ) => Ok(backup::on_dead(&self.context, tx, job, error).await?),
                 Ok(JobKind::Notify | JobKind::Noop) | Err(_) => Ok(()),
             }
-        })
+        }))
     }
+}
+
+/// The attempt in its trace.
+fn work(job: &Job) -> Work {
+    trace::job(&JobFacts {
+        id: job.id.0,
+        kind: &job.kind,
+        queue: &job.queue,
+        run_id: job.run_id,
+        attempt: job.attempt,
+        epoch: job.epoch,
+        created_at_us: job.created_at.timestamp_micros(),
+        traceparent: job.traceparent.as_deref(),
+    })
 }
 
 /// Counts as a busy slot for as long as it lives: also when a handler's future is dropped.

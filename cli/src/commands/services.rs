@@ -161,11 +161,10 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
         .advise("another program may use the port; choose another by --listen or api.listen")
 }
 
-/// Sets up logging as configured.
-pub fn logging(settings: &Settings) -> Result<(), Failure> {
-    let telemetry = &settings.telemetry;
-    relevo_telemetry::init_logging(&telemetry.log_level, telemetry.log_format)
-        .or_exit(Exit::Configuration)
+/// Sets up logs and traces as configured; `role` says what the process does.
+pub fn telemetry(settings: &Settings, role: &str) -> Result<(), Failure> {
+    relevo_telemetry::init_logging(&settings.telemetry).or_exit(Exit::Configuration)?;
+    relevo_telemetry::trace::init(&settings.telemetry, role).or_exit(Exit::Configuration)
 }
 
 /// Lets a flag override a key, where it was given.
@@ -225,7 +224,7 @@ async fn try_open(settings: &mut Settings, application: &str) -> Result<PgPool, 
 pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "api.listen", args.listen, "--listen")?;
-    logging(&loaded.settings)?;
+    telemetry(&loaded.settings, "api")?;
     let stop = shutdown::on_signal()?;
     let listener = listen(loaded.settings.api.listen).await?;
     let Some(base) = open(loaded, "relevo-api", &stop).await? else { return Ok(()) };
@@ -240,7 +239,7 @@ pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failu
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
     let queues = (!args.queues.is_empty()).then(|| args.queues.join(","));
     flag(&mut loaded, "worker.queues", queues, "--queue")?;
-    logging(&loaded.settings)?;
+    telemetry(&loaded.settings, "worker")?;
     let stop = shutdown::on_signal()?;
     let Some(base) = open(loaded, "relevo-worker", &stop).await? else { return Ok(()) };
     let service = base.worker(base.settings.worker.metrics_listen, stop.clone());
@@ -251,9 +250,57 @@ pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failu
 pub async fn scheduler(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "scheduler.metrics_listen", args.listen, "--listen")?;
-    logging(&loaded.settings)?;
+    telemetry(&loaded.settings, "scheduler")?;
     let stop = shutdown::on_signal()?;
     let Some(base) = open(loaded, "relevo-scheduler", &stop).await? else { return Ok(()) };
     let service = base.scheduler(base.settings.scheduler.metrics_listen, stop.clone());
     base.run(vec![service], &stop).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends in order when told to.
+    fn obedient(stop: &CancellationToken) -> Service {
+        let stop = stop.clone();
+        Service::new("obedient", async move {
+            stop.cancelled().await;
+            Ok::<_, anyhow::Error>(())
+        })
+    }
+
+    #[tokio::test]
+    async fn when_one_service_fails_all_stop_and_it_is_named() {
+        let stop = CancellationToken::new();
+        let failing = Service::new("failing", async { Err::<(), _>(anyhow::anyhow!("no luck")) });
+        let failure = join(vec![obedient(&stop), failing], &stop).await.expect_err("fails");
+        assert_eq!(failure.exit(), Exit::Failed);
+        assert_eq!(failure.line(), "the failing failed: no luck");
+        assert!(stop.is_cancelled());
+    }
+
+    async fn crash() -> anyhow::Result<()> {
+        panic!("as asked")
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_or_crashes_untold_is_a_failure_too() {
+        for (service, part) in [
+            (Service::new("lazy", async { Ok::<_, anyhow::Error>(()) }), "without being told"),
+            (Service::new("crashing", crash()), "crashed"),
+        ] {
+            let stop = CancellationToken::new();
+            let failure = join(vec![obedient(&stop), service], &stop).await.expect_err("fails");
+            assert!(failure.line().contains(part), "{}", failure.line());
+        }
+    }
+
+    #[tokio::test]
+    async fn services_that_are_told_to_end_are_no_failure() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let services = vec![obedient(&stop), obedient(&stop)];
+        assert!(join(services, &stop).await.is_ok());
+    }
 }

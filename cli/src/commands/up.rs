@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::UpArgs;
-use crate::commands::services::{Base, flag, listen, logging};
+use crate::commands::services::{Base, flag, listen, telemetry};
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::Output;
 use crate::{control, embedded, shutdown};
@@ -35,7 +35,7 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
     flag(&mut loaded, "api.listen", args.listen, "--listen")?;
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
     let mut settings = loaded.settings;
-    logging(&settings)?;
+    telemetry(&settings, "up")?;
     let stop = shutdown::on_signal()?;
     let server = embedded::start_into(&mut settings).await?;
     let outcome = serve(settings, args.no_worker, server.as_ref(), &stop, out).await;

@@ -3,6 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
+use relevo_queue::NewJob;
+use relevo_telemetry::trace;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -109,6 +111,8 @@ pub struct Run {
     pub phase: String,
     /// Who started it: `api`, `cli`, `schedule:<name>`.
     pub trigger: String,
+    /// The trace context of who started it: all its jobs belong to that trace.
+    pub traceparent: Option<String>,
     /// How it was asked for, for example `{"mode": "webhook"}`.
     pub options: Value,
     /// What one step of the pipeline left for the next. Of no use to people.
@@ -134,6 +138,20 @@ pub struct Run {
     pub cancel_requested: bool,
     /// When what the run had left was cleared away after its end.
     pub cleaned_at: Option<DateTime<Utc>>,
+}
+
+impl Run {
+    /// Puts a job of this run into the run's trace, whoever makes it: a webhook or a reconciler
+    /// works in another trace, or in none.
+    #[must_use]
+    pub fn in_trace(&self, mut job: NewJob) -> NewJob {
+        let of_run = self.traceparent.as_deref().and_then(trace::trace_id);
+        let of_job = job.traceparent.as_deref().and_then(trace::trace_id);
+        if of_run.is_some() && of_run != of_job {
+            job.traceparent.clone_from(&self.traceparent);
+        }
+        job
+    }
 }
 
 /// A run to be created.

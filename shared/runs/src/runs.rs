@@ -3,6 +3,7 @@
 //! A run changes only while it is active. Every statement here says so in its `WHERE`, so whoever
 //! comes late (a stale worker, a second failure) is told so and has changed nothing.
 
+use relevo_telemetry::trace;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
 
@@ -14,7 +15,8 @@ const ERROR_CHARS_MAX: usize = 20_000;
 const MESSAGE_CHARS_MAX: usize = 500;
 
 /// The columns of [`Run`].
-const COLUMNS: &str = "id, pipeline, source, state::text AS state, phase, trigger, options, notes, \
+const COLUMNS: &str = "id, pipeline, source, state::text AS state, phase, trigger, traceparent, \
+     options, notes, \
      created_at, started_at, finished_at, updated_at, progress, stats, certificate, error, \
      cancel_requested, cleaned_at";
 
@@ -80,8 +82,8 @@ impl Runs {
         for _ in 0..5 {
             let created: Option<RunId> = sqlx::query_scalar(
                 "-- Runs::create_in
-                INSERT INTO relevo.run (pipeline, source, trigger, options)
-                VALUES ($1, $2, $3, $4)
+                INSERT INTO relevo.run (pipeline, source, trigger, options, traceparent)
+                VALUES ($1, $2, $3, $4, $5)
                 ON CONFLICT (pipeline, source) WHERE state IN ('pending', 'running') DO NOTHING
                 RETURNING id",
             )
@@ -89,6 +91,7 @@ impl Runs {
             .bind(&run.source)
             .bind(bounded::text(&run.trigger, 200))
             .bind(&run.options)
+            .bind(trace::current_traceparent())
             .fetch_optional(&mut *tx)
             .await?;
             if let Some(id) = created {

@@ -5,9 +5,11 @@ use std::fmt;
 
 use relevo_jobs::{JobKind, Payload, Policy};
 use relevo_queue::NewJob;
+use relevo_telemetry::trace;
 use serde_json::value::RawValue;
 
-/// A job of a kind of this build, with its policy applied and its run noted.
+/// A job of a kind of this build, with its policy applied, its run noted, and in the trace of the
+/// work that makes it.
 ///
 /// # Panics
 /// When a payload cannot be written as JSON, which no payload of this build can bring about.
@@ -43,11 +45,14 @@ pub fn job_from_json(kind: &str, payload: &RawValue) -> Result<NewJob, PayloadEr
 
 fn with_policy(job: NewJob, kind: JobKind) -> NewJob {
     let Policy { queue, max_attempts, max_deaths, priority, .. } = relevo_jobs::policy(kind);
-    job.payload_version(relevo_jobs::version(kind))
+    let mut job = job
+        .payload_version(relevo_jobs::version(kind))
         .queue(queue)
         .max_attempts(max_attempts)
         .max_deaths(max_deaths)
-        .priority(priority)
+        .priority(priority);
+    job.traceparent = trace::current_traceparent();
+    job
 }
 
 /// The run a validated payload names: every kind that has one calls it `run_id`.

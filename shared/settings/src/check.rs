@@ -2,7 +2,7 @@
 //! wrong and what would be right. Those meant for secrets never repeat the text.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chrono::NaiveTime;
 use chrono_tz::Tz;
@@ -101,6 +101,48 @@ pub(crate) fn store_url(text: &str) -> Result<String, String> {
             Err(format!("`{text}` is not a URL ({error}); write file:///var/lib/relevo/chunks"))
         }
     }
+}
+
+/// A file's path, made absolute: whoever writes to it may change folders.
+pub(crate) fn file_path(text: &str) -> Result<PathBuf, String> {
+    let path = std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))?;
+    if text.ends_with('/') || path.file_name().is_none() {
+        return Err(format!("`{text}` names a folder; write the file's name too"));
+    }
+    Ok(path)
+}
+
+/// A share of a whole.
+pub(crate) fn ratio(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
+        _ => Err(format!("`{text}` is not a number from 0 to 1")),
+    }
+}
+
+/// Headers as OpenTelemetry's variables hold them: `name=value,name=value`.
+pub(crate) fn header_list(text: &str) -> Result<(), String> {
+    let name_fits = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some((name, value)) if name_fits(name.trim()) => {
+                if value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+                    return Err("a value holds a line break or a letter outside ASCII".to_owned());
+                }
+            }
+            _ => return Err("must be NAME=VALUE, with commas between several".to_owned()),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn service_name(text: &str) -> Result<String, String> {
+    if text.chars().count() > 200 || text.chars().any(char::is_control) {
+        return Err("names a service in up to 200 characters, without line breaks".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// The text can be sent as an HTTP header.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
+
 use crate::error::{Problem, SettingsError};
 use crate::explain::{Explained, explain};
 use crate::file;
@@ -98,6 +100,15 @@ impl Loaded {
     pub fn explain(&self) -> Vec<Explained> {
         let keys: Vec<_> = self.keys().collect();
         explain(&keys, &self.in_force)
+    }
+
+    /// The texts of every secret in force, for whoever keeps them out of logs.
+    pub fn secrets(&self) -> Vec<SecretString> {
+        self.keys()
+            .filter(|(_, key)| key.kind == Kind::Secret)
+            .filter_map(|(section, key)| self.in_force.get(&key.full_name(&section)))
+            .map(|entry| SecretString::from(entry.text.clone()))
+            .collect()
     }
 
     /// Of the given names of environment variables, those that start like ours and mean nothing,

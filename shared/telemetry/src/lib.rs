@@ -1,4 +1,4 @@
-//! How a process shows itself: log lines, Prometheus figures, health.
+//! How a process shows itself: log lines, Prometheus figures, health, traces.
 //!
 //! Every process has one [`metrics::Metrics`] with a registry of its own, and serves it on
 //! `/metrics` beside `/livez` and `/readyz`: the API through [`router`], the others through
@@ -9,6 +9,9 @@
 mod http;
 mod logging;
 pub mod metrics;
+pub mod redact;
+mod rotating;
+pub mod trace;
 
 pub use http::{ReadyCheck, router, serve_metrics, track_http};
 pub use logging::{LoggingError, init_logging};

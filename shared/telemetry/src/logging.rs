@@ -1,12 +1,18 @@
-//! Log lines on standard error: one line per event, readable alone, with fields.
+//! Log lines on standard error and, where one is named, in a file: one line per event, readable
+//! alone, with fields, without secrets.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use relevo_settings::LogFormat;
+use relevo_settings::{LogFormat, Telemetry};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::redact;
+use crate::rotating::RotatingFile;
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +27,14 @@ pub enum LoggingError {
         /// The parser's explanation.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The log file can't be written to.
+    #[error("the log file {} can't be opened", path.display())]
+    File {
+        /// As it was given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Logging is already set up in this process.
     #[error("logging is already set up")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -30,19 +44,27 @@ pub enum LoggingError {
 const CHATTY: [&str; 9] =
     ["h2", "hyper", "hyper_util", "mio", "reqwest", "rustls", "sqlx", "tokio", "tower"];
 
-/// Sets up logging for the whole process. `filter` is a level, or directives as `EnvFilter` reads
-/// them. A panic becomes a log line too.
+/// Sets up logging for the whole process, as the settings say. A panic becomes a log line too.
+/// Secrets told by [`redact::hide`] appear in no line.
 ///
 /// # Errors
-/// [`LoggingError`] when the filter doesn't parse, or when called a second time.
-pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
-    let filter = parse(filter)?;
+/// [`LoggingError`] when the level doesn't parse, when the log file can't be opened, or when called
+/// a second time.
+pub fn init_logging(settings: &Telemetry) -> Result<(), LoggingError> {
+    let filter = parse(&settings.log_level)?;
+    let file = settings.log_file.clone().map(|path| {
+        let size_max_bytes = settings.log_max_size_mb.saturating_mul(1 << 20);
+        RotatingFile::open(path.clone(), size_max_bytes, settings.log_max_files)
+            .map(Arc::new)
+            .map_err(|source| LoggingError::File { path, source })
+    });
+    let output = Output { file: file.transpose()? };
+    // An event is formed once for both, and colours have no place in a file.
+    let ansi = output.file.is_none() && io::stderr().is_terminal();
     let registry = tracing_subscriber::registry().with(filter);
-    match format {
-        LogFormat::Json => registry.with(json_layer(OneLine)).try_init()?,
-        LogFormat::Text => {
-            registry.with(text_layer(OneLine, io::stderr().is_terminal())).try_init()?;
-        }
+    match settings.log_format {
+        LogFormat::Json => registry.with(json_layer(output)).try_init()?,
+        LogFormat::Text => registry.with(text_layer(output, ansi)).try_init()?,
     }
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -82,27 +104,50 @@ where
         .with_writer(writer)
 }
 
-/// Standard error, one line per event: line breaks inside a message are written as `\n`, so that
-/// no message can pass for two.
-#[derive(Clone, Copy)]
-struct OneLine;
+/// Standard error and the log file.
+#[derive(Clone)]
+struct Output {
+    file: Option<Arc<RotatingFile>>,
+}
 
-impl<'w> MakeWriter<'w> for OneLine {
-    type Writer = OneLineWriter<io::Stderr>;
+impl<'w> MakeWriter<'w> for Output {
+    type Writer = OneLineWriter<Both<'w>>;
 
     fn make_writer(&'w self) -> Self::Writer {
-        OneLineWriter(io::stderr())
+        OneLineWriter(Both { file: self.file.as_deref() })
     }
 }
 
+struct Both<'w> {
+    file: Option<&'w RotatingFile>,
+}
+
+impl Write for Both<'_> {
+    /// The file gets the line also when nobody reads standard error any more.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let shown = io::stderr().write_all(line);
+        if let Some(file) = self.file {
+            file.write_line(line)?;
+        }
+        shown.map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// One line per event: line breaks inside a message are written as `\n`, so that no message can
+/// pass for two. Secrets are taken out before.
 struct OneLineWriter<W>(W);
 
 impl<W: Write> Write for OneLineWriter<W> {
     /// The layer hands over each event in one piece, its final line break included.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let body = event.strip_suffix(b"\n").unwrap_or(event);
+        let clean = redact::bytes(event);
+        let body = clean.strip_suffix(b"\n").unwrap_or(&clean);
         if body.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-            let mut line = Vec::with_capacity(event.len() + 16);
+            let mut line = Vec::with_capacity(clean.len() + 16);
             for byte in body {
                 match byte {
                     b'\n' => line.extend_from_slice(b"\\n"),
@@ -110,10 +155,10 @@ impl<W: Write> Write for OneLineWriter<W> {
                     other => line.push(*other),
                 }
             }
-            line.extend_from_slice(&event[body.len()..]);
+            line.extend_from_slice(&clean[body.len()..]);
             self.0.write_all(&line)?;
         } else {
-            self.0.write_all(event)?;
+            self.0.write_all(&clean)?;
         }
         Ok(event.len())
     }
@@ -188,6 +233,25 @@ mod tests {
         assert_eq!(event["level"], "INFO");
         assert_eq!(event["duration_ms"], 12);
         assert_eq!(event["spans"][0]["job_id"], 7);
+    }
+
+    #[test]
+    fn a_secret_that_was_told_is_in_no_line() {
+        redact::hide("postgres://app:correct-horse@db/shop");
+        let captured = Captured::default();
+        let subscriber = tracing_subscriber::registry()
+            .with(parse("info").unwrap())
+            .with(json_layer(captured.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("job", url = "postgres://app:correct-horse@db/shop");
+            let _entered = span.enter();
+            let error = io::Error::other("refused: correct-horse");
+            tracing::error!(error = &error as &dyn std::error::Error, "no \"correct-horse\"");
+        });
+        let text = captured.text();
+        assert!(!text.contains("correct-horse"), "{text}");
+        assert_eq!(text.matches("[redacted]").count(), 3, "{text}");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap();
     }
 
     #[test]

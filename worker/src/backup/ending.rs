@@ -27,7 +27,7 @@ pub(crate) async fn fail_in(
     tracing::error!(run_id = run.id.0, source = run.source, "the run failed: {reason}");
     let message = format!("the run failed, the previous data are untouched: {reason}");
     context.runs.log_in(tx, run.id, LogLevel::Error, &message, &json!({})).await?;
-    notify_in(context, tx, run.id).await
+    notify_in(context, tx, run).await
 }
 
 /// Ends a run as cancelled; changes nothing when it has ended before.
@@ -42,7 +42,7 @@ pub(crate) async fn cancel_in(
     tracing::info!(run_id = run.id.0, source = run.source, "the run was cancelled");
     let message = "the run was cancelled, the previous data are untouched";
     context.runs.log_in(tx, run.id, LogLevel::Warn, message, &json!({})).await?;
-    notify_in(context, tx, run.id).await
+    notify_in(context, tx, run).await
 }
 
 /// Ends a run with success; changes nothing when it has ended before.
@@ -70,11 +70,12 @@ pub(crate) async fn succeed_in(
     );
     tracing::info!(run_id = run.id.0, source = run.source, rows = certificate.rows, "{message}");
     context.runs.log_in(tx, run.id, LogLevel::Info, &message, &stats).await?;
-    notify_in(context, tx, run.id).await
+    notify_in(context, tx, run).await
 }
 
-async fn notify_in(context: &Context, tx: &mut PgConnection, run_id: RunId) -> anyhow::Result<()> {
-    context.queue.enqueue_in(tx, &[typed_job(&Notify { run_id: run_id.0 })]).await?;
+async fn notify_in(context: &Context, tx: &mut PgConnection, run: &Run) -> anyhow::Result<()> {
+    let job = run.in_trace(typed_job(&Notify { run_id: run.id.0 }));
+    context.queue.enqueue_in(tx, &[job]).await?;
     Ok(())
 }
 

@@ -76,6 +76,7 @@ mod tests {
             state,
             phase: "finish".to_owned(),
             trigger: "cli".to_owned(),
+            traceparent: None,
             options: json!({}),
             notes: json!({}),
             created_at: at,

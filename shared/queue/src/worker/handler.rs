@@ -109,6 +109,22 @@ impl JobError {
     pub fn give_back() -> Self {
         Self(Verdict::GiveBack)
     }
+
+    /// What was decided, in a word: `retry`, `snooze`, `fail`, `cancel` or `give_back`.
+    pub fn as_str(&self) -> &'static str {
+        match self.0 {
+            Verdict::Retry { .. } => "retry",
+            Verdict::Snooze(_) => "snooze",
+            Verdict::Fail(_) => "fail",
+            Verdict::Cancel(_) => "cancel",
+            Verdict::GiveBack => "give_back",
+        }
+    }
+
+    /// Whether the attempt failed, rather than being put off or not wanted any more.
+    pub fn is_failure(&self) -> bool {
+        matches!(self.0, Verdict::Retry { .. } | Verdict::Fail(_))
+    }
 }
 
 impl std::fmt::Debug for JobError {

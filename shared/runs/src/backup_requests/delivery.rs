@@ -188,7 +188,7 @@ async fn record(
     }
     supersede_others(tx, run.id, request).await?;
     let job = typed_job(&DownloadDump { run_id: run.id.0, request_id: request.id });
-    let job = enqueue(tx, queue, job).await?;
+    let job = enqueue(tx, queue, run.in_trace(job)).await?;
     let filename =
         delivery.filename.clone().or_else(|| super::gateway::filename_of(&delivery.download_url));
     sqlx::query(
@@ -234,7 +234,7 @@ async fn record_failure(
         None
     } else {
         let job = typed_job(&BackupDeadline { run_id: run.id.0, request_id: request.id });
-        Some(enqueue(tx, queue, job).await?)
+        Some(enqueue(tx, queue, run.in_trace(job)).await?)
     };
     sqlx::query(
         "-- backup_requests::record_failure

@@ -84,6 +84,7 @@ pub fn router(deps: ApiDeps) -> Router {
             "default-src 'none'; frame-ancestors 'none'",
         ))
         .layer(middleware::from_fn_with_state(metrics, relevo_telemetry::track_http))
+        .layer(middleware::from_fn(relevo_telemetry::trace::trace_http))
 }
 
 fn answer_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {

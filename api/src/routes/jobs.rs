@@ -64,10 +64,7 @@ async fn enqueue(
     Body(mut body): Body<EnqueueBody>,
 ) -> Result<Response, ApiError> {
     body.idempotency_key = idempotency_key(body.idempotency_key.take(), &headers)?;
-    let mut job = new_job(body)?;
-    if let Some(traceparent) = traceparent(&headers) {
-        job = job.traceparent(traceparent);
-    }
+    let job = new_job(body)?;
     let (queue, kind) = (job.queue.clone(), job.kind.parse());
     let enqueued = deps.queue.enqueue(job).await?;
     if let Ok(kind) = kind {
@@ -171,22 +168,6 @@ fn own_key(name: &str, key: &str) -> Result<String, ApiError> {
         "invalid_body",
         format!("{name} has 1 to 400 characters, none of them a control character"),
     ))
-}
-
-/// The caller's trace context, when it is one of version 00: others are left out, as the standard
-/// wants.
-fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let mut parts = text.split('-');
-    let valid = parts.next() == Some("00")
-        && parts.next().is_some_and(|part| hex(part, 32))
-        && parts.next().is_some_and(|part| hex(part, 16))
-        && parts.next().is_some_and(|part| hex(part, 2))
-        && parts.next().is_none();
-    valid.then_some(text)
 }
 
 #[derive(Deserialize)]
@@ -329,18 +310,4 @@ pub(super) fn job_not_found(id: JobId) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_valid_traceparent_is_kept() {
-        let of = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", text.parse().unwrap());
-            traceparent(&headers).is_some()
-        };
-        assert!(of("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
-        assert!(!of("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-extra"));
-        assert!(!of("01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
-        assert!(!of("00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01"));
-        assert!(!of("x"));
-    }
 }

@@ -158,25 +158,30 @@ impl From<anyhow::Error> for Failure {
 fn diagnose(error: &anyhow::Error) -> (Exit, Option<&'static str>) {
     for cause in error.chain() {
         let Some(cause) = cause.downcast_ref::<sqlx::Error>() else { continue };
-        let code = cause.as_database_error().and_then(|answer| answer.code());
-        return match (cause, code.as_deref()) {
-            (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Tls(_), _) => (
+        if relevo_pg::error::is_transient(cause) {
+            return (
                 Exit::ControlPlane,
                 Some("see that the database runs and can be reached, then try again"),
-            ),
-            (_, Some("42P01" | "3F000" | "42703" | "42883")) => (
-                Exit::ControlPlane,
-                Some("the control plane's schema isn't this version's; run `relevo migrate`"),
-            ),
-            (_, Some("42501")) => (
-                Exit::ControlPlane,
-                Some(
-                    "the role in the database URL needs rights on schema relevo; let its owner \
-                      run `relevo migrate`, or grant them",
-                ),
-            ),
-            _ => continue,
-        };
+            );
+        }
+        match relevo_pg::error::sqlstate(cause).as_deref() {
+            Some("42P01" | "3F000" | "42703" | "42883") => {
+                return (
+                    Exit::ControlPlane,
+                    Some("the control plane's schema isn't this version's; run `relevo migrate`"),
+                );
+            }
+            Some("42501") => {
+                return (
+                    Exit::ControlPlane,
+                    Some(
+                        "the role in the database URL needs rights on schema relevo; let its \
+                         owner run `relevo migrate`, or grant them",
+                    ),
+                );
+            }
+            _ => {}
+        }
     }
     (Exit::Failed, None)
 }

@@ -77,14 +77,14 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Key(command) => keys::key(&open(config).await?, command, out).await,
         Command::Job(command) => {
             let plane = open(config).await?;
-            traced(&plane, "relevo job", jobs::job(&plane, command, out)).await
+            Box::pin(traced(&plane, "relevo job", jobs::job(&plane, command, out))).await
         }
         Command::Queue(command) => queues::queue(&open(config).await?, command, out).await,
         Command::Dead(command) => jobs::dead(&open(config).await?, command, out).await,
-        Command::Run(command) => runs::run(&open(config).await?, command, out).await,
+        Command::Run(command) => Box::pin(runs::run(&open(config).await?, command, out)).await,
         Command::Backup(command) => {
             let plane = open(config).await?;
-            traced(&plane, "relevo backup", runs::backup(&plane, command, out)).await
+            Box::pin(traced(&plane, "relevo backup", runs::backup(&plane, command, out))).await
         }
         Command::Schedule(command) => schedules::schedule(&open(config).await?, command, out).await,
         Command::Dump(command) => Box::pin(dumps::dump(command, out)).await,

@@ -337,6 +337,31 @@ async fn a_leader_frozen_past_its_lease_does_no_harm_when_it_wakes() {
 }
 
 #[tokio::test]
+async fn a_scheduler_whose_connections_break_goes_on() {
+    const SCHEDULES: usize = 6;
+    let database = TestDatabase::new().await;
+    let pool = database.pool();
+    fast_schedules(pool, SCHEDULES).await;
+    let process = scheduler(&database, 3, free_port());
+    wait_leader(pool, LONG, 0).await;
+    for _ in 0..5 {
+        let had = fires(pool).await;
+        let cut = sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND application_name = 'relevo-scheduler'",
+        );
+        cut.execute(pool).await.unwrap();
+        wait_for("slots after the cut", LONG, async || {
+            (fires(pool).await > had + 12).then_some(())
+        })
+        .await;
+    }
+    process.terminate();
+    assert!(process.wait_exit(LONG).await.success(), "{}", process.output());
+    assert_neither_missed_nor_doubled(pool, SCHEDULES).await;
+}
+
+#[tokio::test]
 async fn a_leader_that_is_told_to_stop_hands_over_before_its_lease_runs_out() {
     let database = TestDatabase::new().await;
     let pool = database.pool();

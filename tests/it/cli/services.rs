@@ -89,9 +89,13 @@ async fn up_runs_everything_and_ends_in_order() {
     assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
 
     // Another start keeps the key and doesn't show it again.
-    let up = start(&relevo, &["up", "--listen", &listen, "--no-worker"], &[]);
+    let up = start(&relevo, &["up", "--listen", &listen, "--no-worker", "--json"], &[]);
     ready(&up, port).await;
-    assert!(!up.output().contains(&secret), "{}", up.output());
+    let printed = up.output();
+    assert!(!printed.contains(&secret), "{printed}");
+    for part in [format!("\"api\": \"http://{listen}\""), "\"worker_concurrency\": 0".to_owned()] {
+        assert!(printed.contains(&part), "{part}: {printed}");
+    }
     assert_eq!(std::fs::read_to_string(&key_file).unwrap().trim(), secret);
     let id = enqueue(&relevo, "{}").await;
     assert_eq!(job(database.pool(), id).await.unwrap().0, "available", "nobody works");

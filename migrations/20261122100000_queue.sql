@@ -32,7 +32,8 @@ CREATE SEQUENCE relevo.job_id_seq AS bigint;
 COMMENT ON SEQUENCE relevo.job_id_seq IS
     'Ids of jobs, unique over job, job_history and dead_letter.';
 
--- Columns are laid out widest first, so that no row carries alignment padding.
+-- Columns are laid out widest first, so that no row carries alignment padding. Names and keys
+-- compare by their bytes: that is all they are for, and several times cheaper in an index.
 CREATE TABLE relevo.job (
     id                  bigint              NOT NULL DEFAULT nextval('relevo.job_id_seq'),
     lease_epoch         bigint              NOT NULL DEFAULT 0,
@@ -53,10 +54,10 @@ CREATE TABLE relevo.job (
     max_deaths          smallint            NOT NULL,
     payload_version     smallint            NOT NULL,
     started             boolean             NOT NULL DEFAULT false,
-    queue               text                NOT NULL,
-    kind                text                NOT NULL,
+    queue               text COLLATE "C"    NOT NULL,
+    kind                text COLLATE "C"    NOT NULL,
     payload             jsonb               NOT NULL,
-    unique_key          text                NULL,
+    unique_key          text COLLATE "C"    NULL,
     traceparent         text                NULL,
     last_error          text                NULL,
     cancel_reason       text                NULL,
@@ -155,8 +156,8 @@ CREATE TABLE relevo.job_history (
     deaths          smallint         NOT NULL,
     max_deaths      smallint         NOT NULL,
     payload_version smallint         NOT NULL,
-    queue           text             NOT NULL,
-    kind            text             NOT NULL,
+    queue           text COLLATE "C" NOT NULL,
+    kind            text COLLATE "C" NOT NULL,
     payload         jsonb            NOT NULL,
     traceparent     text             NULL,
     last_error      text             NULL,
@@ -214,10 +215,10 @@ CREATE TABLE relevo.dead_letter (
     deaths          smallint            NOT NULL,
     max_deaths      smallint            NOT NULL,
     payload_version smallint            NOT NULL,
-    queue           text                NOT NULL,
-    kind            text                NOT NULL,
+    queue           text COLLATE "C"    NOT NULL,
+    kind            text COLLATE "C"    NOT NULL,
     payload         jsonb               NOT NULL,
-    unique_key      text                NULL,
+    unique_key      text COLLATE "C"    NULL,
     traceparent     text                NULL,
     last_error      text                NOT NULL,
     CONSTRAINT dead_letter_pkey PRIMARY KEY (id),
@@ -316,7 +317,7 @@ CREATE TABLE relevo.idempotency_key (
     job_id     bigint      NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
-    key        text        NOT NULL,
+    key        text COLLATE "C" NOT NULL,
     CONSTRAINT idempotency_key_pkey PRIMARY KEY (key),
     CONSTRAINT idempotency_key_length CHECK (length(key) BETWEEN 1 AND 500)
 );
@@ -349,7 +350,7 @@ COMMENT ON COLUMN relevo.job_progress.unit IS 'What done and total count, such a
 
 CREATE TABLE relevo.queue_control (
     paused_at timestamptz NOT NULL DEFAULT now(),
-    queue     text        NOT NULL,
+    queue     text COLLATE "C" NOT NULL,
     CONSTRAINT queue_control_pkey PRIMARY KEY (queue),
     CONSTRAINT queue_control_queue_length CHECK (length(queue) BETWEEN 1 AND 100)
 );

@@ -29,13 +29,30 @@ const ENQUEUE_ONE: &str = "-- enqueue_job
     )
     SELECT id, CASE WHEN $12 THEN pg_notify('relevo_job', $4) END FROM enqueued";
 
-/// Many jobs to run at once, without keys, batch or trace: what bulk producers send.
+/// Jobs to run at once that differ in their payload only: what bulk producers send. Ids come back as
+/// one array: rows are inserted, and their ids collected, in the order of the payloads.
+const ENQUEUE_ALIKE: &str = "-- enqueue_jobs_alike
+    WITH enqueued AS (
+        INSERT INTO relevo.job (kind, payload, payload_version, queue, priority, max_attempts,
+                                max_deaths, run_id, state)
+        SELECT $1, payload, $3, $4, $5, $6, $7, $8, 'available' FROM unnest($2::jsonb[]) AS payload
+        RETURNING id
+    )
+    SELECT array_agg(id), (SELECT count(pg_notify('relevo_job', q)) FROM unnest($9::text[]) AS q)
+    FROM enqueued";
+
+/// Jobs to run at once, without keys, batch or trace.
 const ENQUEUE_SIMPLE: &str = "-- enqueue_jobs
-    INSERT INTO relevo.job (kind, payload, payload_version, queue, priority, max_attempts,
-                            max_deaths, run_id, state)
-    SELECT *, 'available' FROM unnest($1::text[], $2::jsonb[], $3::smallint[], $4::text[],
-                                      $5::smallint[], $6::integer[], $7::smallint[], $8::bigint[])
-    RETURNING id";
+    WITH enqueued AS (
+        INSERT INTO relevo.job (kind, payload, payload_version, queue, priority, max_attempts,
+                                max_deaths, run_id, state)
+        SELECT *, 'available'
+        FROM unnest($1::text[], $2::jsonb[], $3::smallint[], $4::text[], $5::smallint[],
+                    $6::integer[], $7::smallint[], $8::bigint[])
+        RETURNING id
+    )
+    SELECT array_agg(id), (SELECT count(pg_notify('relevo_job', q)) FROM unnest($9::text[]) AS q)
+    FROM enqueued";
 
 /// Jobs with everything. Their ids are drawn before, so that rows left out by a unique key are
 /// known by the absence of their id; ordered by that key, so that two enqueues meeting in several
@@ -125,14 +142,11 @@ pub(crate) async fn many(queue: &Queue, jobs: &[NewJob]) -> Result<Vec<Enqueued>
         announced.iter().copied().filter(|name| queue.notifier.leads(name)).collect();
     let mut connection = queue.pool().acquire().await?;
     let enqueued = if jobs.len() <= ROWS_MAX && jobs.iter().all(is_simple) {
-        // One statement is its own transaction. A crash before the notification costs a poll.
-        let enqueued = insert_simple(&mut connection, jobs).await?;
-        notify(&mut connection, &leading).await?;
-        enqueued
+        // One statement is its own transaction.
+        insert_simple(&mut connection, jobs, &leading).await?
     } else {
         let mut transaction = connection.begin().await?;
-        let enqueued = insert(&mut transaction, jobs).await?;
-        notify(&mut transaction, &leading).await?;
+        let enqueued = insert(&mut transaction, jobs, &leading).await?;
         transaction.commit().await?;
         enqueued
     };
@@ -151,9 +165,7 @@ pub(crate) async fn within(
     jobs: &[NewJob],
 ) -> Result<Vec<Enqueued>, QueueError> {
     validate(jobs)?;
-    let enqueued = insert(connection, jobs).await?;
-    notify(connection, &announced(jobs).into_iter().collect::<Vec<_>>()).await?;
-    Ok(enqueued)
+    insert(connection, jobs, &announced(jobs).into_iter().collect::<Vec<_>>()).await
 }
 
 /// Announces queues when the transaction commits.
@@ -194,7 +206,7 @@ fn is_simple(job: &NewJob) -> bool {
 }
 
 /// A data exception (class 22) is the job's fault, such as an unpaired surrogate in its payload.
-fn refused(error: sqlx::Error) -> QueueError {
+pub(crate) fn refused(error: sqlx::Error) -> QueueError {
     match &error {
         sqlx::Error::Database(database)
             if database.code().is_some_and(|code| code.starts_with("22")) =>
@@ -205,14 +217,17 @@ fn refused(error: sqlx::Error) -> QueueError {
     }
 }
 
+/// Inserts jobs, and announces queues in the same transaction.
 async fn insert(
     connection: &mut PgConnection,
     jobs: &[NewJob],
+    announced: &[&str],
 ) -> Result<Vec<Enqueued>, QueueError> {
     if jobs.iter().all(is_simple) {
         let mut enqueued = Vec::with_capacity(jobs.len());
-        for jobs in jobs.chunks(ROWS_MAX) {
-            enqueued.extend(insert_simple(connection, jobs).await?);
+        for (at, jobs) in jobs.chunks(ROWS_MAX).enumerate() {
+            let announced = if at == 0 { announced } else { &[] };
+            enqueued.extend(insert_simple(connection, jobs, announced).await?);
         }
         return Ok(enqueued);
     }
@@ -221,30 +236,51 @@ async fn insert(
         let end = jobs.len().min(at + ROWS_MAX);
         insert_full(connection, &jobs[at..end], &mut answers[at..end]).await?;
     }
+    notify(connection, announced).await?;
     Ok(answers.into_iter().flatten().collect())
 }
 
 async fn insert_simple(
     connection: &mut PgConnection,
     jobs: &[NewJob],
+    announced: &[&str],
 ) -> Result<Vec<Enqueued>, QueueError> {
-    if jobs.is_empty() {
-        return Ok(Vec::new());
-    }
-    // Rows are inserted, and their ids returned, in the order of the arrays.
-    let ids: Vec<JobId> = sqlx::query_scalar(ENQUEUE_SIMPLE)
-        .bind(column(jobs, |job| job.kind.as_str()))
-        .bind(column(jobs, |job| Json(&job.payload)))
-        .bind(column(jobs, |job| job.payload_version))
-        .bind(column(jobs, |job| job.queue.as_str()))
-        .bind(column(jobs, |job| job.priority))
-        .bind(column(jobs, |job| job.max_attempts))
-        .bind(column(jobs, |job| job.max_deaths))
-        .bind(column(jobs, |job| job.run_id))
-        .fetch_all(connection)
-        .await
-        .map_err(refused)?;
+    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+    let payloads = column(jobs, |job| Json(&job.payload));
+    let insert = if jobs.iter().all(|job| is_alike(job, first)) {
+        sqlx::query_scalar(ENQUEUE_ALIKE)
+            .bind(&first.kind)
+            .bind(payloads)
+            .bind(first.payload_version)
+            .bind(&first.queue)
+            .bind(first.priority)
+            .bind(first.max_attempts)
+            .bind(first.max_deaths)
+            .bind(first.run_id)
+    } else {
+        sqlx::query_scalar(ENQUEUE_SIMPLE)
+            .bind(column(jobs, |job| job.kind.as_str()))
+            .bind(payloads)
+            .bind(column(jobs, |job| job.payload_version))
+            .bind(column(jobs, |job| job.queue.as_str()))
+            .bind(column(jobs, |job| job.priority))
+            .bind(column(jobs, |job| job.max_attempts))
+            .bind(column(jobs, |job| job.max_deaths))
+            .bind(column(jobs, |job| job.run_id))
+    };
+    let ids: Vec<JobId> = insert.bind(announced).fetch_one(connection).await.map_err(refused)?;
     Ok(ids.into_iter().map(|id| Enqueued { id, duplicate: false }).collect())
+}
+
+/// Whether two simple jobs differ in nothing but their payload.
+fn is_alike(one: &NewJob, other: &NewJob) -> bool {
+    one.kind == other.kind
+        && one.queue == other.queue
+        && one.payload_version == other.payload_version
+        && one.priority == other.priority
+        && one.max_attempts == other.max_attempts
+        && one.max_deaths == other.max_deaths
+        && one.run_id == other.run_id
 }
 
 fn column<'a, T>(jobs: &'a [NewJob], get: impl Fn(&'a NewJob) -> T) -> Vec<T> {

@@ -191,7 +191,7 @@ async fn a_healthy_worker_is_left_alone() {
     });
     let ids: Vec<JobId> = fixture
         .queue
-        .enqueue_many(&vec![job(); 32])
+        .enqueue_many(&vec![job(); 3])
         .await
         .unwrap()
         .into_iter()

@@ -162,7 +162,6 @@ pub struct Counts {
     outcomes: Mutex<HashMap<Outcome, usize>>,
     lost: Mutex<usize>,
     sessions: Mutex<(usize, usize)>,
-    errors: Mutex<HashMap<&'static str, usize>>,
 }
 
 impl Counts {
@@ -181,10 +180,6 @@ impl Counts {
     pub fn sessions_lost(&self) -> usize {
         self.sessions.lock().unwrap().1
     }
-
-    pub fn errors(&self, step: &str) -> usize {
-        self.errors.lock().unwrap().get(step).copied().unwrap_or(0)
-    }
 }
 
 impl Observer for Counts {
@@ -202,10 +197,6 @@ impl Observer for Counts {
 
     fn session_lost(&self) {
         self.sessions.lock().unwrap().1 += 1;
-    }
-
-    fn database_error(&self, step: &'static str) {
-        *self.errors.lock().unwrap().entry(step).or_default() += 1;
     }
 }
 

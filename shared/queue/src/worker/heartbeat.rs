@@ -30,6 +30,7 @@ pub(crate) fn start(tenure: &Arc<Tenure>, trusted_since: Instant) -> std::io::Re
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (tenure, stopped) = (Arc::clone(tenure), stop.clone());
     std::thread::Builder::new().name("relevo-heartbeat".to_owned()).spawn(move || {
+        let _watch = Watch(&tenure);
         runtime.block_on(async {
             tokio::select! {
                 () = run(&tenure, trusted_since) => {}
@@ -38,6 +39,17 @@ pub(crate) fn start(tenure: &Arc<Tenure>, trusted_since: Instant) -> std::io::Re
         });
     })?;
     Ok(stop.drop_guard())
+}
+
+/// Without a heartbeat there is no lease: should the thread die of a panic, the session is lost.
+struct Watch<'a>(&'a Tenure);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lose("the heartbeat's thread panicked");
+        }
+    }
 }
 
 async fn run(tenure: &Tenure, trusted_since: Instant) {

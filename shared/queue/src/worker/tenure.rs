@@ -142,20 +142,22 @@ pub(crate) async fn run(
     tracing::info!(session = %session, worker = config.name, "worker session opened");
 
     let listener = tokio::spawn(listener::run(Arc::clone(&tenure)));
-    let finisher = tokio::spawn(finisher::run(Arc::clone(&tenure), acks_in));
-    let fetcher = tokio::spawn(fetcher::run(Arc::clone(&tenure)));
-    let mut runner = tokio::spawn(backend::run(Arc::clone(&tenure)));
-
+    let mut tasks = Tasks {
+        fetcher: Some(tokio::spawn(fetcher::run(Arc::clone(&tenure)))),
+        runner: Some(tokio::spawn(backend::run(Arc::clone(&tenure)))),
+        finisher: Some(tokio::spawn(finisher::run(Arc::clone(&tenure), acks_in))),
+    };
     tokio::select! {
+        // A lost session ends tasks too: the cause is looked at before the effect.
+        biased;
         () = shutdown.cancelled() => {}
         () = tenure.lost.cancelled() => {}
-        ended = &mut runner => {
-            tracing::error!(?ended, "the job runner ended by itself; starting it anew");
-            tenure.draining.cancel();
+        which = tasks.first_to_end() => {
+            tracing::error!(task = which, "a task of the worker ended by itself; starting anew");
         }
     }
     listener.abort();
-    end(&tenure, Tasks { fetcher, runner, finisher }).await;
+    end(&tenure, tasks).await;
     drop(heart);
     if let Err(error) = session::close(queue.pool(), session).await {
         tracing::warn!(
@@ -168,10 +170,36 @@ pub(crate) async fn run(
     Ok(shutdown.is_cancelled())
 }
 
+/// The tasks that must not end before they are told to; none where one has.
 struct Tasks {
-    fetcher: JoinHandle<()>,
-    runner: JoinHandle<()>,
-    finisher: JoinHandle<()>,
+    fetcher: Option<JoinHandle<()>>,
+    runner: Option<JoinHandle<()>>,
+    finisher: Option<JoinHandle<()>>,
+}
+
+impl Tasks {
+    /// Waits for a task that ends, by a panic that is, and says which it was.
+    async fn first_to_end(&mut self) -> &'static str {
+        tokio::select! {
+            () = joined(&mut self.fetcher) => "fetcher",
+            () = joined(&mut self.runner) => "runner",
+            () = joined(&mut self.finisher) => "finisher",
+        }
+    }
+}
+
+/// Waits for the end of a task, if it has not ended.
+async fn joined(task: &mut Option<JoinHandle<()>>) {
+    if let Some(running) = task {
+        running.await.ok();
+        *task = None;
+    }
+}
+
+fn abort(task: Option<JoinHandle<()>>) {
+    if let Some(running) = task {
+        running.abort();
+    }
 }
 
 /// How the time from the order to stop to the end is divided. All of it lies within the grace.
@@ -202,38 +230,45 @@ impl Stages {
 
 /// Stops claims, gives back what has not started, lets handlers finish within bounds, writes what is
 /// left.
-async fn end(tenure: &Arc<Tenure>, tasks: Tasks) {
-    let Tasks { fetcher, mut runner, mut finisher } = tasks;
+async fn end(tenure: &Tenure, mut tasks: Tasks) {
     let times = Stages::of(&tenure.config, tenure.lost.is_cancelled());
     tenure.draining.cancel();
-    // The fetcher ends by itself: a claim under way is waited for, else its jobs would be unknown.
-    let mut stopped = tokio::spawn(async move {
-        fetcher.await.ok();
-    });
+    end_handlers(tenure, &mut tasks.runner, &times).await;
+    abort(tasks.runner);
 
-    if tokio::time::timeout(times.soft, &mut runner).await.is_err() {
-        let reason =
-            if tenure.lost.is_cancelled() { CancelReason::LeaseLost } else { CancelReason::Grace };
-        tenure.leases.cancel_all(reason);
-        if tokio::time::timeout(times.hard, &mut runner).await.is_err() {
-            for lease in tenure.leases.all() {
-                tracing::error!(
-                    job = %lease.id.job,
-                    kind = &*lease.kind,
-                    "a handler does not yield; its lease is taken from it"
-                );
-                tenure.try_settle(&lease, runner::decide_stuck(tenure, &lease));
-            }
-            runner.abort();
-        }
+    let flushed_by = tokio::time::Instant::now() + times.flush;
+    // Ends by itself: a claim under way is waited for, else its jobs would be unknown.
+    if tokio::time::timeout_at(flushed_by, joined(&mut tasks.fetcher)).await.is_err() {
+        tracing::warn!("a claim under way got no answer; its jobs are taken back with the session");
     }
-    let _ = tokio::time::timeout(times.flush, &mut stopped).await;
+    abort(tasks.fetcher);
     tenure.flush.cancel();
-    if tokio::time::timeout(times.flush, &mut finisher).await.is_err() {
+    if tokio::time::timeout_at(flushed_by, joined(&mut tasks.finisher)).await.is_err() {
         tenure.give_up.cancel();
         // It may hang in a statement: its connection is dropped with it.
-        if tokio::time::timeout(Duration::from_millis(200), &mut finisher).await.is_err() {
-            finisher.abort();
-        }
+        let last = Duration::from_millis(200);
+        tokio::time::timeout(last, joined(&mut tasks.finisher)).await.ok();
+    }
+    abort(tasks.finisher);
+}
+
+/// Lets handlers end, then makes them.
+async fn end_handlers(tenure: &Tenure, runner: &mut Option<JoinHandle<()>>, times: &Stages) {
+    if tokio::time::timeout(times.soft, joined(runner)).await.is_ok() {
+        return;
+    }
+    let reason =
+        if tenure.lost.is_cancelled() { CancelReason::LeaseLost } else { CancelReason::Grace };
+    tenure.leases.cancel_all(reason);
+    if tokio::time::timeout(times.hard, joined(runner)).await.is_ok() {
+        return;
+    }
+    for lease in tenure.leases.all() {
+        tracing::error!(
+            job = %lease.id.job,
+            kind = &*lease.kind,
+            "a handler does not yield; its lease is taken from it"
+        );
+        tenure.try_settle(&lease, runner::decide_stuck(tenure, &lease));
     }
 }

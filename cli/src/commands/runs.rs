@@ -154,6 +154,8 @@ async fn list(
 
 /// A run for people: its fields, then its certificate or its error.
 pub fn describe(run: &Run) -> String {
+    // Of an ended run the certificate or the error tells more.
+    let progress = run.progress.as_ref().filter(|_| !run.state.is_ended());
     let mut text = record(&[
         ("run", run.id.to_string()),
         ("pipeline", run.pipeline.clone()),
@@ -166,7 +168,7 @@ pub fn describe(run: &Run) -> String {
         ("created", moment(run.created_at)),
         ("started", moment_or_none(run.started_at)),
         ("finished", moment_or_none(run.finished_at)),
-        ("progress", run.progress.as_ref().map(watch::progress_text).unwrap_or_default()),
+        ("progress", progress.map(watch::progress_text).unwrap_or_default()),
         ("figures", compact(&run.stats)),
         ("error", run.error.clone().unwrap_or_default()),
     ]);

@@ -63,6 +63,7 @@ impl Base {
             runs: Runs::new(self.pool.clone()),
             settings: Arc::clone(&self.settings),
             metrics: Arc::clone(&self.metrics),
+            next_slots: relevo_scheduler::rhythm::next_slots,
         };
         Service::new("api", relevo_api::serve(deps, listener, stop))
     }

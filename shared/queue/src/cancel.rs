@@ -8,7 +8,7 @@ use crate::batch::{self, Ended};
 use crate::queue::CancelOutcome;
 use crate::sql::{CHANNEL_CONTROL, history_columns, storable};
 use crate::view::JobState;
-use crate::{BatchId, JobId, Queue, QueueError};
+use crate::{BatchId, JobId, QueueError};
 
 const LOCK_JOB: &str = "-- lock_job
     SELECT state::text AS state FROM relevo.job WHERE id = $1 FOR UPDATE";
@@ -34,13 +34,13 @@ const FIND_ENDED: &str = "-- find_ended_state
     SELECT state::text AS state FROM relevo.job_history WHERE id = $1
     UNION ALL SELECT 'dead' FROM relevo.dead_letter WHERE id = $1";
 
+/// In a transaction of its own, or as a part of the caller's.
 pub(crate) async fn cancel(
-    queue: &Queue,
+    connection: &mut PgConnection,
     id: JobId,
     reason: &str,
 ) -> Result<CancelOutcome, QueueError> {
     let reason = storable(reason);
-    let mut connection = queue.pool().acquire().await?;
     let mut transaction = connection.begin().await?;
     // The lock waits for a claim or finish in flight, so the state is what it will have come to.
     let state: Option<JobState> =

@@ -1,8 +1,10 @@
 //! Pausing and resuming queues.
 
-use crate::{NewJob, Queue, QueueError, enqueue};
+use sqlx::{Acquire as _, PgConnection};
 
-pub(crate) async fn pause(queue: &Queue, name: &str) -> Result<bool, QueueError> {
+use crate::{NewJob, QueueError, enqueue};
+
+pub(crate) async fn pause(connection: &mut PgConnection, name: &str) -> Result<bool, QueueError> {
     NewJob::check_queue(name)?;
     // Claims look at this table themselves, so nobody needs to be told.
     let paused = sqlx::query(
@@ -10,13 +12,14 @@ pub(crate) async fn pause(queue: &Queue, name: &str) -> Result<bool, QueueError>
         INSERT INTO relevo.queue_control (queue) VALUES ($1) ON CONFLICT (queue) DO NOTHING",
     )
     .bind(name)
-    .execute(queue.pool())
+    .execute(connection)
     .await?;
     Ok(paused.rows_affected() > 0)
 }
 
-pub(crate) async fn resume(queue: &Queue, name: &str) -> Result<bool, QueueError> {
-    let mut transaction = queue.pool().begin().await?;
+/// In a transaction of its own, or as a part of the caller's.
+pub(crate) async fn resume(connection: &mut PgConnection, name: &str) -> Result<bool, QueueError> {
+    let mut transaction = connection.begin().await?;
     let resumed = sqlx::query("-- resume_queue\nDELETE FROM relevo.queue_control WHERE queue = $1")
         .bind(name)
         .execute(&mut *transaction)

@@ -1,11 +1,15 @@
 //! Dead letters: back to work, or given up for good; and hurrying jobs that wait.
 
-use sqlx::{Acquire as _, PgConnection, Row as _};
+use std::collections::BTreeSet;
+
+use serde_json::value::RawValue;
+use sqlx::types::Json;
+use sqlx::{Acquire as _, PgConnection, PgPool, QueryBuilder, Row as _};
 
 use crate::queue::RetryOutcome;
 use crate::sql::history_columns;
-use crate::view::JobState;
-use crate::{BatchId, JobId, Queue, QueueError, batch, cancel, enqueue};
+use crate::view::{JobFilter, JobState, push_filter};
+use crate::{BatchId, JobId, QueueError, batch, cancel, enqueue};
 
 /// The epoch is kept: what a former lease wrote into a target must stay older than what comes.
 const REVIVE: &str = "-- revive_dead_letter
@@ -43,13 +47,46 @@ const DISCARD: &str = concat!(
     ", 'cancelled', now(), $2 FROM gone RETURNING batch_id"
 );
 
+/// Those whose unique key is held by now are left out; ordered by that key, so that revivals and
+/// enqueues meeting in several keys wait for each other in one direction only.
+const REVIVE_MANY: &str = "-- revive_dead_letters
+    INSERT INTO relevo.job (id, lease_epoch, created_at, batch_id, run_id, max_attempts,
+                            unique_scope, priority, max_deaths, payload_version, queue, kind,
+                            payload, unique_key, traceparent, last_error, state)
+    SELECT id, lease_epoch, created_at, batch_id, run_id, max_attempts, unique_scope, priority,
+           max_deaths, payload_version, queue, kind, payload, unique_key, traceparent, last_error,
+           'available'
+    FROM relevo.dead_letter WHERE id = ANY ($1)
+    ORDER BY unique_key, id
+    ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
+    RETURNING id, queue, batch_id";
+
+const DELETE_MANY: &str = "-- delete_dead_letters
+    DELETE FROM relevo.dead_letter WHERE id = ANY ($1)";
+
+const DISCARD_MANY: &str = concat!(
+    "-- discard_dead_letters
+    WITH gone AS (DELETE FROM relevo.dead_letter WHERE id = ANY ($1) RETURNING *)
+    INSERT INTO relevo.job_history (",
+    history_columns!(),
+    ", state, finished_at, cancel_reason) SELECT ",
+    history_columns!(),
+    ", 'cancelled', now(), $2 FROM gone RETURNING batch_id"
+);
+
+const EDIT: &str = "-- edit_dead_letter
+    UPDATE relevo.dead_letter SET payload = $2, payload_version = $3 WHERE id = $1";
+
 /// How often a revival looks again for the holder of a unique key that was gone when it looked.
 const ATTEMPTS_MAX: u32 = 5;
 
-pub(crate) async fn retry(queue: &Queue, id: JobId) -> Result<RetryOutcome, QueueError> {
-    let mut connection = queue.pool().acquire().await?;
+/// In a transaction of its own, or as a part of the caller's.
+pub(crate) async fn retry(
+    connection: &mut PgConnection,
+    id: JobId,
+) -> Result<RetryOutcome, QueueError> {
     for _ in 0..ATTEMPTS_MAX {
-        if let Some(outcome) = try_retry(&mut connection, id).await? {
+        if let Some(outcome) = try_retry(connection, id).await? {
             return Ok(outcome);
         }
     }
@@ -101,8 +138,11 @@ async fn hurry(connection: &mut PgConnection, id: JobId) -> Result<RetryOutcome,
 }
 
 /// False when there is no such dead letter.
-pub(crate) async fn discard(queue: &Queue, id: JobId, reason: &str) -> Result<bool, QueueError> {
-    let mut connection = queue.pool().acquire().await?;
+pub(crate) async fn discard(
+    connection: &mut PgConnection,
+    id: JobId,
+    reason: &str,
+) -> Result<bool, QueueError> {
     let mut transaction = connection.begin().await?;
     let batch: Option<Option<BatchId>> =
         sqlx::query_scalar(DISCARD).bind(id).bind(reason).fetch_optional(&mut *transaction).await?;
@@ -111,4 +151,86 @@ pub(crate) async fn discard(queue: &Queue, id: JobId, reason: &str) -> Result<bo
     }
     transaction.commit().await?;
     Ok(batch.is_some())
+}
+
+/// How many dead letters match.
+pub(crate) async fn count(pool: &PgPool, filter: &JobFilter) -> Result<u64, QueueError> {
+    let mut query = QueryBuilder::new(
+        "-- count_dead_letters\nSELECT count(*) FROM relevo.dead_letter WHERE true",
+    );
+    push_filter(&mut query, filter);
+    let count: i64 = query.build_query_scalar().fetch_one(pool).await?;
+    Ok(count.unsigned_abs())
+}
+
+/// The dead letters that match, oldest first, locked until the transaction ends.
+pub(crate) async fn lock_matching(
+    connection: &mut PgConnection,
+    filter: &JobFilter,
+    limit: u32,
+) -> Result<Vec<JobId>, QueueError> {
+    let mut query =
+        QueryBuilder::new("-- lock_dead_letters\nSELECT id FROM relevo.dead_letter WHERE true");
+    push_filter(&mut query, filter);
+    query.push(" ORDER BY id LIMIT ").push_bind(i64::from(limit)).push(" FOR UPDATE");
+    Ok(query.build_query_scalar().fetch_all(connection).await?)
+}
+
+/// Revives those whose unique key is free; says how many.
+pub(crate) async fn retry_many(
+    connection: &mut PgConnection,
+    ids: &[JobId],
+) -> Result<u64, QueueError> {
+    let rows = sqlx::query(REVIVE_MANY).bind(ids).fetch_all(&mut *connection).await?;
+    let mut revived: Vec<JobId> = Vec::with_capacity(rows.len());
+    let mut queues: BTreeSet<String> = BTreeSet::new();
+    let mut members: Vec<(BatchId, JobId)> = Vec::new();
+    for row in rows {
+        let id = row.try_get("id")?;
+        revived.push(id);
+        queues.insert(row.try_get("queue")?);
+        if let Some(batch) = row.try_get("batch_id")? {
+            members.push((batch, id));
+        }
+    }
+    sqlx::query(DELETE_MANY).bind(&revived).execute(&mut *connection).await?;
+    members.sort_unstable();
+    for (batch, job) in members {
+        batch::revive(connection, batch, job).await?;
+    }
+    enqueue::notify(connection, &queues.into_iter().collect::<Vec<_>>()).await?;
+    Ok(revived.len() as u64)
+}
+
+/// Ends them as cancelled; says how many.
+pub(crate) async fn discard_many(
+    connection: &mut PgConnection,
+    ids: &[JobId],
+    reason: &str,
+) -> Result<u64, QueueError> {
+    let mut batches: Vec<Option<BatchId>> =
+        sqlx::query_scalar(DISCARD_MANY).bind(ids).bind(reason).fetch_all(&mut *connection).await?;
+    let discarded = batches.len() as u64;
+    batches.sort_unstable();
+    for batch in batches.into_iter().flatten() {
+        batch::discard(connection, batch).await?;
+    }
+    Ok(discarded)
+}
+
+/// Gives a dead letter another payload; false when there is no such dead letter.
+pub(crate) async fn edit(
+    connection: &mut PgConnection,
+    id: JobId,
+    payload: &RawValue,
+    payload_version: i16,
+) -> Result<bool, QueueError> {
+    let edited = sqlx::query(EDIT)
+        .bind(id)
+        .bind(Json(payload))
+        .bind(payload_version)
+        .execute(connection)
+        .await
+        .map_err(enqueue::refused)?;
+    Ok(edited.rows_affected() == 1)
 }

@@ -113,7 +113,9 @@ pub(crate) async fn prune(queue: &Queue, keep: Retention) -> Result<u64, QueueEr
             .await?;
         drop(connection);
         for id in ids {
-            gone += u64::from(dead::discard(queue, id, "discarded: its retention is over").await?);
+            let mut connection = queue.pool().acquire().await?;
+            let reason = "discarded: its retention is over";
+            gone += u64::from(dead::discard(&mut connection, id, reason).await?);
         }
     }
     Ok(gone)

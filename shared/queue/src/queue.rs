@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
 
 use crate::notify::Notifier;
@@ -176,7 +177,21 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn cancel(&self, id: JobId, reason: &str) -> Result<CancelOutcome, QueueError> {
-        cancel::cancel(self, id, reason).await
+        let mut connection = self.pool.acquire().await?;
+        cancel::cancel(&mut connection, id, reason).await
+    }
+
+    /// As [`Queue::cancel`], in the caller's transaction.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn cancel_in(
+        &self,
+        tx: &mut PgConnection,
+        id: JobId,
+        reason: &str,
+    ) -> Result<CancelOutcome, QueueError> {
+        cancel::cancel(tx, id, reason).await
     }
 
     /// Makes a dead, retryable or scheduled job available now. A dead one starts over with its
@@ -185,7 +200,20 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, QueueError> {
-        dead::retry(self, id).await
+        let mut connection = self.pool.acquire().await?;
+        dead::retry(&mut connection, id).await
+    }
+
+    /// As [`Queue::retry`], in the caller's transaction.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn retry_in(
+        &self,
+        tx: &mut PgConnection,
+        id: JobId,
+    ) -> Result<RetryOutcome, QueueError> {
+        dead::retry(tx, id).await
     }
 
     /// Ends a dead letter as cancelled; false when there is none with this id.
@@ -193,7 +221,84 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn discard_dead(&self, id: JobId) -> Result<bool, QueueError> {
-        dead::discard(self, id, "discarded by hand").await
+        let mut connection = self.pool.acquire().await?;
+        dead::discard(&mut connection, id, "discarded by hand").await
+    }
+
+    /// As [`Queue::discard_dead`], in the caller's transaction and for a reason.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn discard_dead_in(
+        &self,
+        tx: &mut PgConnection,
+        id: JobId,
+        reason: &str,
+    ) -> Result<bool, QueueError> {
+        dead::discard(tx, id, reason).await
+    }
+
+    /// How many dead letters match; the filter's states and limit are not looked at.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn count_dead(&self, filter: &JobFilter) -> Result<u64, QueueError> {
+        dead::count(&self.pool, filter).await
+    }
+
+    /// The dead letters that match, oldest first, at most `limit`, locked until the caller's
+    /// transaction ends; the filter's states and limit are not looked at.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn lock_dead_in(
+        &self,
+        tx: &mut PgConnection,
+        filter: &JobFilter,
+        limit: u32,
+    ) -> Result<Vec<JobId>, QueueError> {
+        dead::lock_matching(tx, filter, limit).await
+    }
+
+    /// Retries dead letters in the caller's transaction; says how many. Those whose unique key is
+    /// held by another job stay dead.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn retry_dead_in(
+        &self,
+        tx: &mut PgConnection,
+        ids: &[JobId],
+    ) -> Result<u64, QueueError> {
+        dead::retry_many(tx, ids).await
+    }
+
+    /// Ends dead letters as cancelled in the caller's transaction; says how many.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn discard_many_dead_in(
+        &self,
+        tx: &mut PgConnection,
+        ids: &[JobId],
+        reason: &str,
+    ) -> Result<u64, QueueError> {
+        dead::discard_many(tx, ids, reason).await
+    }
+
+    /// Gives a dead letter another payload in the caller's transaction; false when there is none
+    /// with this id. Whether the payload fits the kind is the caller's affair.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidJob`] for what no queue can store; database errors.
+    pub async fn edit_dead_in(
+        &self,
+        tx: &mut PgConnection,
+        id: JobId,
+        payload: &RawValue,
+        payload_version: i16,
+    ) -> Result<bool, QueueError> {
+        dead::edit(tx, id, payload, payload_version).await
     }
 
     /// What every queue holds, by name. Reads every unfinished job: ask every few seconds, not more.
@@ -209,7 +314,16 @@ impl Queue {
     /// # Errors
     /// [`QueueError::InvalidJob`] for a name no queue can have; database errors.
     pub async fn pause(&self, queue: &str) -> Result<bool, QueueError> {
-        control::pause(self, queue).await
+        let mut connection = self.pool.acquire().await?;
+        control::pause(&mut connection, queue).await
+    }
+
+    /// As [`Queue::pause`], in the caller's transaction.
+    ///
+    /// # Errors
+    /// As [`Queue::pause`].
+    pub async fn pause_in(&self, tx: &mut PgConnection, queue: &str) -> Result<bool, QueueError> {
+        control::pause(tx, queue).await
     }
 
     /// Lets claims go on. False when the queue was not paused.
@@ -217,7 +331,16 @@ impl Queue {
     /// # Errors
     /// Database errors.
     pub async fn resume(&self, queue: &str) -> Result<bool, QueueError> {
-        control::resume(self, queue).await
+        let mut connection = self.pool.acquire().await?;
+        control::resume(&mut connection, queue).await
+    }
+
+    /// As [`Queue::resume`], in the caller's transaction.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn resume_in(&self, tx: &mut PgConnection, queue: &str) -> Result<bool, QueueError> {
+        control::resume(tx, queue).await
     }
 
     /// The living sessions, oldest first.

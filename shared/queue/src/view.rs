@@ -263,25 +263,30 @@ pub(crate) async fn jobs(pool: &PgPool, filter: &JobFilter) -> Result<Vec<JobVie
                 .push_bind(states)
                 .push("::text[]::relevo.job_state[])");
         }
-        if !filter.kinds.is_empty() {
-            query.push(" AND kind = ANY (").push_bind(filter.kinds.clone()).push(")");
-        }
-        if let Some(queue) = &filter.queue {
-            query.push(" AND queue = ").push_bind(queue.clone());
-        }
-        if let Some(run_id) = filter.run_id {
-            query.push(" AND run_id = ").push_bind(run_id);
-        }
-        if let Some(batch_id) = filter.batch_id {
-            query.push(" AND batch_id = ").push_bind(batch_id);
-        }
-        if let Some(before) = filter.before {
-            query.push(" AND id < ").push_bind(before);
-        }
+        push_filter(query, filter);
         query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
     });
     query.push(" LIMIT ").push_bind(limit);
     Ok(query.build_query_as().fetch_all(pool).await?)
+}
+
+/// Writes the conditions that every place's table can answer, after a `WHERE`.
+pub(crate) fn push_filter(query: &mut QueryBuilder<Postgres>, filter: &JobFilter) {
+    if !filter.kinds.is_empty() {
+        query.push(" AND kind = ANY (").push_bind(filter.kinds.clone()).push(")");
+    }
+    if let Some(queue) = &filter.queue {
+        query.push(" AND queue = ").push_bind(queue.clone());
+    }
+    if let Some(run_id) = filter.run_id {
+        query.push(" AND run_id = ").push_bind(run_id);
+    }
+    if let Some(batch_id) = filter.batch_id {
+        query.push(" AND batch_id = ").push_bind(batch_id);
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND id < ").push_bind(before);
+    }
 }
 
 /// What a queue holds.

@@ -1,6 +1,7 @@
 //! The router: routes, and what surrounds each of them.
 
 use std::any::Any;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
 use relevo_queue::{JobId, Queue};
 use relevo_runs::Runs;
+use relevo_runs::api_keys::KeyCache;
 use relevo_runs::control_plane::{self, SchemaStatus};
 use relevo_settings::Settings;
 use relevo_telemetry::ReadyCheck;
@@ -20,6 +23,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::error::ApiError;
+use crate::limits::{DepthLimit, RateLimit};
+use crate::openapi::{self, Operation};
 use crate::routes;
 
 /// How long one request may take, reading its body included.
@@ -38,6 +43,52 @@ pub struct ApiDeps {
     pub settings: Arc<Settings>,
     /// This process's figures.
     pub metrics: Arc<Metrics>,
+    /// When a schedule is due next. The rhythm of schedules is the scheduler's affair, which the
+    /// API does not know; whoever starts both brings them together.
+    pub next_slots: NextSlots,
+}
+
+/// The next slots of a rhythm in a time zone, both as stored in `relevo.schedule`: those after the
+/// given moment, at most so many, none where the rhythm or the zone is unknown.
+pub type NextSlots =
+    fn(rhythm: &str, timezone: &str, after: DateTime<Utc>, limit: usize) -> Vec<DateTime<Utc>>;
+
+/// What handlers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
+    deps: ApiDeps,
+    /// Keys found good within the last second.
+    pub(crate) keys: KeyCache,
+    /// How often one key may ask.
+    pub(crate) rate_limit: RateLimit,
+    /// How deep a queue may get.
+    pub(crate) depth_limit: DepthLimit,
+}
+
+impl App {
+    fn new(deps: ApiDeps) -> Self {
+        let rate_limit = RateLimit::new(deps.settings.api.rate_limit_per_second);
+        let depth_limit = DepthLimit::new(deps.settings.api.queue_depth_max);
+        Self(Arc::new(Shared { deps, keys: KeyCache::default(), rate_limit, depth_limit }))
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Deref for Shared {
+    type Target = ApiDeps;
+
+    fn deref(&self) -> &ApiDeps {
+        &self.deps
+    }
 }
 
 impl ApiDeps {
@@ -64,10 +115,13 @@ pub fn router(deps: ApiDeps) -> Router {
     let health = relevo_telemetry::router(deps.metrics.clone(), ready_check(deps.pool.clone()));
     let body_limit_bytes = deps.settings.api.body_limit_bytes;
     let metrics = deps.metrics.clone();
+    let bare_webhook = deps.settings.api.bare_webhook;
+    let app = App::new(deps);
+    let (routes, operations) = routes::all(Some(&app), bare_webhook).split();
     Router::new()
-        .nest("/api/v1", routes::api_v1(&deps))
-        .merge(routes::webhook::router())
-        .with_state(deps)
+        .merge(routes)
+        .with_state(app)
+        .merge(openapi::router(&operations))
         .merge(health)
         .fallback(|| async { ApiError::not_found("route_not_found", "there is no such address") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
@@ -85,6 +139,13 @@ pub fn router(deps: ApiDeps) -> Router {
         ))
         .layer(middleware::from_fn_with_state(metrics, relevo_telemetry::track_http))
         .layer(middleware::from_fn(relevo_telemetry::trace::trace_http))
+}
+
+/// What every route does, the health routes and the bare webhook included: OpenAPI 3.1.
+#[must_use]
+pub fn document() -> serde_json::Value {
+    let (_, operations): (_, Vec<Operation>) = routes::all(None, true).split();
+    openapi::document(&operations)
 }
 
 fn answer_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {

@@ -1,32 +1,35 @@
 //! Who may do what: API keys by `X-API-Key` or `Authorization: Bearer`, and the scope a route needs.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use relevo_runs::api_keys::{self, ApiKey, Scope};
+use relevo_runs::api_keys::{ApiKey, Scope};
+use relevo_runs::audit::Actor;
 
-use crate::app::ApiDeps;
+use crate::app::App;
 use crate::error::ApiError;
 
-/// Lets a request pass whose key is good, and notes whose it is. What the key may do is decided by
+/// Lets a request pass whose key is good and does not ask too often, and notes whose it is. What the key may do is decided by
 /// the handler's [`Caller`].
 pub(crate) async fn authenticate(
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let presented = presented(request.headers())?;
-    let key = api_keys::verify(&deps.pool, presented).await?.ok_or_else(|| {
+    let key = app.keys.verify(&app.pool, presented).await?.ok_or_else(|| {
         ApiError::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
-            "this API key is unknown or revoked; `relevo key create` makes one",
+            "this API key is unknown, expired or revoked; `relevo key create` makes one",
         )
     })?;
+    app.rate_limit.check(key.id)?;
     request.extensions_mut().insert(key);
     Ok(next.run(request).await)
 }
@@ -72,30 +75,32 @@ macro_rules! needs {
     )*};
 }
 
-needs!(Enqueue, Read, Operate);
+needs!(Enqueue, Read, Operate, Admin);
 
 /// The caller, whose key has the scope `S`.
 pub(crate) struct Caller<S> {
     /// The key.
-    pub(crate) key: ApiKey,
+    pub(crate) key: Arc<ApiKey>,
     scope: PhantomData<S>,
 }
 
 impl<S> Caller<S> {
+    /// The caller as the audit log knows it.
+    pub(crate) fn actor(&self) -> Actor {
+        Actor::ApiKey { id: self.key.id, name: self.key.name.clone() }
+    }
+
     /// How the caller appears in logs, in runs and as the reason of a cancel.
     pub(crate) fn label(&self) -> String {
-        format!("api:{}", self.key.name)
+        self.actor().label()
     }
 }
 
-impl<S: Needs> FromRequestParts<ApiDeps> for Caller<S> {
+impl<S: Needs> FromRequestParts<App> for Caller<S> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        _deps: &ApiDeps,
-    ) -> Result<Self, Self::Rejection> {
-        let key = parts.extensions.get::<ApiKey>().cloned().ok_or_else(|| {
+    async fn from_request_parts(parts: &mut Parts, _app: &App) -> Result<Self, Self::Rejection> {
+        let key = parts.extensions.get::<Arc<ApiKey>>().cloned().ok_or_else(|| {
             ApiError::internal("a route that asks for a caller stands outside of authentication")
         })?;
         if key.allows(S::SCOPE) {

@@ -11,7 +11,7 @@ use relevo_runs::backup_requests::DeliverError;
 use serde_json::{Map, Value, json};
 
 /// How soon to come again after "unavailable", in seconds.
-const RETRY_AFTER_SECONDS: &str = "5";
+const UNAVAILABLE_RETRY_AFTER_SECONDS: u64 = 5;
 
 /// Why a request was refused or failed.
 #[derive(Debug)]
@@ -20,18 +20,32 @@ pub(crate) struct ApiError {
     code: &'static str,
     detail: String,
     fields: Map<String, Value>,
+    retry_after_seconds: Option<u64>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl ApiError {
     /// A refusal with a code that stays the same for ever, and a sentence that says what to do.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), fields: Map::new(), source: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            fields: Map::new(),
+            retry_after_seconds: None,
+            source: None,
+        }
     }
 
     /// Adds a fact for machines.
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to come again.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds);
         self
     }
 
@@ -86,8 +100,10 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The problem as it is answered. What went wrong inside goes to the log, under an id that the
+    /// problem names.
+    pub(crate) fn problem(self) -> Value {
         let mut detail = self.detail;
         if let Some(source) = &self.source {
             let id = format!("{:016x}", rand::random::<u64>());
@@ -107,13 +123,23 @@ impl IntoResponse for ApiError {
         problem.insert("status".to_owned(), json!(self.status.as_u16()));
         problem.insert("code".to_owned(), json!(self.code));
         problem.insert("detail".to_owned(), json!(detail));
-        let mut response = (self.status, Value::Object(problem).to_string()).into_response();
+        Value::Object(problem)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let retry_after_seconds = self.retry_after_seconds.or_else(|| {
+            (status == StatusCode::SERVICE_UNAVAILABLE).then_some(UNAVAILABLE_RETRY_AFTER_SECONDS)
+        });
+        let mut response = (status, self.problem().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = retry_after_seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(
                 header::WWW_AUTHENTICATE,
                 HeaderValue::from_static("Bearer realm=\"relevo\""),
@@ -198,6 +224,9 @@ impl From<ApiKeyError> for ApiError {
     fn from(error: ApiKeyError) -> Self {
         match error {
             ApiKeyError::Database(error) => error.into(),
+            ApiKeyError::Name | ApiKeyError::NoScope => {
+                Self::unprocessable("invalid_body", error.to_string())
+            }
             other => Self::internal(other),
         }
     }

@@ -62,6 +62,23 @@ pub enum RhythmError {
     Form(String),
 }
 
+/// The slots of a stored schedule after a moment, oldest first, at most `limit`: for whoever shows
+/// schedules and knows them as text only. None where the rhythm or the zone is unknown.
+#[must_use]
+pub fn next_slots(
+    rhythm: &str,
+    timezone: &str,
+    after: DateTime<Utc>,
+    limit: usize,
+) -> Vec<DateTime<Utc>> {
+    let (Ok(rhythm), Ok(zone)) = (rhythm.parse::<Rhythm>(), timezone.parse::<Tz>()) else {
+        return Vec::new();
+    };
+    std::iter::successors(rhythm.next_after(zone, after), |slot| rhythm.next_after(zone, *slot))
+        .take(limit)
+        .collect()
+}
+
 impl Rhythm {
     /// Every `hours` wall-clock hours from `from` on, each day.
     ///

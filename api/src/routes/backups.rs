@@ -1,51 +1,87 @@
 //! `/backups/{source}`: start a run of the backup import.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use relevo_jobs::JobKind;
+use relevo_runs::RunId;
+use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use relevo_runs::backup::{self, BackupMode, StartOptions};
 use serde_json::json;
 
-use super::jobs::location;
-use crate::app::ApiDeps;
+use super::location;
+use crate::app::App;
+use crate::audited::Audited;
 use crate::auth::{Caller, Enqueue};
 use crate::error::ApiError;
 use crate::extract::{Named, OptionalBody};
+use crate::openapi::schema::{boolean, id, input, object, string, word};
+use crate::openapi::{Operation, Routes};
 
-pub(super) fn router() -> Router<ApiDeps> {
-    Router::new().route("/backups/{source}", post(start))
+pub(super) fn routes() -> Routes {
+    let modes =
+        || word([BackupMode::Auto, BackupMode::Webhook, BackupMode::Sync].map(BackupMode::as_str));
+    let started = Operation::post("/api/v1/backups/{source}", "startBackup", "Start a backup run")
+        .describe(
+            "`auto` does what the source\u{2019}s settings say; `force` lets a backup replace the \
+             target that is suspiciously small against the last one.",
+        )
+        .needs(Scope::Enqueue)
+        .optional_body(input([], [("mode", modes()), ("force", boolean())]))
+        .made(
+            202,
+            "The run has begun.",
+            object([("run_id", id()), ("source", string()), ("mode", modes())]),
+        )
+        .problem(404, "source_not_found")
+        .problem(409, "run_active")
+        .problem(422, "public_url_missing");
+    Routes::new("Backups").add(started, start)
 }
 
 async fn start(
     caller: Caller<Enqueue>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(source): Named<String>,
     OptionalBody(options): OptionalBody<StartOptions>,
 ) -> Result<Response, ApiError> {
-    if !deps.settings.backup.contains_key(&source) {
-        return Err(unknown_source(&deps, &source));
+    let run = start_run(&app, caller.actor(), "backup.start", &source, &source, &options).await?;
+    let answer = json!({"run_id": run, "source": source, "mode": options.mode});
+    Ok((StatusCode::ACCEPTED, location("runs", run.0), Json(answer)).into_response())
+}
+
+/// Starts a run of `source`, noted as `action` on `object`.
+pub(super) async fn start_run(
+    app: &App,
+    actor: Actor,
+    action: &'static str,
+    object: &str,
+    source: &str,
+    options: &StartOptions,
+) -> Result<RunId, ApiError> {
+    if !app.settings.backup.contains_key(source) {
+        return Err(unknown_source(app, source));
     }
-    if options.mode == BackupMode::Webhook && deps.settings.api.public_url.is_none() {
+    if options.mode == BackupMode::Webhook && app.settings.api.public_url.is_none() {
         return Err(ApiError::unprocessable(
             "public_url_missing",
             "the gateway cannot call back: api.public_url is not configured; ask with mode sync",
         ));
     }
-    let mut tx = deps.pool.begin().await?;
-    let run = backup::start_in(&mut tx, &deps.queue, &source, &options, &caller.label()).await?;
-    tx.commit().await?;
-    deps.count_enqueued(relevo_jobs::policy(JobKind::RequestBackup).queue, JobKind::RequestBackup);
-    tracing::info!(run = run.0, source, by = caller.label(), "backup run started over HTTP");
-    let answer = json!({"run_id": run, "source": source, "mode": options.mode});
-    Ok((StatusCode::ACCEPTED, location("runs", run.0), Json(answer)).into_response())
+    let trigger = actor.label();
+    let mut audited = Audited::begin(app, actor).await?;
+    let run = backup::start_in(&mut audited.tx, &app.queue, source, options, &trigger).await?;
+    let after = json!({"run_id": run, "options": options});
+    audited.commit(action, object, None, Some(after)).await?;
+    app.count_enqueued(relevo_jobs::policy(JobKind::RequestBackup).queue, JobKind::RequestBackup);
+    Ok(run)
 }
 
-fn unknown_source(deps: &ApiDeps, source: &str) -> ApiError {
+fn unknown_source(app: &App, source: &str) -> ApiError {
     let source: String = source.chars().take(100).collect();
-    let known: Vec<&str> = deps.settings.backup.keys().map(String::as_str).collect();
+    let known: Vec<&str> = app.settings.backup.keys().map(String::as_str).collect();
     let nearest = known
         .iter()
         .map(|name| (strsim::jaro_winkler(name, &source), *name))

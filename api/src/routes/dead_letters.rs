@@ -1,29 +1,80 @@
-//! `/dead-letters`: jobs that were given up, for a person to look at, run again or throw away.
+//! `/dead-letters`: jobs that were given up, for a person to look at, mend, run again or throw away.
 
-use axum::Router;
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{OriginalUri, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
-use relevo_queue::{JobId, JobState};
+use relevo_queue::{JobId, JobState, JobView};
+use relevo_runs::api_keys::Scope;
+use relevo_runs::job_from_json;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::jobs::{JobParams, retry_job};
-use crate::app::ApiDeps;
+use super::enqueue::refuse_payload;
+use super::jobs::{JobParams, filters, retry_answers, retry_in};
+use crate::app::App;
+use crate::audited::Audited;
 use crate::auth::{Caller, Operate, Read};
 use crate::error::ApiError;
-use crate::extract::{Named, Params};
+use crate::extract::{Body, Named, Params};
+use crate::openapi::schema::{any_object, boolean, input, named};
+use crate::openapi::{Operation, Routes, list_of};
 use crate::page::page;
 
-pub(super) fn router() -> Router<ApiDeps> {
-    Router::new()
-        .route("/dead-letters", get(list))
-        .route("/dead-letters/{id}", delete(discard))
-        .route("/dead-letters/{id}/retry", post(retry))
+pub(super) fn routes() -> Routes {
+    let listed = Operation::get("/api/v1/dead-letters", "listDeadLetters", "List dead letters")
+        .needs(Scope::Read)
+        .query(filters())
+        .answer(200, "A page.", list_of("dead_letters", "Job"));
+    let retried = Operation::post(
+        "/api/v1/dead-letters/{id}/retry",
+        "retryDeadLetter",
+        "Run a dead letter again",
+    )
+    .needs(Scope::Operate)
+    .problem(404, "dead_letter_not_found");
+    let edited = Operation::new(
+        axum::http::Method::PUT,
+        "/api/v1/dead-letters/{id}/payload",
+        "editDeadLetter",
+        "Give a dead letter another payload",
+    )
+    .describe(
+        "The payload is checked as the kind\u{2019}s own and must belong to the same run. With `retry` \
+         the job goes back to work in the same transaction.",
+    )
+    .needs(Scope::Operate)
+    .body(input([("payload", any_object())], [("retry", boolean())]))
+    .answer(200, "The job as it is now.", named("Job"))
+    .problem(404, "dead_letter_not_found")
+    .problem(409, "unique_key_held")
+    .problem(422, "unknown_kind")
+    .problem(422, "invalid_payload")
+    .problem(422, "invalid_job")
+    .problem(422, "run_differs")
+    .problem(503, "key_contended");
+    let discarded = Operation::new(
+        axum::http::Method::DELETE,
+        "/api/v1/dead-letters/{id}",
+        "discardDeadLetter",
+        "Give a dead letter up for good",
+    )
+    .describe("The job ends as cancelled and stays in the history.")
+    .needs(Scope::Operate)
+    .empty(204, "Done.")
+    .problem(404, "dead_letter_not_found");
+    Routes::new("Dead letters")
+        .add(listed, list)
+        .add(retry_answers(retried), retry)
+        .add(edited, edit)
+        .add(discarded, discard)
 }
 
 async fn list(
     _: Caller<Read>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
+    OriginalUri(uri): OriginalUri,
     Params(params): Params<JobParams>,
 ) -> Result<Response, ApiError> {
     let (filter, limit) = params.filter()?;
@@ -33,31 +84,76 @@ async fn list(
             "every dead letter has the state dead; leave state out",
         ));
     }
-    let jobs = deps.queue.dead_letters(&filter).await?;
-    Ok(page("dead_letters", &jobs, limit, |job| job.id.0))
+    let jobs = app.queue.dead_letters(&filter).await?;
+    Ok(page(&uri, "dead_letters", &jobs, limit, |job| job.id.0))
+}
+
+async fn find(app: &App, id: JobId) -> Result<JobView, ApiError> {
+    let job = app.queue.job(id).await?;
+    job.filter(|job| job.state == JobState::Dead).ok_or_else(|| dead_letter_not_found(id))
 }
 
 async fn retry(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    let job = deps.queue.job(id).await?;
-    if job.is_none_or(|job| job.state != JobState::Dead) {
+    find(&app, id).await?;
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    retry_in(&app, &mut audited, id).await?;
+    audited.commit("dead_letter.retry", &id.to_string(), None, None).await?;
+    Ok(Json(json!({"id": id, "outcome": "retried"})).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EditBody {
+    payload: Box<RawValue>,
+    #[serde(default)]
+    retry: bool,
+}
+
+async fn edit(
+    caller: Caller<Operate>,
+    State(app): State<App>,
+    Named(id): Named<JobId>,
+    Body(body): Body<EditBody>,
+) -> Result<Response, ApiError> {
+    let before = find(&app, id).await?;
+    let job = job_from_json(&before.kind, &body.payload).map_err(refuse_payload)?;
+    if job.run_id != before.run_id {
+        return Err(ApiError::unprocessable(
+            "run_differs",
+            "the payload belongs to another run than the job does",
+        ));
+    }
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    let edited =
+        app.queue.edit_dead_in(&mut audited.tx, id, &job.payload, job.payload_version).await?;
+    if !edited {
         return Err(dead_letter_not_found(id));
     }
-    retry_job(&deps, id, &caller.label()).await
+    if body.retry {
+        retry_in(&app, &mut audited, id).await?;
+    }
+    let after = json!({"payload": job.payload, "retry": body.retry});
+    let before = json!({"payload": before.payload});
+    audited.commit("dead_letter.edit", &id.to_string(), Some(before), Some(after)).await?;
+    let job = app.queue.job(id).await?.ok_or_else(|| dead_letter_not_found(id))?;
+    Ok(Json(job).into_response())
 }
 
 async fn discard(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    if !deps.queue.discard_dead(id).await? {
+    let reason = format!("discarded by {}", caller.label());
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    if !app.queue.discard_dead_in(&mut audited.tx, id, &reason).await? {
         return Err(dead_letter_not_found(id));
     }
-    tracing::info!(job = id.0, by = caller.label(), "dead letter discarded over HTTP");
+    audited.commit("dead_letter.discard", &id.to_string(), None, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -1,173 +1,82 @@
-//! `/jobs`: enqueue, look, cancel, retry.
+//! `/jobs`: look, cancel, retry.
 
-use std::time::Duration;
-
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::Json;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use chrono::{DateTime, Datelike as _, Utc};
-use relevo_queue::{CancelOutcome, JobFilter, JobId, JobState, NewJob, RetryOutcome, UniqueScope};
-use relevo_runs::{PayloadError, job_from_json};
+use relevo_queue::{BatchId, CancelOutcome, JobFilter, JobId, JobState, RetryOutcome};
+use relevo_runs::api_keys::Scope;
 use serde::Deserialize;
-use serde_json::json;
-use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use crate::app::ApiDeps;
-use crate::auth::{Caller, Enqueue, Operate, Read};
+use crate::app::App;
+use crate::audited::Audited;
+use crate::auth::{Caller, Operate, Read};
 use crate::error::ApiError;
-use crate::extract::{Body, Named, OptionalBody, Params, limit_param, text_param};
+use crate::extract::{Named, OptionalBody, Params, limit_param, text_param};
+use crate::openapi::schema::{
+    constant, id, input, integer, named, nullable, object, prose, query, text, word, words,
+};
+use crate::openapi::{Operation, Routes, job_states, list_of};
 use crate::page::{LIMIT_DEFAULT, LIMIT_MAX, page};
 
-/// How long a repeated idempotency key is recognised.
-const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 3_600);
-/// Set in front of callers' keys, so that none can meet a key of Relevo's own jobs.
-const KEY_PREFIX: &str = "api/";
 /// Longest reason for a cancel, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
-pub(super) fn router() -> Router<ApiDeps> {
-    Router::new()
-        .route("/jobs", get(list).post(enqueue))
-        .route("/jobs/{id}", get(show))
-        .route("/jobs/{id}/cancel", post(cancel))
-        .route("/jobs/{id}/retry", post(retry))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EnqueueBody {
-    kind: String,
-    #[serde(default)]
-    payload: Option<Box<RawValue>>,
-    #[serde(default)]
-    queue: Option<String>,
-    #[serde(default)]
-    priority: Option<i16>,
-    #[serde(default)]
-    run_at: Option<DateTime<Utc>>,
-    #[serde(default)]
-    delay_seconds: Option<u64>,
-    #[serde(default)]
-    idempotency_key: Option<String>,
-    #[serde(default)]
-    unique_key: Option<String>,
-    #[serde(default)]
-    unique_until: Option<UniqueScope>,
-}
-
-async fn enqueue(
-    _: Caller<Enqueue>,
-    State(deps): State<ApiDeps>,
-    headers: HeaderMap,
-    Body(mut body): Body<EnqueueBody>,
-) -> Result<Response, ApiError> {
-    body.idempotency_key = idempotency_key(body.idempotency_key.take(), &headers)?;
-    let job = new_job(body)?;
-    let (queue, kind) = (job.queue.clone(), job.kind.parse());
-    let enqueued = deps.queue.enqueue(job).await?;
-    if let Ok(kind) = kind {
-        deps.log_enqueued(kind, enqueued.id, enqueued.duplicate);
-        if !enqueued.duplicate {
-            deps.count_enqueued(&queue, kind);
-        }
-    }
-    Ok((StatusCode::ACCEPTED, location("jobs", enqueued.id.0), Json(enqueued)).into_response())
-}
-
-/// Where to look at what was just made.
-pub(super) fn location(resource: &str, id: i64) -> [(HeaderName, HeaderValue); 1] {
-    let path = format!("/api/v1/{resource}/{id}");
-    // A path of letters, slashes and digits is always fit for a header.
-    [(header::LOCATION, HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/")))]
-}
-
-fn new_job(body: EnqueueBody) -> Result<NewJob, ApiError> {
-    let empty = RawValue::from_string("{}".to_owned()).map_err(ApiError::internal)?;
-    let payload = body.payload.unwrap_or(empty);
-    let mut job = job_from_json(&body.kind, &payload).map_err(refuse_payload)?;
-    if let Some(queue) = body.queue {
-        job = job.queue(queue);
-    }
-    if let Some(priority) = body.priority {
-        job = job.priority(priority);
-    }
-    match (body.run_at, body.delay_seconds) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::unprocessable(
-                "invalid_body",
-                "give run_at or delay_seconds, not both",
-            ));
-        }
-        (Some(run_at), None) => {
-            if !(2_000..=2_999).contains(&run_at.year()) {
-                return Err(ApiError::unprocessable(
-                    "invalid_body",
-                    "run_at lies between the years 2000 and 2999",
-                ));
-            }
-            job = job.run_at(run_at);
-        }
-        (None, Some(seconds)) => job = job.delay(Duration::from_secs(seconds)),
-        (None, None) => {}
-    }
-    if let Some(key) = body.idempotency_key {
-        job = job.idempotency_key(own_key("idempotency_key", &key)?, IDEMPOTENCY_TTL);
-    }
-    match (body.unique_key, body.unique_until) {
-        (Some(key), until) => {
-            job = job.unique(own_key("unique_key", &key)?, until.unwrap_or(UniqueScope::Finished));
-        }
-        (None, Some(_)) => {
-            return Err(ApiError::unprocessable(
-                "invalid_body",
-                "unique_until says how long unique_key holds: give both",
-            ));
-        }
-        (None, None) => {}
-    }
-    Ok(job)
-}
-
-fn refuse_payload(error: PayloadError) -> ApiError {
-    match error {
-        PayloadError::UnknownKind(unknown) => {
-            ApiError::unprocessable("unknown_kind", unknown.to_string())
-                .with("nearest", unknown.nearest)
-        }
-        PayloadError::Invalid { kind, source } => ApiError::unprocessable(
-            "invalid_payload",
-            format!("the payload is not one of {kind}: {source}"),
+pub(super) fn routes() -> Routes {
+    let listed = Operation::get("/api/v1/jobs", "listJobs", "List jobs")
+        .describe("Waiting, running, finished and dead ones, newest first.")
+        .needs(Scope::Read)
+        .query([query("state", words(job_states()), "One or several, with commas between.")])
+        .query(filters())
+        .answer(200, "A page.", list_of("jobs", "Job"));
+    let shown = Operation::get("/api/v1/jobs/{id}", "getJob", "One job, wherever it is")
+        .needs(Scope::Read)
+        .answer(200, "The job.", named("Job"))
+        .problem(404, "job_not_found");
+    let cancelled = Operation::post("/api/v1/jobs/{id}/cancel", "cancelJob", "Cancel a job")
+        .describe("A waiting job is cancelled, a running one is told to stop.")
+        .needs(Scope::Operate)
+        .optional_body(reason_body())
+        .answer(200, "Done.", object([("id", id()), ("outcome", word(["cancelled", "requested"]))]))
+        .problem(404, "job_not_found")
+        .problem(409, "job_ended");
+    let retried = Operation::post("/api/v1/jobs/{id}/retry", "retryJob", "Run a job now")
+        .describe(
+            "Makes a dead, retryable or scheduled job available; a dead one starts over with its \
+             attempts.",
         )
-        .with("kind", kind.as_str()),
-    }
+        .needs(Scope::Operate);
+    Routes::new("Jobs")
+        .add(listed, list)
+        .add(shown, show)
+        .add(cancelled, cancel)
+        .add(retry_answers(retried).problem(404, "job_not_found"), retry)
 }
 
-/// The key from the body or from the header `Idempotency-Key`; where both are given they must agree.
-fn idempotency_key(body: Option<String>, headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(header) = headers.get("idempotency-key") else { return Ok(body) };
-    let header = header.to_str().map_err(|_| {
-        ApiError::bad_request("invalid_header", "Idempotency-Key is not plain ASCII text")
-    })?;
-    match body {
-        Some(body) if body != header => Err(ApiError::unprocessable(
-            "invalid_body",
-            "idempotency_key and the header Idempotency-Key differ",
-        )),
-        _ => Ok(Some(header.to_owned())),
-    }
+/// The filters of lists of jobs, and the page.
+pub(super) fn filters() -> [Value; 6] {
+    [
+        query("kind", text(0, 500), "One or several, with commas between."),
+        query("queue", text(0, 500), "Only in this queue."),
+        query("run_id", id(), "Only of this run."),
+        query("batch_id", id(), "Only members of this batch."),
+        query("before", id(), "Only below this id: `next_before` of the page before."),
+        query("limit", integer(1, LIMIT_MAX.into()), "How many, 50 by default."),
+    ]
 }
 
-fn own_key(name: &str, key: &str) -> Result<String, ApiError> {
-    let length_fits = (1..=400).contains(&key.chars().count());
-    if length_fits && !key.chars().any(char::is_control) {
-        return Ok(format!("{KEY_PREFIX}{key}"));
-    }
-    Err(ApiError::unprocessable(
-        "invalid_body",
-        format!("{name} has 1 to 400 characters, none of them a control character"),
-    ))
+/// The body with a reason.
+pub(super) fn reason_body() -> Value {
+    input([], [("reason", nullable(prose(0, REASON_CHARS_MAX)))])
+}
+
+/// What retrying one job may come to.
+pub(super) fn retry_answers(operation: Operation) -> Operation {
+    operation
+        .answer(200, "Done.", object([("id", id()), ("outcome", constant("retried"))]))
+        .problem(409, "job_not_retryable")
+        .problem(409, "unique_key_held")
+        .problem(503, "key_contended")
 }
 
 #[derive(Deserialize)]
@@ -177,6 +86,7 @@ pub(super) struct JobParams {
     kind: Option<String>,
     queue: Option<String>,
     run_id: Option<i64>,
+    batch_id: Option<i64>,
     before: Option<i64>,
     limit: Option<u16>,
 }
@@ -201,7 +111,7 @@ impl JobParams {
             kinds,
             queue: text_param("queue", self.queue)?,
             run_id: self.run_id,
-            batch_id: None,
+            batch_id: self.batch_id.map(BatchId),
             before: self.before.map(JobId),
             limit: Some(limit),
         };
@@ -211,20 +121,21 @@ impl JobParams {
 
 async fn list(
     _: Caller<Read>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
+    OriginalUri(uri): OriginalUri,
     Params(params): Params<JobParams>,
 ) -> Result<Response, ApiError> {
     let (filter, limit) = params.filter()?;
-    let jobs = deps.queue.jobs(&filter).await?;
-    Ok(page("jobs", &jobs, limit, |job| job.id.0))
+    let jobs = app.queue.jobs(&filter).await?;
+    Ok(page(&uri, "jobs", &jobs, limit, |job| job.id.0))
 }
 
 async fn show(
     _: Caller<Read>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    let job = deps.queue.job(id).await?.ok_or_else(|| job_not_found(id))?;
+    let job = app.queue.job(id).await?.ok_or_else(|| job_not_found(id))?;
     Ok(Json(job).into_response())
 }
 
@@ -252,15 +163,19 @@ impl CancelBody {
 
 async fn cancel(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<JobId>,
     OptionalBody(body): OptionalBody<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason(&caller.label())?;
-    let outcome = match deps.queue.cancel(id, &reason).await? {
-        // Asking twice is no mistake.
-        CancelOutcome::Cancelled | CancelOutcome::AlreadyEnded(JobState::Cancelled) => "cancelled",
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    let outcome = match app.queue.cancel_in(&mut audited.tx, id, &reason).await? {
+        CancelOutcome::Cancelled => "cancelled",
         CancelOutcome::Requested => "requested",
+        // Asking twice is no mistake.
+        CancelOutcome::AlreadyEnded(JobState::Cancelled) => {
+            return Ok(Json(json!({"id": id, "outcome": "cancelled"})).into_response());
+        }
         CancelOutcome::AlreadyEnded(state) => {
             return Err(ApiError::conflict(
                 "job_ended",
@@ -270,25 +185,26 @@ async fn cancel(
         }
         CancelOutcome::NotFound => return Err(job_not_found(id)),
     };
-    tracing::info!(job = id.0, outcome, by = caller.label(), "job cancelled over HTTP");
+    let after = json!({"outcome": outcome, "reason": reason});
+    audited.commit("job.cancel", &id.to_string(), None, Some(after)).await?;
     Ok(Json(json!({"id": id, "outcome": outcome})).into_response())
 }
 
 async fn retry(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    retry_job(&deps, id, &caller.label()).await
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    retry_in(&app, &mut audited, id).await?;
+    audited.commit("job.retry", &id.to_string(), None, None).await?;
+    Ok(Json(json!({"id": id, "outcome": "retried"})).into_response())
 }
 
-/// Makes a job available now, also for dead letters.
-pub(super) async fn retry_job(deps: &ApiDeps, id: JobId, by: &str) -> Result<Response, ApiError> {
-    match deps.queue.retry(id).await? {
-        RetryOutcome::Retried => {
-            tracing::info!(job = id.0, by, "job retried over HTTP");
-            Ok(Json(json!({"id": id, "outcome": "retried"})).into_response())
-        }
+/// Makes a job available now, also a dead letter.
+pub(super) async fn retry_in(app: &App, audited: &mut Audited, id: JobId) -> Result<(), ApiError> {
+    match app.queue.retry_in(&mut audited.tx, id).await? {
+        RetryOutcome::Retried => Ok(()),
         RetryOutcome::NotRetryable(state) => Err(ApiError::conflict(
             "job_not_retryable",
             format!("job {id} is {state}; only dead, retryable and scheduled jobs can be retried"),
@@ -305,9 +221,4 @@ pub(super) async fn retry_job(deps: &ApiDeps, id: JobId, by: &str) -> Result<Res
 
 pub(super) fn job_not_found(id: JobId) -> ApiError {
     ApiError::not_found("job_not_found", format!("there is no job {id}")).with("id", id.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 }

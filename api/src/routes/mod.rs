@@ -1,24 +1,63 @@
 //! The routes, by resource.
 
+mod audit;
 mod backups;
 mod dead_letters;
+mod dead_letters_bulk;
+mod enqueue;
+mod health;
 mod jobs;
+mod keys;
+mod kinds;
 mod queues;
 mod runs;
-pub(crate) mod webhook;
+mod schedules;
+mod sources;
+mod webhook;
 
-use axum::{Router, middleware};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware;
 
-use crate::app::ApiDeps;
+use crate::app::App;
 use crate::auth::authenticate;
+use crate::openapi::{self, Routes};
+
+/// Every route. Without an `app` they can be described, not asked. `bare_webhook` adds the webhook
+/// without a token.
+pub(crate) fn all(app: Option<&App>, bare_webhook: bool) -> Routes {
+    Routes::new("")
+        .merge(api_v1(app))
+        .merge(webhook::routes(bare_webhook))
+        .merge(health::routes())
+        .merge(openapi::own_routes())
+}
 
 /// Everything under `/api/v1`, each route behind a good API key.
-pub(crate) fn api_v1(deps: &ApiDeps) -> Router<ApiDeps> {
-    Router::new()
-        .merge(jobs::router())
-        .merge(runs::router())
-        .merge(backups::router())
-        .merge(queues::router())
-        .merge(dead_letters::router())
-        .route_layer(middleware::from_fn_with_state(deps.clone(), authenticate))
+fn api_v1(app: Option<&App>) -> Routes {
+    let routes = Routes::new("")
+        .merge(enqueue::routes())
+        .merge(jobs::routes())
+        .merge(kinds::routes())
+        .merge(backups::routes())
+        .merge(runs::routes())
+        .merge(sources::routes())
+        .merge(schedules::routes())
+        .merge(queues::routes())
+        .merge(dead_letters::routes())
+        .merge(dead_letters_bulk::routes())
+        .merge(keys::routes())
+        .merge(audit::routes());
+    match app {
+        Some(app) => routes.map(|router| {
+            router.route_layer(middleware::from_fn_with_state(app.clone(), authenticate))
+        }),
+        None => routes,
+    }
+}
+
+/// Where to look at what was just made.
+pub(super) fn location(resource: &str, id: i64) -> [(HeaderName, HeaderValue); 1] {
+    let path = format!("/api/v1/{resource}/{id}");
+    // A path of letters, slashes and digits is always fit for a header.
+    [(header::LOCATION, HeaderValue::from_str(&path).unwrap_or(HeaderValue::from_static("/")))]
 }

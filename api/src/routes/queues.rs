@@ -1,44 +1,67 @@
 //! `/queues`: what waits where, and whether it may move.
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use relevo_runs::api_keys::Scope;
 use serde_json::json;
 
-use crate::app::ApiDeps;
+use crate::app::App;
+use crate::audited::Audited;
 use crate::auth::{Caller, Operate, Read};
 use crate::error::ApiError;
 use crate::extract::Named;
+use crate::openapi::schema::{array, boolean, constant, named, object, string};
+use crate::openapi::{Operation, Routes};
 
-pub(super) fn router() -> Router<ApiDeps> {
-    Router::new()
-        .route("/queues", get(list))
-        .route("/queues/{queue}/pause", post(pause))
-        .route("/queues/{queue}/resume", post(resume))
+pub(super) fn routes() -> Routes {
+    let changed = |paused: bool| {
+        object([("queue", string()), ("paused", constant(paused)), ("changed", boolean())])
+    };
+    let listed = Operation::get("/api/v1/queues", "listQueues", "What every queue holds")
+        .describe("Every queue that holds something or is paused, by name.")
+        .needs(Scope::Read)
+        .answer(200, "The queues.", object([("queues", array(named("Queue")))]));
+    let paused =
+        Operation::post("/api/v1/queues/{queue}/pause", "pauseQueue", "Stop claims from a queue")
+            .describe("What runs goes on. `changed` is false when it was paused before.")
+            .needs(Scope::Operate)
+            .answer(200, "It is paused.", changed(true))
+            .problem(422, "invalid_job");
+    let resumed =
+        Operation::post("/api/v1/queues/{queue}/resume", "resumeQueue", "Let claims go on")
+            .needs(Scope::Operate)
+            .answer(200, "It is not paused.", changed(false));
+    Routes::new("Queues").add(listed, list).add(paused, pause).add(resumed, resume)
 }
 
-async fn list(_: Caller<Read>, State(deps): State<ApiDeps>) -> Result<Response, ApiError> {
-    let queues = deps.queue.stats().await?;
+async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiError> {
+    let queues = app.queue.stats().await?;
     Ok(Json(json!({"queues": queues})).into_response())
 }
 
 async fn pause(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(queue): Named<String>,
 ) -> Result<Response, ApiError> {
-    let changed = deps.queue.pause(&queue).await?;
-    tracing::info!(queue, changed, by = caller.label(), "queue paused over HTTP");
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    let changed = app.queue.pause_in(&mut audited.tx, &queue).await?;
+    if changed {
+        audited.commit("queue.pause", &queue, None, None).await?;
+    }
     Ok(Json(json!({"queue": queue, "paused": true, "changed": changed})).into_response())
 }
 
 async fn resume(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(queue): Named<String>,
 ) -> Result<Response, ApiError> {
-    let changed = deps.queue.resume(&queue).await?;
-    tracing::info!(queue, changed, by = caller.label(), "queue resumed over HTTP");
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    let changed = app.queue.resume_in(&mut audited.tx, &queue).await?;
+    if changed {
+        audited.commit("queue.resume", &queue, None, None).await?;
+    }
     Ok(Json(json!({"queue": queue, "paused": false, "changed": changed})).into_response())
 }

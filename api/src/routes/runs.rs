@@ -1,32 +1,82 @@
 //! `/runs`: the history, one run, its log, its end.
 
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{OriginalUri, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use relevo_runs::{CancelRequest, RunError, RunFilter, RunId, RunState};
+use relevo_runs::api_keys::Scope;
+use relevo_runs::{RunError, RunFilter, RunId, RunState};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::jobs::CancelBody;
-use crate::app::ApiDeps;
+use super::jobs::{CancelBody, reason_body};
+use crate::app::App;
+use crate::audited::Audited;
 use crate::auth::{Caller, Operate, Read};
 use crate::error::ApiError;
 use crate::extract::{Named, OptionalBody, Params, limit_param, text_param};
-use crate::page::{LIMIT_DEFAULT, LIMIT_MAX, page};
+use crate::openapi::schema::{
+    array, constant, count, described, id, integer, named, nullable, object, query, string, text,
+    word,
+};
+use crate::openapi::{Operation, Routes, list_of};
+use crate::page::{LIMIT_DEFAULT, LIMIT_MAX, page, with_parameter};
 
 /// Lines of a log in one answer, unless asked otherwise.
 const LOG_LIMIT_DEFAULT: u16 = 200;
 /// The most lines of a log in one answer.
 const LOG_LIMIT_MAX: u16 = 1_000;
 
-pub(super) fn router() -> Router<ApiDeps> {
-    Router::new()
-        .route("/runs", get(list))
-        .route("/runs/{id}", get(show))
-        .route("/runs/{id}/log", get(log))
-        .route("/runs/{id}/cancel", post(cancel))
+pub(super) fn routes() -> Routes {
+    let listed = Operation::get("/api/v1/runs", "listRuns", "The history of runs")
+        .needs(Scope::Read)
+        .query([
+            query("pipeline", text(0, 500), "Only of this pipeline."),
+            query("source", text(0, 500), "Only of this source."),
+            query("state", word(RunState::ALL.map(RunState::as_str)), "Only in this state."),
+            query("before", id(), "Only below this id: `next_before` of the page before."),
+            query("limit", integer(1, LIMIT_MAX.into()), "How many, 50 by default."),
+        ])
+        .answer(200, "A page.", list_of("runs", "Run"));
+    let shown = Operation::get("/api/v1/runs/{id}", "getRun", "One run")
+        .needs(Scope::Read)
+        .answer(200, "The run.", named("Run"))
+        .problem(404, "run_not_found");
+    let logged = Operation::get("/api/v1/runs/{id}/log", "getRunLog", "The log of a run")
+        .describe(
+            "Oldest first. Asking again with `next_after` follows the log without missing a line.",
+        )
+        .needs(Scope::Read)
+        .query([
+            query("after", id(), "Only above this id: the last `next_after`."),
+            query("limit", integer(1, LOG_LIMIT_MAX.into()), "How many, 200 by default."),
+        ])
+        .answer(
+            200,
+            "Lines of the log.",
+            object([
+                ("events", array(named("RunEvent"))),
+                ("next", described(string(), "The address of what follows.")),
+                ("next_after", described(nullable(id()), "The value of `after` in it.")),
+            ]),
+        )
+        .problem(404, "run_not_found");
+    let cancelled = Operation::post("/api/v1/runs/{id}/cancel", "cancelRun", "Cancel a run")
+        .needs(Scope::Operate)
+        .optional_body(reason_body())
+        .answer(
+            202,
+            "Its jobs are cancelled; it ends when they have stopped.",
+            object([("id", id()), ("outcome", constant("requested")), ("jobs_cancelled", count())]),
+        )
+        .answer(
+            200,
+            "It was cancelled before.",
+            object([("id", id()), ("outcome", constant("cancelled"))]),
+        )
+        .problem(404, "run_not_found")
+        .problem(409, "run_ended");
+    Routes::new("Runs").add(listed, list).add(shown, show).add(logged, log).add(cancelled, cancel)
 }
 
 #[derive(Deserialize)]
@@ -41,7 +91,8 @@ struct RunParams {
 
 async fn list(
     _: Caller<Read>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
+    OriginalUri(uri): OriginalUri,
     Params(params): Params<RunParams>,
 ) -> Result<Response, ApiError> {
     let limit = limit_param(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
@@ -57,16 +108,16 @@ async fn list(
         before: params.before.map(RunId),
         limit: u32::from(limit),
     };
-    let runs = deps.runs.list(&filter).await?;
-    Ok(page("runs", &runs, limit, |run| run.id.0))
+    let runs = app.runs.list(&filter).await?;
+    Ok(page(&uri, "runs", &runs, limit, |run| run.id.0))
 }
 
 async fn show(
     _: Caller<Read>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<RunId>,
 ) -> Result<Response, ApiError> {
-    let run = deps.runs.get(id).await?.ok_or(RunError::NotFound(id))?;
+    let run = app.runs.get(id).await?.ok_or(RunError::NotFound(id))?;
     Ok(Json(run).into_response())
 }
 
@@ -79,36 +130,40 @@ struct LogParams {
 
 async fn log(
     _: Caller<Read>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<RunId>,
+    OriginalUri(uri): OriginalUri,
     Params(params): Params<LogParams>,
 ) -> Result<Response, ApiError> {
     let limit = limit_param(params.limit, LOG_LIMIT_DEFAULT, LOG_LIMIT_MAX)?;
-    let events = deps.runs.logs(id, params.after, u32::from(limit)).await?;
+    let events = app.runs.logs(id, params.after, u32::from(limit)).await?;
     // A log can be empty, so only a run that is there tells an empty log from a wrong number.
-    if events.is_empty() && deps.runs.get(id).await?.is_none() {
+    if events.is_empty() && app.runs.get(id).await?.is_none() {
         return Err(RunError::NotFound(id).into());
     }
     let next_after = events.last().map(|event| event.id).or(params.after);
-    Ok(Json(json!({"events": events, "next_after": next_after})).into_response())
+    let next = with_parameter(&uri, "after", next_after.unwrap_or(0));
+    Ok(Json(json!({"events": events, "next": next, "next_after": next_after})).into_response())
 }
 
 async fn cancel(
     caller: Caller<Operate>,
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(id): Named<RunId>,
     OptionalBody(body): OptionalBody<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason(&caller.label())?;
-    match deps.runs.request_cancel(id, &reason).await? {
-        CancelRequest::Requested { jobs } => {
-            tracing::info!(run = id.0, jobs, by = caller.label(), "run cancelled over HTTP");
-            let answer = json!({"id": id, "outcome": "requested", "jobs_cancelled": jobs});
-            Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    match app.runs.request_cancel_in(&mut audited.tx, id, &reason).await? {
+        None => {}
+        Some(RunState::Cancelled) => {
+            return Ok(Json(json!({"id": id, "outcome": "cancelled"})).into_response());
         }
-        CancelRequest::AlreadyEnded(RunState::Cancelled) => {
-            Ok(Json(json!({"id": id, "outcome": "cancelled"})).into_response())
-        }
-        CancelRequest::AlreadyEnded(state) => Err(RunError::Ended { run: id, state }.into()),
+        Some(state) => return Err(RunError::Ended { run: id, state }.into()),
     }
+    let after = json!({"reason": reason});
+    audited.commit("run.cancel", &id.to_string(), None, Some(after)).await?;
+    let jobs = app.runs.cancel_jobs(id, &reason).await?;
+    let answer = json!({"id": id, "outcome": "requested", "jobs_cancelled": jobs});
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }

@@ -5,10 +5,9 @@
 //! come from the gateway that was asked. Deliveries repeat: the first is recorded durably before it
 //! is answered, the others change nothing and get the same answer.
 
+use axum::Json;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use relevo_jobs::JobKind;
 use relevo_runs::LogLevel;
 use relevo_runs::backup_requests::{
@@ -18,51 +17,86 @@ use relevo_runs::backup_requests::{
 use relevo_settings::BackupSource;
 use serde_json::{Map, Value, json};
 
-use crate::app::ApiDeps;
+use crate::app::App;
 use crate::error::ApiError;
 use crate::extract::{self, Named};
+use crate::openapi::schema::{any_object, constant, object, string, word};
+use crate::openapi::{Operation, Routes};
 
 /// A delivery is a handful of short fields.
 const BODY_BYTES_MAX: usize = 64 * 1_024;
 
-pub(crate) fn router() -> Router<ApiDeps> {
-    Router::new()
-        .route("/webhook/backup-ready", post(bare))
-        .route("/webhook/backup-ready/{token}", post(with_token))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+/// With `bare_id` also the address without a token.
+pub(super) fn routes(bare_id: bool) -> Routes {
+    let secret = Operation::post(
+        "/webhook/backup-ready/{token}",
+        "deliverBackup",
+        "The gateway says that a backup is ready, or failed",
+    )
+    .describe(
+        "The token is the permission: it was made for one request and told to the gateway alone. \
+         `job_id` for `backup_id`, `ready` for `completed` and `filesize_mb` for `file_size_mb` \
+         mean the same; unknown fields are let pass.",
+    );
+    let routes = Routes::new("Webhook").add(delivery(secret), with_token);
+    let routes = if bare_id {
+        let bare_address = Operation::post(
+            "/webhook/backup-ready",
+            "deliverBackupById",
+            "The same, known by the id that the gateway promised",
+        );
+        routes.add(delivery(bare_address), bare)
+    } else {
+        routes
+    };
+    routes.map(|router| router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)))
+}
+
+fn delivery(operation: Operation) -> Operation {
+    let outcome = word(["accepted", "repeat", "too_late"]);
+    operation
+        .uses_database()
+        .problem(400, "invalid_path")
+        .lenient_body(any_object())
+        .answer(
+            200,
+            "It is durable.",
+            object([("ok", constant(true)), ("outcome", outcome), ("message", string())]),
+        )
+        .problem(404, "request_not_found")
+        .problem(409, "other_backup")
+        .problem(409, "source_not_configured")
+        .problem(422, "invalid_delivery")
+        .problem(422, "download_url_refused")
 }
 
 async fn with_token(
-    State(deps): State<ApiDeps>,
+    State(app): State<App>,
     Named(token): Named<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
     // Strangers learn nothing, not even whether what they sent could be read.
     let addressed =
-        backup_requests::by_token(&deps.pool, &token).await?.ok_or_else(request_not_found)?;
-    let body = extract::bytes(request, &deps).await?;
-    take(&deps, &addressed, Message::parse(&body)?).await
+        backup_requests::by_token(&app.pool, &token).await?.ok_or_else(request_not_found)?;
+    let body = extract::bytes(request, &app).await?;
+    take(&app, &addressed, Message::parse(&body)?).await
 }
 
-async fn bare(State(deps): State<ApiDeps>, request: Request) -> Result<Response, ApiError> {
-    let body = extract::bytes(request, &deps).await?;
+async fn bare(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let body = extract::bytes(request, &app).await?;
     let message = Message::parse(&body)?;
     let id = message.backup_id.as_deref().ok_or_else(request_not_found)?;
     let addressed =
-        backup_requests::by_gateway_job_id(&deps.pool, id).await?.ok_or_else(request_not_found)?;
-    take(&deps, &addressed, message).await
+        backup_requests::by_gateway_job_id(&app.pool, id).await?.ok_or_else(request_not_found)?;
+    take(&app, &addressed, message).await
 }
 
 fn request_not_found() -> ApiError {
     ApiError::not_found("request_not_found", "no backup request is waiting for this")
 }
 
-async fn take(
-    deps: &ApiDeps,
-    addressed: &Addressed,
-    message: Message,
-) -> Result<Response, ApiError> {
-    let source = deps.settings.backup.get(&addressed.source).ok_or_else(|| {
+async fn take(app: &App, addressed: &Addressed, message: Message) -> Result<Response, ApiError> {
+    let source = app.settings.backup.get(&addressed.source).ok_or_else(|| {
         ApiError::conflict(
             "source_not_configured",
             format!("the source {:?} is not configured any more", addressed.source),
@@ -74,21 +108,21 @@ async fn take(
         Err(error) => {
             // The operator should see in the run's log what was refused, and why.
             let text = format!("a webhook was refused: {}", error.reason);
-            deps.runs.log(addressed.run_id, LogLevel::Warn, &text, &json!({})).await?;
+            app.runs.log(addressed.run_id, LogLevel::Warn, &text, &json!({})).await?;
             return Err(ApiError::unprocessable(error.code, error.reason));
         }
     };
     let delivered =
-        backup_requests::deliver(&deps.queue, addressed.request_id, backup_id.as_deref(), &report)
+        backup_requests::deliver(&app.queue, addressed.request_id, backup_id.as_deref(), &report)
             .await?;
     let (outcome, message) = match delivered {
         Delivered::Download(job) => {
-            count(deps, JobKind::DownloadDump);
+            count(app, JobKind::DownloadDump);
             tracing::info!(run = addressed.run_id.0, job = job.0, "the webhook delivered a backup");
             ("accepted", "the backup will be fetched")
         }
         Delivered::FollowUp(job) => {
-            count(deps, JobKind::BackupDeadline);
+            count(app, JobKind::BackupDeadline);
             tracing::warn!(run = addressed.run_id.0, job = job.0, "the webhook reported a failure");
             ("accepted", "the failure is noted")
         }
@@ -98,8 +132,8 @@ async fn take(
     Ok(Json(json!({"ok": true, "outcome": outcome, "message": message})).into_response())
 }
 
-fn count(deps: &ApiDeps, kind: JobKind) {
-    deps.count_enqueued(relevo_jobs::policy(kind).queue, kind);
+fn count(app: &App, kind: JobKind) {
+    app.count_enqueued(relevo_jobs::policy(kind).queue, kind);
 }
 
 /// What a gateway sends, in either spelling. Fields that are not known are let pass: the gateway

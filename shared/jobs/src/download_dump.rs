@@ -21,6 +21,15 @@ pub struct DownloadDump {
 impl Payload for DownloadDump {
     const KIND: JobKind = JobKind::DownloadDump;
     const VERSION: i16 = 1;
+    const SCHEMA: &'static str = r#"{
+        "type": "object",
+        "required": ["run_id", "request_id"],
+        "additionalProperties": false,
+        "properties": {
+            "run_id": {"type": "integer", "format": "int64"},
+            "request_id": {"type": "integer", "format": "int64"}
+        }
+    }"#;
 
     fn run_id(&self) -> Option<i64> {
         Some(self.run_id)

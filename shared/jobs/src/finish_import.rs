@@ -27,6 +27,16 @@ const fn first() -> i32 {
 impl Payload for FinishImport {
     const KIND: JobKind = JobKind::FinishImport;
     const VERSION: i16 = 1;
+    const SCHEMA: &'static str = r#"{
+        "type": "object",
+        "required": ["run_id", "request_id"],
+        "additionalProperties": false,
+        "properties": {
+            "run_id": {"type": "integer", "format": "int64"},
+            "request_id": {"type": "integer", "format": "int64"},
+            "round": {"type": "integer", "format": "int32", "minimum": -2147483648, "maximum": 2147483647, "default": 1}
+        }
+    }"#;
 
     fn run_id(&self) -> Option<i64> {
         Some(self.run_id)

@@ -35,6 +35,9 @@ pub trait Payload: Serialize + DeserializeOwned + Send + 'static {
     /// Version of the payload's shape, raised when an older build could not read it. A worker
     /// claims only versions up to the one it was built with.
     const VERSION: i16;
+    /// The payload as a JSON Schema (2020-12), for people and for generated clients. `format`
+    /// bounds the integers. It says what [`validate`] takes; a test holds the two together.
+    const SCHEMA: &'static str;
 
     /// The run this job works for, written to the job's correlation column so that a run's jobs
     /// can be listed. `None` for kinds that stand alone.
@@ -77,6 +80,40 @@ pub fn version(kind: JobKind) -> i16 {
         JobKind::BackupDeadline => BackupDeadline::VERSION,
         JobKind::Notify => Notify::VERSION,
         JobKind::Noop => Noop::VERSION,
+    }
+}
+
+/// The JSON Schema of the newest payload of `kind`, as JSON text.
+#[must_use]
+pub const fn schema(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::RequestBackup => RequestBackup::SCHEMA,
+        JobKind::DownloadDump => DownloadDump::SCHEMA,
+        JobKind::TranslateChunk => TranslateChunk::SCHEMA,
+        JobKind::FinishImport => FinishImport::SCHEMA,
+        JobKind::BackupDeadline => BackupDeadline::SCHEMA,
+        JobKind::Notify => Notify::SCHEMA,
+        JobKind::Noop => Noop::SCHEMA,
+    }
+}
+
+/// What one job of `kind` does, in a sentence.
+#[must_use]
+pub const fn summary(kind: JobKind) -> &'static str {
+    match kind {
+        JobKind::RequestBackup => "Asks the gateway for a full backup.",
+        JobKind::DownloadDump => {
+            "Fetches the finished dump, cuts it into chunks and prepares the staging schema."
+        }
+        JobKind::TranslateChunk => "Loads one chunk of the dump into the staging schema.",
+        JobKind::FinishImport => {
+            "Completes the import: indexes, keys, verification, cutover, certificate."
+        }
+        JobKind::BackupDeadline => "Looks after a request whose webhook did not come.",
+        JobKind::Notify => "Tells people how a run ended.",
+        JobKind::Noop => {
+            "Does nothing, on request slowly or with a failure: for tests and benchmarks."
+        }
     }
 }
 

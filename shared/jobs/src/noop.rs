@@ -41,6 +41,15 @@ const fn is_zero(n: &u32) -> bool {
 impl Payload for Noop {
     const KIND: JobKind = JobKind::Noop;
     const VERSION: i16 = 1;
+    const SCHEMA: &'static str = r#"{
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "sleep_ms": {"type": "integer", "format": "int64", "minimum": 0, "maximum": 4294967295, "default": 0},
+            "fail": {"type": ["string", "null"], "enum": ["retry", "once", "fatal", "panic", null]},
+            "tag": {"type": ["integer", "null"], "format": "int64"}
+        }
+    }"#;
 
     fn run_id(&self) -> Option<i64> {
         None

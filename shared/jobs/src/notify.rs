@@ -16,6 +16,14 @@ pub struct Notify {
 impl Payload for Notify {
     const KIND: JobKind = JobKind::Notify;
     const VERSION: i16 = 1;
+    const SCHEMA: &'static str = r#"{
+        "type": "object",
+        "required": ["run_id"],
+        "additionalProperties": false,
+        "properties": {
+            "run_id": {"type": "integer", "format": "int64"}
+        }
+    }"#;
 
     fn run_id(&self) -> Option<i64> {
         Some(self.run_id)

@@ -91,6 +91,16 @@ impl FromStr for RequestMode {
 impl Payload for RequestBackup {
     const KIND: JobKind = JobKind::RequestBackup;
     const VERSION: i16 = 1;
+    const SCHEMA: &'static str = r#"{
+        "type": "object",
+        "required": ["run_id"],
+        "additionalProperties": false,
+        "properties": {
+            "run_id": {"type": "integer", "format": "int64"},
+            "mode": {"type": "string", "enum": ["auto", "webhook", "sync"], "default": "auto"},
+            "round": {"type": "integer", "format": "int32", "minimum": -2147483648, "maximum": 2147483647, "default": 1}
+        }
+    }"#;
 
     fn run_id(&self) -> Option<i64> {
         Some(self.run_id)

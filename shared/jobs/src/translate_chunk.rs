@@ -21,6 +21,16 @@ pub struct TranslateChunk {
 impl Payload for TranslateChunk {
     const KIND: JobKind = JobKind::TranslateChunk;
     const VERSION: i16 = 1;
+    const SCHEMA: &'static str = r#"{
+        "type": "object",
+        "required": ["run_id", "request_id", "ordinal"],
+        "additionalProperties": false,
+        "properties": {
+            "run_id": {"type": "integer", "format": "int64"},
+            "request_id": {"type": "integer", "format": "int64"},
+            "ordinal": {"type": "integer", "format": "int32", "minimum": -2147483648, "maximum": 2147483647}
+        }
+    }"#;
 
     fn run_id(&self) -> Option<i64> {
         Some(self.run_id)

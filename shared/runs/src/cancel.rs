@@ -2,6 +2,7 @@
 
 use relevo_queue::{JobFilter, JobState, Queue};
 use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::{LogLevel, RunError, RunId, RunState, Runs};
 
@@ -29,11 +30,30 @@ impl Runs {
     /// [`RunError::NotFound`]; database errors.
     pub async fn request_cancel(&self, id: RunId, reason: &str) -> Result<CancelRequest, RunError> {
         let mut tx = self.pool().begin().await?;
-        let Some(run) = self.get_for_update_in(&mut tx, id).await? else {
+        if let Some(state) = self.request_cancel_in(&mut tx, id, reason).await? {
+            return Ok(CancelRequest::AlreadyEnded(state));
+        }
+        tx.commit().await?;
+        let jobs = self.cancel_jobs(id, reason).await?;
+        Ok(CancelRequest::Requested { jobs })
+    }
+
+    /// The first half of [`Runs::request_cancel`], in the caller's transaction: notes the wish. When
+    /// that has committed, [`Runs::cancel_jobs`] is due. Answers how the run has ended, when it has.
+    ///
+    /// # Errors
+    /// [`RunError::NotFound`]; database errors.
+    pub async fn request_cancel_in(
+        &self,
+        tx: &mut PgConnection,
+        id: RunId,
+        reason: &str,
+    ) -> Result<Option<RunState>, RunError> {
+        let Some(run) = self.get_for_update_in(tx, id).await? else {
             return Err(RunError::NotFound(id));
         };
         if run.state.is_ended() {
-            return Ok(CancelRequest::AlreadyEnded(run.state));
+            return Ok(Some(run.state));
         }
         if !run.cancel_requested {
             sqlx::query(
@@ -44,15 +64,16 @@ impl Runs {
             .execute(&mut *tx)
             .await?;
             let message = format!("cancel requested: {reason}");
-            self.log_in(&mut tx, id, LogLevel::Warn, &message, &json!({})).await?;
+            self.log_in(tx, id, LogLevel::Warn, &message, &json!({})).await?;
         }
-        tx.commit().await?;
-        let jobs = self.cancel_jobs(id, reason).await?;
-        Ok(CancelRequest::Requested { jobs })
+        Ok(None)
     }
 
     /// Cancels the unfinished jobs of a run and says how many there were.
-    async fn cancel_jobs(&self, id: RunId, reason: &str) -> Result<u64, RunError> {
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn cancel_jobs(&self, id: RunId, reason: &str) -> Result<u64, RunError> {
         let queue = Queue::new(self.pool().clone());
         let mut filter = JobFilter {
             states: vec![

@@ -1,7 +1,8 @@
 //! Runs and what belongs to them: the control plane's schema, the run with its log and certificate,
-//! API keys, backup requests, and the typed bridge from `relevo-jobs` to `relevo-queue`.
+//! API keys, the audit log, backup requests, and the typed bridge from `relevo-jobs` to `relevo-queue`.
 
 pub mod api_keys;
+pub mod audit;
 pub mod backup;
 pub mod backup_requests;
 mod bounded;
@@ -10,6 +11,7 @@ pub mod control_plane;
 mod event;
 mod run;
 mod runs;
+pub mod schedules;
 mod secret;
 mod typed;
 

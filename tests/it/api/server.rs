@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::conform;
+
 /// The gateway of the only source, `sicar`.
 pub const GATEWAY: &str = "https://gateway.test:8443";
 /// The most bytes a body may have.
@@ -81,6 +83,7 @@ impl Server {
             runs: Runs::new(db.pool().clone()),
             settings,
             metrics: Metrics::new(),
+            next_slots: relevo_scheduler::rhythm::next_slots,
         };
         let (_, secret) = api_keys::create(db.pool(), "test", &[Scope::Admin]).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -146,8 +149,19 @@ impl Server {
     }
 }
 
+/// Sends a request; the answer must be one that the API's document describes.
 pub async fn answer(request: reqwest::RequestBuilder) -> Answer {
-    let response = request.send().await.expect("the API answers");
+    let (client, request) = request.build_split();
+    let request = request.expect("a request");
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let answer = execute(&client, request).await;
+    conform::check(method.as_str(), &path, &answer);
+    answer
+}
+
+/// Sends a request and looks at nothing.
+pub async fn execute(client: &reqwest::Client, request: reqwest::Request) -> Answer {
+    let response = client.execute(request).await.expect("the API answers");
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.unwrap();
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));

@@ -16,6 +16,12 @@ pub struct Api {
     pub public_url: Option<String>,
     /// The largest request body that is read.
     pub body_limit_bytes: usize,
+    /// Requests per second that one API key may make; 0 sets no limit.
+    pub rate_limit_per_second: u32,
+    /// Claimable jobs in one queue beyond which HTTP enqueues are refused; 0 sets no limit.
+    pub queue_depth_max: u64,
+    /// Whether the webhook is also taken without a token, known by the id that the gateway promised.
+    pub bare_webhook: bool,
 }
 
 pub(crate) const SECTION: Section = Section {
@@ -38,6 +44,23 @@ pub(crate) const SECTION: Section = Section {
             "2097152",
             "The largest request body that is read, in bytes.",
         ),
+        Key::integer(
+            "rate_limit_per_second",
+            (0, 1_000_000),
+            "0",
+            "Requests per second that one API key may make, with bursts of one second's worth; more are answered 429. 0 sets no limit.",
+        ),
+        Key::integer(
+            "queue_depth_max",
+            (0, 1_000_000_000),
+            "1000000",
+            "Claimable jobs in one queue beyond which enqueues over HTTP are answered 429. 0 sets no limit.",
+        ),
+        Key::boolean(
+            "bare_webhook",
+            "true",
+            "Whether /webhook/backup-ready is also taken without a token, known by the id that the gateway promised; false takes the unguessable address only.",
+        ),
     ],
 };
 
@@ -46,6 +69,16 @@ impl Api {
         let listen = reader.parsed("listen", check::socket_address);
         let public_url = reader.optional("public_url", check::http_url);
         let body_limit_bytes = reader.integer("body_limit_bytes");
-        Some(Self { listen: listen?, public_url: public_url?, body_limit_bytes: body_limit_bytes? })
+        let rate_limit_per_second = reader.integer("rate_limit_per_second");
+        let queue_depth_max = reader.integer("queue_depth_max");
+        let bare_webhook = reader.boolean("bare_webhook");
+        Some(Self {
+            listen: listen?,
+            public_url: public_url?,
+            body_limit_bytes: body_limit_bytes?,
+            rate_limit_per_second: rate_limit_per_second?,
+            queue_depth_max: queue_depth_max?,
+            bare_webhook: bare_webhook?,
+        })
     }
 }

@@ -4,14 +4,19 @@
 //! in lists, then 256 random bits. The database holds its SHA-256 only; the key itself is shown once,
 //! when it is made.
 
+mod cache;
+
+use std::time::Duration;
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use subtle::ConstantTimeEq as _;
 
 use crate::secret::{self, NoRandomness};
+
+pub use cache::KeyCache;
 
 /// Longest name of a key, in characters.
 pub const NAME_CHARS_MAX: usize = 100;
@@ -85,6 +90,10 @@ pub struct ApiKey {
     pub last_used_at: Option<DateTime<Utc>>,
     /// Since when it opens nothing.
     pub revoked_at: Option<DateTime<Utc>>,
+    /// From when it opens nothing: the end of its overlap with the key that replaces it.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The key in whose place it was made.
+    pub replaces: Option<i64>,
 }
 
 impl ApiKey {
@@ -149,6 +158,10 @@ struct Row {
     created_at: DateTime<Utc>,
     last_used_at: Option<DateTime<Utc>>,
     revoked_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    replaces: Option<i64>,
+    /// It is neither revoked nor expired, by the database's clock.
+    is_good: bool,
     /// Its last use was noted more than a minute ago, by the database's clock.
     touch_due: bool,
 }
@@ -157,6 +170,8 @@ struct Row {
 macro_rules! columns {
     () => {
         "id, name, prefix, secret_sha256, scopes, created_at, last_used_at, revoked_at, \
+         expires_at, replaces, \
+         revoked_at IS NULL AND coalesce(expires_at > now(), true) AS is_good, \
          coalesce(last_used_at < now() - interval '1 minute', true) AS touch_due"
     };
 }
@@ -179,6 +194,8 @@ impl TryFrom<Row> for ApiKey {
             created_at: row.created_at,
             last_used_at: row.last_used_at,
             revoked_at: row.revoked_at,
+            expires_at: row.expires_at,
+            replaces: row.replaces,
         })
     }
 }
@@ -191,6 +208,28 @@ pub async fn create(
     pool: &PgPool,
     name: &str,
     scopes: &[Scope],
+) -> Result<(ApiKey, Secret), ApiKeyError> {
+    let mut connection = pool.acquire().await?;
+    create_in(&mut connection, name, scopes).await
+}
+
+/// As [`create`], in the caller's transaction.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_in(
+    tx: &mut PgConnection,
+    name: &str,
+    scopes: &[Scope],
+) -> Result<(ApiKey, Secret), ApiKeyError> {
+    insert(tx, name, scopes, None).await
+}
+
+async fn insert(
+    tx: &mut PgConnection,
+    name: &str,
+    scopes: &[Scope],
+    replaces: Option<i64>,
 ) -> Result<(ApiKey, Secret), ApiKeyError> {
     let name_fits = (1..=NAME_CHARS_MAX).contains(&name.chars().count());
     if !name_fits || name.chars().any(char::is_control) {
@@ -208,8 +247,8 @@ pub async fn create(
         let key = format!("rk_{prefix}_{}", secret::random_hex::<32>()?);
         let row: Option<Row> = sqlx::query_as(concat!(
             "-- api_keys::create
-            INSERT INTO relevo.api_key (name, prefix, secret_sha256, scopes)
-            VALUES ($1, $2, $3, $4)
+            INSERT INTO relevo.api_key (name, prefix, secret_sha256, scopes, replaces)
+            VALUES ($1, $2, $3, $4, $5)
             ON CONFLICT (prefix) DO NOTHING
             RETURNING ",
             columns!(),
@@ -218,13 +257,43 @@ pub async fn create(
         .bind(&prefix)
         .bind(secret::sha256(&key).as_slice())
         .bind(&scopes)
-        .fetch_optional(pool)
+        .bind(replaces)
+        .fetch_optional(&mut *tx)
         .await?;
         // A prefix that is taken (one in four thousand million): another one.
         if let Some(row) = row {
             return Ok((row.try_into()?, Secret(key)));
         }
     }
+}
+
+/// Makes a key in the place of another, with its name and scopes, in the caller's transaction. The
+/// old one goes on working for `overlap`, so that whoever uses it can change over. `None` when
+/// there is no such key, or it opens nothing any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn rotate_in(
+    tx: &mut PgConnection,
+    id: i64,
+    overlap: Duration,
+) -> Result<Option<(ApiKey, Secret)>, ApiKeyError> {
+    // An end that was set before is only ever brought forward.
+    let old: Option<Row> = sqlx::query_as(concat!(
+        "-- api_keys::expire
+        UPDATE relevo.api_key
+        SET expires_at = least(expires_at, now() + make_interval(secs => $2))
+        WHERE id = $1 AND revoked_at IS NULL AND coalesce(expires_at > now(), true)
+        RETURNING ",
+        columns!(),
+    ))
+    .bind(id)
+    .bind(overlap.as_secs_f64())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(old) = old else { return Ok(None) };
+    let old = ApiKey::try_from(old)?;
+    insert(tx, &old.name, &old.scopes, Some(id)).await.map(Some)
 }
 
 /// The key that `presented` is, or `None`: unknown, wrong and revoked keys are not told apart.
@@ -243,7 +312,7 @@ pub async fn verify(pool: &PgPool, presented: &str) -> Result<Option<ApiKey>, Ap
     .await?;
     let Some(row) = row else { return Ok(None) };
     let matches = secret::sha256(presented).as_slice().ct_eq(&row.secret_sha256);
-    if !bool::from(matches) || row.revoked_at.is_some() {
+    if !bool::from(matches) || !row.is_good {
         return Ok(None);
     }
     let touch_due = row.touch_due;
@@ -282,18 +351,54 @@ pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, ApiKeyError> {
     rows.into_iter().map(ApiKey::try_from).collect()
 }
 
+/// Keys, newest first: those below the number `before`, at most `limit`; with `good_only` without
+/// those that open nothing any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn page(
+    pool: &PgPool,
+    good_only: bool,
+    before: Option<i64>,
+    limit: u16,
+) -> Result<Vec<ApiKey>, ApiKeyError> {
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "-- api_keys::page\nSELECT ",
+        columns!(),
+        " FROM relevo.api_key
+        WHERE ($1::bigint IS NULL OR id < $1)
+          AND (NOT $2 OR (revoked_at IS NULL AND coalesce(expires_at > now(), true)))
+        ORDER BY id DESC LIMIT $3",
+    ))
+    .bind(before)
+    .bind(good_only)
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(ApiKey::try_from).collect()
+}
+
 /// Makes a key open nothing from now on. True when it did until now, false when there is no such
 /// key or it was revoked before.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn revoke(pool: &PgPool, id: i64) -> Result<bool, ApiKeyError> {
+    let mut connection = pool.acquire().await?;
+    revoke_in(&mut connection, id).await
+}
+
+/// As [`revoke`], in the caller's transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn revoke_in(tx: &mut PgConnection, id: i64) -> Result<bool, ApiKeyError> {
     let revoked = sqlx::query(
         "-- api_keys::revoke
         UPDATE relevo.api_key SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL",
     )
     .bind(id)
-    .execute(pool)
+    .execute(tx)
     .await?
     .rows_affected();
     Ok(revoked == 1)

@@ -1,0 +1,176 @@
+//! Limits: how often one key may ask, and how deep a queue may get.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use sqlx::PgPool;
+
+use crate::error::ApiError;
+
+/// How long a queue's depth is believed.
+const DEPTH_LIFE: Duration = Duration::from_secs(1);
+/// How soon to come again when a queue is full.
+const DEPTH_RETRY_AFTER_SECONDS: u64 = 2;
+/// Queues whose depth is remembered at once; names are free text to whoever enqueues.
+const DEPTHS_MAX: usize = 1_000;
+
+/// A token bucket per API key, filled at one rate, holding one second's worth.
+#[derive(Debug)]
+pub(crate) struct RateLimit {
+    per_second: f64,
+    buckets: Mutex<HashMap<i64, Bucket>>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled_at: Instant,
+}
+
+impl RateLimit {
+    /// So many requests per second and key; 0 for no limit.
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self { per_second: f64::from(per_second), buckets: Mutex::default() }
+    }
+
+    /// Takes a token of a key's bucket, or says how long until there is one.
+    ///
+    /// Keys are few, made by an administrator, so their buckets are never cleared away.
+    fn take(&self, key_id: i64, now: Instant) -> Result<(), Duration> {
+        if self.per_second == 0.0 {
+            return Ok(());
+        }
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = Bucket { tokens: self.per_second, filled_at: now };
+        let bucket = buckets.entry(key_id).or_insert(full);
+        let gained =
+            now.saturating_duration_since(bucket.filled_at).as_secs_f64() * self.per_second;
+        bucket.tokens = (bucket.tokens + gained).min(self.per_second);
+        bucket.filled_at = now;
+        if bucket.tokens >= 1.0 {
+            bucket.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - bucket.tokens) / self.per_second))
+    }
+
+    /// Refuses a request of a key that asks too often.
+    pub(crate) fn check(&self, key_id: i64) -> Result<(), ApiError> {
+        self.take(key_id, Instant::now()).map_err(|wait| {
+            ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                format!(
+                    "this API key may ask {} times a second (api.rate_limit_per_second); many jobs \
+                     fit into one request to /api/v1/jobs/batch",
+                    self.per_second
+                ),
+            )
+            .retry_after(wait.as_secs() + 1)
+        })
+    }
+}
+
+/// The depth of queues, asked for at most once a second each.
+#[derive(Debug)]
+pub(crate) struct DepthLimit {
+    max: u64,
+    depths: Mutex<HashMap<String, (u64, Instant)>>,
+}
+
+impl DepthLimit {
+    /// At most so many claimable jobs in a queue; 0 for no limit.
+    pub(crate) fn new(max: u64) -> Self {
+        Self { max, depths: Mutex::default() }
+    }
+
+    /// Refuses an enqueue into a queue that is full, as of the last second.
+    pub(crate) async fn check(&self, pool: &PgPool, queue: &str) -> Result<(), ApiError> {
+        if self.is_full(pool, queue).await? { Err(self.refusal()) } else { Ok(()) }
+    }
+
+    /// Whether a queue was full within the last second.
+    pub(crate) async fn is_full(&self, pool: &PgPool, queue: &str) -> Result<bool, ApiError> {
+        Ok(self.max > 0 && self.depth(pool, queue).await? >= self.max)
+    }
+
+    /// Why nothing is enqueued into a full queue.
+    pub(crate) fn refusal(&self) -> ApiError {
+        ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "queue_full",
+            format!("{} jobs or more wait in this queue (api.queue_depth_max)", self.max),
+        )
+        .with("queue_depth_max", self.max)
+        .retry_after(DEPTH_RETRY_AFTER_SECONDS)
+    }
+
+    async fn depth(&self, pool: &PgPool, queue: &str) -> Result<u64, ApiError> {
+        {
+            let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
+            match depths.get_mut(queue) {
+                Some((depth, asked)) if asked.elapsed() < DEPTH_LIFE => return Ok(*depth),
+                // Whoever comes meanwhile goes by the old figure instead of asking too.
+                Some((_, asked)) => *asked = Instant::now(),
+                None => {}
+            }
+        }
+        let depth = count(pool, queue, self.max).await?;
+        let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
+        if depths.len() >= DEPTHS_MAX {
+            depths.clear();
+        }
+        depths.insert(queue.to_owned(), (depth, Instant::now()));
+        Ok(depth)
+    }
+}
+
+/// Claimable jobs in a queue, counted no further than `max`. A job takes more than 128 bytes, so a
+/// small table cannot hold `max` of them and nothing is counted; else the claim index is read.
+async fn count(pool: &PgPool, queue: &str, max: u64) -> Result<u64, sqlx::Error> {
+    let depth: i64 = sqlx::query_scalar(
+        "-- queue_depth
+        SELECT CASE WHEN pg_relation_size('relevo.job') / 128 < $2 THEN 0 ELSE (
+            SELECT count(*) FROM (
+                SELECT 1 FROM relevo.job WHERE queue = $1 AND state = 'available' LIMIT $2
+            ) AS waiting
+        ) END",
+    )
+    .bind(queue)
+    .bind(i64::try_from(max).unwrap_or(i64::MAX))
+    .fetch_one(pool)
+    .await?;
+    Ok(depth.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_a_second_and_fills_evenly() {
+        let limit = RateLimit::new(10);
+        let start = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(limit.take(1, start), Ok(()));
+        }
+        let wait = limit.take(1, start).unwrap_err();
+        assert!(wait > Duration::from_millis(90) && wait < Duration::from_millis(110), "{wait:?}");
+        assert_eq!(limit.take(2, start), Ok(()), "each key has its own");
+        let later = start + Duration::from_millis(150);
+        assert_eq!(limit.take(1, later), Ok(()));
+        assert!(limit.take(1, later).is_err());
+        let much_later = start + Duration::from_secs(3_600);
+        let passed = (0..20).filter(|_| limit.take(1, much_later).is_ok()).count();
+        assert_eq!(passed, 10, "a long silence saves up no more than a second");
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let limit = RateLimit::new(0);
+        let now = Instant::now();
+        assert!((0..1_000).all(|_| limit.take(1, now).is_ok()));
+    }
+}

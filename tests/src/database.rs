@@ -216,7 +216,8 @@ fn process_started(pid: u64) -> Option<u64> {
     fields.split_whitespace().nth(19)?.parse().ok()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").ok();

@@ -10,6 +10,7 @@ pub mod gateway;
 mod mariadb;
 mod process;
 pub mod reference;
+pub mod rotel;
 mod shop;
 mod wait;
 
@@ -18,5 +19,6 @@ pub use database::TestDatabase;
 pub use gateway::Gateway;
 pub use mariadb::MariaDb;
 pub use process::{Process, ProcessBuilder, binary_path, clean_command, free_port};
+pub use rotel::Rotel;
 pub use shop::ShopDump;
 pub use wait::wait_for;

@@ -22,18 +22,28 @@ const TAIL_LINES: usize = 60;
 ///
 /// When it has not been built; the message says how to.
 pub fn binary_path(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("the test's own path");
-    let mut folder = own.parent().expect("a folder above the executable");
-    if folder.ends_with("deps") {
-        folder = folder.parent().expect("a target folder");
-    }
-    let path = folder.join(name);
+    let path = profile_folder().join(name);
     assert!(
         path.is_file(),
         "{} is missing: run the tests by `./dev test`, which builds it, or `cargo build --workspace`",
         path.display()
     );
     path
+}
+
+/// Where this build's binaries lie.
+fn profile_folder() -> PathBuf {
+    let own = std::env::current_exe().expect("the test's own path");
+    let mut folder = own.parent().expect("a folder above the executable");
+    if folder.ends_with("deps") {
+        folder = folder.parent().expect("a target folder");
+    }
+    folder.to_owned()
+}
+
+/// The target folder of all builds: what tests install or generate once is kept below it.
+pub(crate) fn target_folder() -> PathBuf {
+    profile_folder().parent().expect("a folder above the profile's").to_owned()
 }
 
 /// A TCP port of the loopback interface that was free a moment ago.
@@ -49,7 +59,7 @@ pub fn clean_command(binary: &str) -> Command {
     let fixed = ["DATABASE_URL", "SYNC_INTERVAL_HOURS", "BACKUP_RETENTION_DAYS", "LOG_LEVEL"];
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let of_relevo = ["RELEVO_", "TUNNEL_", "NOTIFICATION_"];
+        let of_relevo = ["RELEVO_", "TUNNEL_", "NOTIFICATION_", "OTEL_"];
         if of_relevo.iter().any(|start| text.starts_with(start)) || fixed.contains(&&*text) {
             command.env_remove(&name);
         }
@@ -138,15 +148,13 @@ impl Process {
     /// Of the environment, what configures Relevo is withheld: a developer's own settings must not
     /// reach a test.
     pub fn builder(binary: &str) -> ProcessBuilder {
-        let mut command = Command::new(binary_path(binary));
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("RELEVO_") || text.starts_with("TUNNEL_") || text == "DATABASE_URL"
-            {
-                command.env_remove(&name);
-            }
-        }
-        ProcessBuilder { label: binary.to_owned(), command, log: None }
+        ProcessBuilder { label: binary.to_owned(), command: clean_command(binary), log: None }
+    }
+
+    /// Prepares a program from elsewhere.
+    pub fn program(path: &Path) -> ProcessBuilder {
+        let label = path.display().to_string();
+        ProcessBuilder { label, command: Command::new(path), log: None }
     }
 
     /// The process id.

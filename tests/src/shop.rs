@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
+use crate::database::hex;
 use crate::reference::Reference;
 use crate::{Process, binary_path};
 
@@ -32,17 +35,15 @@ impl ShopDump {
     ///
     /// When MariaDB is not installed.
     pub async fn generated(size_mb: u32, seed: u64) -> Self {
-        // Beside the binary, so that a new generator's dumps replace the old one's.
-        let binary = binary_path("relevo-shop");
-        let built = std::fs::metadata(&binary).and_then(|file| file.modified()).ok();
-        let folder = binary.with_file_name("relevo-shop-dumps");
+        let folder = binary_path("relevo-shop").with_file_name("relevo-shop-dumps");
         std::fs::create_dir_all(&folder).expect("create the folder of dumps");
-        let stem = folder.join(format!("{size_mb}mb-{seed}"));
-        let kept =
-            std::fs::metadata(with_suffix(&stem, ".json")).and_then(|file| file.modified()).ok();
-        if kept.is_none() || kept < built {
+        let kind = format!("{size_mb}mb-{seed}-");
+        let name = format!("{kind}{}", generator_fingerprint());
+        let stem = folder.join(&name);
+        if !with_suffix(&stem, ".json").exists() {
+            remove_older(&folder, &kind, &name);
             // Two tests may make the same dump at once: whole files replace whole equal files.
-            let own = folder.join(format!("{size_mb}mb-{seed}.{}", std::process::id()));
+            let own = folder.join(format!("unfinished-{}", std::process::id()));
             let process = Process::builder("relevo-shop")
                 .args(["--size-mb", &size_mb.to_string(), "--seed", &seed.to_string()])
                 .arg("--out")
@@ -64,6 +65,33 @@ impl ShopDump {
         let path = with_suffix(stem, ".sql.gz");
         assert!(path.is_file(), "{} is missing", path.display());
         Self { path, reference: Reference::read(&with_suffix(stem, ".json")) }
+    }
+}
+
+/// Changes with the generator, so that its dumps do not outlive it. The binary's age would not do:
+/// it is linked again whenever any crate below it changes.
+fn generator_fingerprint() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> = ["peers/shop", "src/reference"]
+        .into_iter()
+        .flat_map(|folder| std::fs::read_dir(root.join(folder)).expect("the generator's sources"))
+        .map(|entry| entry.expect("the generator's sources").path())
+        .collect();
+    files.sort();
+    let digest = files.iter().fold(Sha256::new(), |digest, path| {
+        digest.chain_update(std::fs::read(path).expect("the generator's sources"))
+    });
+    hex(&digest.finalize()[..4])
+}
+
+/// Removes the dumps of former generators.
+fn remove_older(folder: &Path, kind: &str, current: &str) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(kind) && !name.starts_with(current) {
+            // Another test process may be removing it as well.
+            std::fs::remove_file(entry.path()).ok();
+        }
     }
 }
 

@@ -142,11 +142,11 @@ impl<T: FromStr, S: Send + Sync> FromRequestParts<S> for Named<T> {
 /// A text parameter that goes into a query: without control characters (Postgres stores no NUL) and
 /// no longer than any name is.
 pub(crate) fn text_param(name: &str, value: Option<String>) -> Result<Option<String>, ApiError> {
-    let fits = |text: &String| text.len() <= 500 && !text.chars().any(char::is_control);
+    let fits = |text: &String| text.chars().count() <= 500 && !text.chars().any(char::is_control);
     match value {
         Some(text) if !fits(&text) => Err(ApiError::bad_request(
             "invalid_query",
-            format!("{name} has at most 500 bytes, none of them a control character"),
+            format!("{name} has at most 500 characters, none of them a control character"),
         )),
         value => Ok(value),
     }

@@ -22,7 +22,7 @@ impl Handler for GivesUp {
 }
 
 /// Enqueues `count` jobs and lets a worker give them up; their ids, oldest first.
-async fn dead(server: &Server, count: usize) -> Vec<i64> {
+pub async fn dead(server: &Server, count: usize) -> Vec<i64> {
     let mut ids = Vec::new();
     for _ in 0..count {
         let created = server.post_json("/api/v1/jobs", &json!({"kind": "Noop"})).await.ok(202);
@@ -86,7 +86,7 @@ async fn dead_letters_are_listed_retried_and_discarded() {
     server.post(&format!("/api/v1/jobs/{}/retry", ids[2])).await.ok(200);
     assert_eq!(
         server.get("/api/v1/dead-letters").await.ok(200),
-        json!({"dead_letters": [], "next_before": null})
+        json!({"dead_letters": [], "next": null, "next_before": null})
     );
 }
 

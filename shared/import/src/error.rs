@@ -220,7 +220,7 @@ pub enum ImportError {
         sample: String,
     },
     /// The target refuses a key, an index or another part of a table.
-    #[error("table {table}: {name} cannot be made")]
+    #[error("table {table}: {name} cannot be made{}", detail_of(source))]
     Build {
         /// The table.
         table: String,
@@ -253,6 +253,16 @@ pub enum ImportError {
         /// What it did.
         what: &'static str,
     },
+}
+
+/// The server's detail, such as the key that is there twice.
+fn detail_of(error: &sqlx::Error) -> String {
+    error
+        .as_database_error()
+        .and_then(|answer| answer.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
+        .and_then(sqlx::postgres::PgDatabaseError::detail)
+        .map(|detail| format!(" ({detail})"))
+        .unwrap_or_default()
 }
 
 impl ImportError {

@@ -30,7 +30,8 @@ pub struct Session {
 pub struct Killer {
     pool: PgPool,
     pid: i32,
-    started_at: DateTime<Utc>,
+    /// Not shown to a role that is not the one that logged in.
+    started_at: Option<DateTime<Utc>>,
 }
 
 impl Session {
@@ -76,7 +77,7 @@ impl Session {
         let _ = connection
             .execute("-- open_session\nSET client_connection_check_interval = '2s'")
             .await;
-        let (pid, started_at): (i32, DateTime<Utc>) = sqlx::query_as(
+        let (pid, started_at): (i32, Option<DateTime<Utc>>) = sqlx::query_as(
             "-- open_session
              SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()",
         )
@@ -158,7 +159,7 @@ impl Killer {
             sqlx::query(
                 "-- end_backend
                  SELECT pg_terminate_backend(pid)
-                 FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2",
+                 FROM pg_stat_activity WHERE pid = $1 AND backend_start IS NOT DISTINCT FROM $2",
             )
             .bind(self.pid)
             .bind(self.started_at)

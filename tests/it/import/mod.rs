@@ -1,1 +1,14 @@
-//! Tests of the import front door.
+//! The dump import on a real Postgres: direct and in steps, repeated, interrupted, guarded.
+
+mod bad_input;
+mod carried_over;
+mod direct;
+mod dump;
+mod fences;
+mod guard;
+mod kills;
+mod obstacles;
+mod readers;
+mod rights;
+mod steps;
+mod target;

@@ -83,7 +83,7 @@ pub async fn sweep(
         "-- sweep_imports
          SELECT i.id, i.state
          FROM relevo_ledger.import i
-         WHERE (i.owner = $1
+         WHERE ((i.owner = $1 AND i.owner <> $3)
                 OR (i.owner = '' AND i.state = 'failed')
                 OR (i.owner = $3 AND NOT EXISTS (
                         SELECT FROM pg_locks l

@@ -174,14 +174,16 @@ async fn attempt<E: From<CutoverError>>(
          SET LOCAL synchronous_commit = 'on';
          SET LOCAL search_path = pg_catalog;
          SET LOCAL statement_timeout = {budget};
-         SELECT pg_advisory_xact_lock(hashtextextended({key}, 0));",
+         SELECT pg_advisory_xact_lock(hashtextextended({key}, 0));
+         SET LOCAL statement_timeout = 0;",
         budget = budget.as_millis(),
         key = literal(&format!("relevo cutover {}", exchange.target)),
     );
     locking(connection.execute(AssertSqlSafe(begin)).await.map(|_| ()), "beginning the cutover")?;
 
-    let started = Instant::now();
     let before = survey(connection, exchange).await?;
+    // The budget counts from the first lock: only who waits for us can be hurt by our waiting.
+    let started = Instant::now();
     for statement in before.lock_statements() {
         let left = budget.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
         let sql = format!(

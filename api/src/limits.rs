@@ -93,7 +93,9 @@ impl DepthLimit {
 
     /// Whether a queue was full within the last second.
     pub(crate) async fn is_full(&self, pool: &PgPool, queue: &str) -> Result<bool, ApiError> {
-        Ok(self.max > 0 && self.depth(pool, queue).await? >= self.max)
+        // A name that no queue can have is the queue's to refuse; the database could not be asked.
+        let asks = self.max > 0 && !queue.contains('\0');
+        Ok(asks && self.depth(pool, queue).await? >= self.max)
     }
 
     /// Why nothing is enqueued into a full queue.

@@ -86,7 +86,10 @@ pub async fn connect_to(
     application: &str,
     max_connections: u32,
 ) -> Result<PgPool, Failure> {
-    let options = PoolOptions::named(application).max_connections(max_connections);
+    // A process that was frozen inside a transaction must not keep a job or a run locked for ever.
+    let options = PoolOptions::named(application)
+        .max_connections(max_connections)
+        .setting("idle_in_transaction_session_timeout", "30s");
     relevo_pg::connect(url, options)
         .await
         .context("the control plane's database can't be used")

@@ -62,7 +62,8 @@ impl Session {
             ("standard_conforming_strings", "on"),
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
-            ("idle_in_transaction_session_timeout", "0"),
+            // A client that was frozen or cut off must not keep its locks for ever.
+            ("idle_in_transaction_session_timeout", "60s"),
         ];
         for (name, value) in fixed.iter().chain(settings) {
             sql.push_str(&format!("SET {} = {};\n", ident::quote(name), ident::literal(value)));
@@ -173,15 +174,16 @@ impl Killer {
     }
 }
 
-/// Ends every other session that holds a lock on a relation of `schema`, which only stale writers
-/// do once a step owns that schema. Returns how many were ended.
+/// Ends every other session that holds a lock on a relation of `schema` and whose program is named
+/// like `program%`: stale writers of ours, once a step owns that schema. Others, such as a backup
+/// that reads along, are left alone. Returns how many were ended.
 ///
 /// # Errors
 /// When the server fails, or when a holder belongs to a role that we may not end.
 pub async fn end_holders(
     connection: &mut PgConnection,
     schema: &str,
-    spare_pids: &[i32],
+    program: &str,
 ) -> Result<u64, PgError> {
     let ended: Vec<bool> = sqlx::query_scalar(
         "-- end_holders
@@ -194,12 +196,11 @@ pub async fn end_holders(
                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                AND c.relnamespace = to_regnamespace($1)
                AND l.pid <> pg_backend_pid()
-               AND NOT (l.pid = ANY($2))
          ) AS holder
-         JOIN pg_stat_activity a ON a.pid = holder.pid AND a.backend_type = 'client backend'",
+         JOIN pg_stat_activity a ON a.pid = holder.pid AND starts_with(a.application_name, $2)",
     )
     .bind(ident::quote(schema))
-    .bind(spare_pids)
+    .bind(program)
     .fetch_all(connection)
     .await
     .map_err(|source| PgError::database(format!("ending stale writers of {schema}"), source))?;

@@ -126,6 +126,38 @@ async fn a_transaction_older_than_the_load_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_importer_without_privileges_sees_the_snapshots_of_others_too() {
+    let target = Target::new().await;
+    let importer = target.role("importer").await;
+    target
+        .run(&format!(
+            "DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {name}', current_database()); END $$;
+             GRANT CREATE, USAGE ON SCHEMA public TO {name}",
+            name = importer.name
+        ))
+        .await;
+    let mut options = target.options();
+    options.target_url = importer.url().into();
+    let import = |options: relevo_import::DirectOptions, articles| {
+        import_file(Dump::new(articles, "uno").reader(), options, Arc::new(NoProgress))
+    };
+    import(options.clone(), 300).await.unwrap();
+
+    let mut old = old_snapshot(&target).await;
+    options.import.cutover.snapshot_wait_seconds = 0;
+    let error = import(options.clone(), 310).await.unwrap_err();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut old).await.unwrap();
+    assert!(error.to_string().contains(&format!("process {pid} ")), "{error}");
+    let seen: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM articulo").fetch_one(&mut old).await.unwrap();
+    assert_eq!(seen, 300, "the old data, whole");
+
+    old.execute("COMMIT").await.unwrap();
+    import(options, 310).await.unwrap();
+    importer.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_never_ends_is_named_and_the_policy_decides() {
     let target = Target::new().await;
     target.import(&Dump::new(300, "uno")).await.unwrap();

@@ -35,7 +35,7 @@ pub use extras::OWN_FUNCTION_MARK;
 pub use others::InboundKey;
 pub use script::{Statement, run_script};
 pub use snapshot::{OldTransaction, open_transactions, wait_for_transactions};
-pub use survey::{Survey, survey};
+pub use survey::{RENAMED_SUFFIX, Survey, survey};
 
 use crate::error::{PgError, sqlstate};
 use crate::ident::{literal, quote, quote_qualified};
@@ -167,12 +167,14 @@ async fn attempt<E: From<CutoverError>>(
     finale: &mut dyn Finale<E>,
 ) -> Result<Exchanged, Failed<E>> {
     // synchronous_commit on: with this commit everything written before it is durable too. No
-    // search path: what the server writes out for us then names every schema.
+    // search path: what the server writes out for us then names every schema. Readers wait for this
+    // transaction: if its client is frozen in the middle, the server ends it soon.
     let begin = format!(
         "-- begin_cutover
          BEGIN ISOLATION LEVEL READ COMMITTED;
          SET LOCAL synchronous_commit = 'on';
          SET LOCAL search_path = pg_catalog;
+         SET LOCAL idle_in_transaction_session_timeout = '10s';
          SET LOCAL statement_timeout = {budget};
          SELECT pg_advisory_xact_lock(hashtextextended({key}, 0));
          SET LOCAL statement_timeout = 0;",

@@ -37,7 +37,8 @@ pub struct OldTransaction {
 pub async fn open_transactions(
     connection: &mut PgConnection,
 ) -> Result<Vec<OldTransaction>, PgError> {
-    // Process, locks and xmin of others are shown to every role; age and program to few.
+    // Process, role, locks and xmin of others are shown to every role; kind, age and program to few.
+    // The server's own processes, such as autovacuum, have no role.
     sqlx::query_as(
         "-- open_transactions
          SELECT a.pid, l.virtualxid AS virtual_xid, a.backend_xmin::text AS xmin,
@@ -50,7 +51,8 @@ pub async fn open_transactions(
                         AND l.virtualxid = l.virtualtransaction
          WHERE a.datname = current_database()
            AND a.backend_xmin IS NOT NULL
-           AND a.backend_type = 'client backend'
+           AND a.usesysid IS NOT NULL
+           AND coalesce(a.backend_type, 'client backend') = 'client backend'
            AND a.pid <> pg_backend_pid()",
     )
     .fetch_all(connection)
@@ -114,7 +116,7 @@ pub(super) async fn lock_holders(
                        coalesce(a.usename, 'none'),
                        coalesce(', open for ' || date_trunc('second', clock_timestamp() - a.xact_start)::text, ''),
                        string_agg(DISTINCT c.relname, ', ')) AS description,
-                coalesce(a.backend_type = 'autovacuum worker', false) AS autovacuum
+                coalesce(a.backend_type = 'autovacuum worker', a.usesysid IS NULL) AS autovacuum
          FROM pg_locks l
          JOIN pg_class c ON c.oid = l.relation
          JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -125,7 +127,7 @@ pub(super) async fn lock_holders(
            AND n.nspname IN ($1, $2)
            AND c.relname = ANY($3)
            AND l.pid <> pg_backend_pid()
-         GROUP BY a.pid, a.application_name, a.backend_type, a.usename, a.xact_start",
+         GROUP BY a.pid, a.application_name, a.backend_type, a.usename, a.usesysid, a.xact_start",
     )
     .bind(&exchange.target)
     .bind(&exchange.staging)

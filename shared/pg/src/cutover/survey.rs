@@ -6,6 +6,9 @@ use super::{Exchange, Statement, extras, others, rights};
 use crate::error::PgError;
 use crate::ident::{fit, quote, quote_qualified};
 
+/// Ends the name of an index or sequence whose own name is taken in the target.
+pub const RENAMED_SUFFIX: &str = "_relevo";
+
 /// What an exchange has to do beside moving tables.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
@@ -168,7 +171,7 @@ async fn name_collisions(
     .await
     .map_err(|source| PgError::database("comparing names", source))?;
     for (name, kind) in taken {
-        let other = fit(&name, "_relevo");
+        let other = fit(&name, RENAMED_SUFFIX);
         let (word, keyword) =
             if kind == "S" { ("sequence", "SEQUENCE") } else { ("index", "INDEX") };
         survey.notices.push(format!(

@@ -107,8 +107,7 @@ pub async fn copy_bulk(url: &str, jobs: usize) -> Result<Duration> {
     let mut connection = PgConnection::connect(url).await?;
     let rows = "other\tNoop\t{}\n".repeat(jobs);
     let started = Instant::now();
-    let mut copy =
-        connection.copy_in_raw("COPY raw.job (queue, kind, payload) FROM STDIN").await?;
+    let mut copy = connection.copy_in_raw("COPY raw.job (queue, kind, payload) FROM STDIN").await?;
     copy.send(rows.as_bytes()).await?;
     copy.finish().await?;
     Ok(started.elapsed())

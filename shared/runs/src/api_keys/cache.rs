@@ -14,11 +14,14 @@ const LIFE: Duration = Duration::from_secs(1);
 /// Keys remembered at once.
 const KEYS_MAX: usize = 1_000;
 
+/// By hash: the key, and since when it is believed.
+type Good = HashMap<[u8; 32], (Arc<ApiKey>, Instant)>;
+
 /// A memory of good keys. Wrong ones are not remembered: they cost their sender, and a key that was
 /// just made works at once.
 #[derive(Debug, Default)]
 pub struct KeyCache {
-    good: Mutex<HashMap<[u8; 32], (Arc<ApiKey>, Instant)>>,
+    good: Mutex<Good>,
 }
 
 impl KeyCache {

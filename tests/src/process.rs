@@ -116,6 +116,8 @@ impl ProcessBuilder {
             (None, log)
         } else {
             let folder = TempDir::with_prefix("relevo-test-").expect("a temporary folder");
+            // A process that is killed leaves its temporary files; there they go with this value.
+            self.command.env("TMPDIR", folder.path());
             let log = folder.path().join("output.log");
             (Some(folder), log)
         };

@@ -11,3 +11,4 @@ mod peers;
 mod queue;
 mod scheduler;
 mod settings;
+mod telemetry;

@@ -329,6 +329,4 @@ fn own_key(name: &str, key: &str) -> Result<String, ApiError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-}
+mod tests {}

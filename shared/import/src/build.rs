@@ -43,6 +43,8 @@ pub(crate) struct Task {
     pub(crate) work: Work,
     /// Whether it has the table to itself.
     pub(crate) exclusive: bool,
+    /// Whether the import goes on, with a notice, when the server refuses it.
+    pub(crate) optional: bool,
 }
 
 /// What a task does.
@@ -72,6 +74,15 @@ pub(crate) enum Work {
 /// What counting tasks found, by table.
 pub(crate) type Counted = BTreeMap<String, (u64, Option<Checksum>)>;
 
+/// What came of a round of tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Built {
+    /// What counting tasks found.
+    pub(crate) counted: Counted,
+    /// Optional tasks that the server refused.
+    pub(crate) notices: Vec<String>,
+}
+
 /// Where and for whom to build.
 pub(crate) struct Builder<'a> {
     pub(crate) pool: &'a PgPool,
@@ -83,10 +94,10 @@ pub(crate) struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Runs all tasks, in their order as far as their tables allow, and returns what was counted.
-    pub(crate) async fn run(&self, tasks: Vec<Task>) -> Result<Counted, ImportError> {
+    /// Runs all tasks, in their order as far as their tables allow.
+    pub(crate) async fn run(&self, tasks: Vec<Task>) -> Result<Built, ImportError> {
         if tasks.is_empty() {
-            return Ok(Counted::new());
+            return Ok(Built::default());
         }
         let done = self.steps_done().await?;
         let tasks: Vec<Task> = tasks
@@ -121,7 +132,7 @@ impl Builder<'_> {
         match first_error {
             Some(error) => Err(error),
             None if cancelled => Err(ImportError::Cancelled),
-            None => Ok(board.into_counted()),
+            None => Ok(board.into_built()),
         }
     }
 
@@ -143,8 +154,15 @@ impl Builder<'_> {
         while let Some((at, task)) = board.take(stop).await {
             let outcome = self.perform(&mut session, &task, stop).await;
             let (done, total) = board.give_back(at);
-            if let Some(figures) = outcome? {
-                board.note(&task.table, figures);
+            match outcome {
+                Ok(Some(figures)) => board.note(&task.table, figures),
+                Ok(None) => {}
+                Err(error @ ImportError::Build { .. })
+                    if task.optional && !error.is_transient() =>
+                {
+                    board.notice(error.chain());
+                }
+                Err(error) => return Err(error),
             }
             self.progress.report(ProgressEvent::Step {
                 phase: task.phase,
@@ -161,7 +179,7 @@ impl Builder<'_> {
     }
 
     async fn open_session(&self) -> Result<Session, ImportError> {
-        let name = format!("relevo import {} build", self.id);
+        let name = format!("{} build", self.id.program());
         let mut session = Session::open(self.pool, &name, &[("synchronous_commit", "off")]).await?;
         let sql = format!(
             "-- open_build_session
@@ -270,7 +288,7 @@ struct BoardState {
     left: Vec<Option<Task>>,
     running: BTreeMap<usize, (String, bool)>,
     done: u64,
-    counted: Counted,
+    built: Built,
 }
 
 impl Board {
@@ -279,7 +297,7 @@ impl Board {
             left: tasks.into_iter().map(Some).collect(),
             running: BTreeMap::new(),
             done: 0,
-            counted: Counted::new(),
+            built: Built::default(),
         };
         Self { state: Mutex::new(state), changed: Notify::new() }
     }
@@ -322,11 +340,15 @@ impl Board {
     }
 
     fn note(&self, table: &str, figures: (u64, Option<Checksum>)) {
-        self.state().counted.insert(table.to_owned(), figures);
+        self.state().built.counted.insert(table.to_owned(), figures);
     }
 
-    fn into_counted(self) -> Counted {
-        self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).counted
+    fn notice(&self, notice: String) {
+        self.state().built.notices.push(notice);
+    }
+
+    fn into_built(self) -> Built {
+        self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).built
     }
 }
 
@@ -383,6 +405,7 @@ mod tests {
             name: name.to_owned(),
             work: Work::Count,
             exclusive,
+            optional: false,
         }
     }
 

@@ -210,7 +210,7 @@ impl Shared {
     /// One connection's share. A COPY stays open for as long as batches of one kind follow one
     /// another.
     async fn copy_all(&self) -> Result<Sent, ImportError> {
-        let name = format!("relevo import {} load", self.id);
+        let name = format!("{} load", self.id.program());
         let mut session =
             Session::open(&self.pool, &name, &[("synchronous_commit", "off")]).await?;
         let mut sent = Sent::new();

@@ -41,9 +41,9 @@ pub async fn import_file(
     let pool = connect(&options.target_url, pool_options).await?;
     let id = new_id(&pool).await?;
     // Held as long as this function runs; a killed program loses it, and the next one clears up.
-    let mut presence = Session::open(&pool, &format!("relevo import {id}"), &[]).await?;
+    let mut presence = Session::open(&pool, &id.program(), &[]).await?;
     sqlx::query("-- show_presence\nSELECT pg_advisory_lock(hashtextextended($1, 0))")
-        .bind(format!("relevo import {id}"))
+        .bind(id.program())
         .execute(presence.connection())
         .await
         .map_err(|source| ImportError::database("announcing the import", source))?;

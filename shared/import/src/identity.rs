@@ -52,6 +52,11 @@ impl ImportId {
         &self.0
     }
 
+    /// The program name that sessions of this import begin with.
+    pub(crate) fn program(&self) -> String {
+        format!("relevo import {}", self.0)
+    }
+
     /// The schema the rows land in first.
     #[must_use]
     pub fn staging_schema(&self) -> String {

@@ -31,12 +31,35 @@ pub(crate) struct Plan {
     pub(crate) notices: Vec<String>,
 }
 
+/// An index that the application itself put on a present table.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct OwnIndex {
+    /// The table.
+    pub(crate) table: String,
+    /// The index.
+    pub(crate) name: String,
+    /// Makes it on the staged table.
+    pub(crate) sql: String,
+}
+
+/// Names of keys and indexes that an import of these tables makes.
+pub(crate) fn index_names(manifest: &Manifest, options: &ImportOptions) -> Vec<String> {
+    let plan = ddl::post_load(&manifest.definitions(), &options.schema, &options.translate);
+    let keys = [ddl::Phase::PrimaryKey, ddl::Phase::Index];
+    plan.statements
+        .into_iter()
+        .filter(|statement| keys.contains(&statement.phase))
+        .map(|statement| statement.name)
+        .collect()
+}
+
 /// Makes the plan.
 pub(crate) fn make(
     id: &ImportId,
     options: &ImportOptions,
     manifest: &Manifest,
     loaded: &BTreeMap<String, Loaded>,
+    own_indexes: &[OwnIndex],
 ) -> Plan {
     let staging = id.staging_schema();
     let definitions = manifest.definitions();
@@ -78,6 +101,17 @@ pub(crate) fn make(
         };
         plan.tables.extend(of(&early));
         plan.tables.extend(of(&[ddl::Phase::Index]));
+        plan.tables.extend(own_indexes.iter().filter(|own| own.table == name).map(|own| Task {
+            phase: Phase::Index,
+            table: name.clone(),
+            name: own.name.clone(),
+            work: Work::Build {
+                step: format!("own index {} {}", own.table, own.name),
+                sql: own.sql.clone(),
+            },
+            exclusive: false,
+            optional: true,
+        }));
         plan.tables.push(count(&name, options.verify, loaded.get(&name), round_trips));
         plan.tables.extend(of(&[ddl::Phase::Identity]));
         plan.tables.extend(ddl::identity_setval(&table.definition, &staging).map(|sql| Task {
@@ -86,6 +120,7 @@ pub(crate) fn make(
             name: "next identity value".to_owned(),
             work: Work::Run { sql },
             exclusive: true,
+            optional: false,
         }));
         plan.tables.extend(of(&[ddl::Phase::Check, ddl::Phase::Comment]));
         for key in statements.iter().filter(|key| key.phase == ddl::Phase::ForeignKey) {
@@ -112,6 +147,7 @@ pub(crate) fn make(
             name: "statistics".to_owned(),
             work: Work::Run { sql: format!("ANALYZE {}", ident::quote_qualified(&staging, &name)) },
             exclusive: true,
+            optional: false,
         });
     }
     plan
@@ -137,6 +173,7 @@ fn build(statement: &PostLoad) -> Task {
             sql: statement.sql.clone(),
         },
         exclusive: statement.phase != ddl::Phase::Index,
+        optional: false,
     }
 }
 
@@ -158,6 +195,7 @@ fn count(name: &str, verify: Verify, loaded: Option<&Loaded>, round_trips: bool)
         name: "row count".to_owned(),
         work,
         exclusive: false,
+        optional: false,
     }
 }
 

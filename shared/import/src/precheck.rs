@@ -1,12 +1,17 @@
 //! What would stop the import at its end, found before the long work; and broken keys in words.
 
-use relevo_pg::cutover::{CutoverError, Exchange, InboundKey, survey};
+use relevo_pg::cutover::{self, CutoverError, Exchange, InboundKey, survey};
 use relevo_pg::{PgError, ident};
+use sqlx::types::JsonValue;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ImportError;
 use crate::identity::ImportId;
+use crate::ledger;
+use crate::manifest::Manifest;
+use crate::options::ImportOptions;
+use crate::plan::{self, OwnIndex};
 
 /// Surveys what hangs on the present tables, and whether rows of tables outside the dump refer to
 /// rows that the dump no longer holds.
@@ -70,6 +75,60 @@ async fn orphans(
         }
         Err(source) => Err(PgError::database(format!("checking {label}"), source).into()),
     }
+}
+
+/// Indexes that the application put on the present tables, to be made on the new ones too.
+///
+/// They are those that the last import did not make. Where the ledger knows of no last import the
+/// tables were made by others, and which of their indexes to keep cannot be told.
+pub(crate) async fn own_indexes(
+    connection: &mut PgConnection,
+    id: &ImportId,
+    options: &ImportOptions,
+    manifest: &Manifest,
+) -> Result<Vec<OwnIndex>, ImportError> {
+    let failed = |source| ImportError::database("looking for the application's indexes", source);
+    let last: Option<(JsonValue, JsonValue)> = sqlx::query_as(
+        "-- find_last_import
+         SELECT manifest, options FROM relevo_ledger.import
+         WHERE schema = $1 AND state = 'live' AND id <> $2
+         ORDER BY ended_at DESC LIMIT 1",
+    )
+    .bind(&options.schema)
+    .bind(id.as_str())
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed)?;
+    let Some((last_manifest, last_options)) = last else { return Ok(Vec::new()) };
+    let last_manifest: Manifest = ledger::read(id, "last manifest", last_manifest)?;
+    let last_options: ImportOptions = ledger::read(id, "last options", last_options)?;
+    let mut made = plan::index_names(&last_manifest, &last_options);
+    made.extend(plan::index_names(manifest, options));
+    // A name that was taken got a suffix.
+    made.extend(made.clone().iter().map(|name| ident::fit(name, cutover::RENAMED_SUFFIX)));
+    let tables: Vec<String> = manifest.tables.iter().map(|table| table.name()).collect();
+    sqlx::query_as(
+        "-- list_own_indexes
+         SELECT t.relname::text AS table, x.relname::text AS name,
+                replace(pg_get_indexdef(x.oid),
+                        format(' ON %I.%I USING ', $1, t.relname),
+                        format(' ON %I.%I USING ', $2, t.relname)) AS sql
+         FROM pg_index i
+         JOIN pg_class x ON x.oid = i.indexrelid
+         JOIN pg_class t ON t.oid = i.indrelid
+         JOIN pg_namespace n ON n.oid = t.relnamespace
+         WHERE n.nspname = $1 AND t.relname = ANY($3) AND NOT (x.relname = ANY($4))
+           AND i.indisvalid AND t.relkind = 'r'
+           AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.oid)
+         ORDER BY t.relname, x.relname",
+    )
+    .bind(&options.schema)
+    .bind(id.staging_schema())
+    .bind(&tables)
+    .bind(&made)
+    .fetch_all(connection)
+    .await
+    .map_err(failed)
 }
 
 /// Which rows break a foreign key of the dump.

@@ -141,11 +141,11 @@ impl Generator {
                 .pick(&["2030-01-02T03:04:05Z", "2000-06-01T00:00:00.123+02:00"])
                 .to_owned();
         }
-        if let Some(words) = schema["pattern"].as_str().and_then(|text| text.strip_prefix("^(")) {
-            if let Some((words, _)) = words.split_once(')') {
-                let words: Vec<&str> = words.split('|').collect();
-                return format!("{},{}", self.pick(&words), self.pick(&words));
-            }
+        if let Some(words) = schema["pattern"].as_str().and_then(|text| text.strip_prefix("^("))
+            && let Some((words, _)) = words.split_once(')')
+        {
+            let words: Vec<&str> = words.split('|').collect();
+            return format!("{},{}", self.pick(&words), self.pick(&words));
         }
         let min = usize::try_from(schema["minLength"].as_u64().unwrap_or(0)).unwrap();
         let max = usize::try_from(schema["maxLength"].as_u64().unwrap_or(40)).unwrap();
@@ -240,11 +240,12 @@ impl Generator {
                 _ => {}
             }
         }
-        if described.path.starts_with("/api/") && self.chance(5) {
-            if let Some(first) = query.first().cloned() {
-                query.push(first);
-                allowed = false;
-            }
+        if described.path.starts_with("/api/")
+            && self.chance(5)
+            && let Some(first) = query.first().cloned()
+        {
+            query.push(first);
+            allowed = false;
         }
         if !query.is_empty() {
             address = format!("{address}?{}", query.join("&"));

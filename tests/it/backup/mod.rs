@@ -1,9 +1,9 @@
 //! The backup import through the real parts: gateway simulator, API, scheduler, worker processes,
 //! queue and target, compared with what MariaDB says was dumped.
 
+mod alone;
 mod bad_days;
 mod cluster;
 mod failures;
-mod kills;
 mod modes;
 mod notify;

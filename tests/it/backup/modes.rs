@@ -1,14 +1,9 @@
 //! Both modes of the gateway, with one worker and with four.
 
-use std::time::Duration;
-
 use relevo_runs::backup::BackupMode;
 use relevo_tests::ShopDump;
 
 use super::cluster::{Cluster, files, prepare};
-
-/// Megabytes of the larger dump; `./dev test` leaves it small, a long run sets 300.
-const SIZE_MB_ENV: &str = "RELEVO_TEST_SHOP_MB";
 
 async fn import_both_ways(workers: usize) {
     let dump = ShopDump::committed();
@@ -53,18 +48,4 @@ async fn a_single_handler_is_enough() {
     cluster.import(BackupMode::Auto, &dump).await;
     // A public URL is configured, so `auto` means webhook.
     assert!(cluster.gateway().record().await.asked[0].webhook_url.is_some());
-}
-
-#[tokio::test]
-async fn a_larger_dump_in_many_chunks_by_four_workers() {
-    let size_mb = std::env::var(SIZE_MB_ENV).map_or(12, |text| text.parse().unwrap());
-    let dump = ShopDump::generated(size_mb, 7).await;
-    let chunk_size_bytes = if size_mb >= 100 { 16 << 20 } else { 1 << 20 };
-    let prepared = prepare(&dump).workers(4).set("chunk_store.chunk_size_bytes", chunk_size_bytes);
-    let cluster = Cluster::start(prepared).await;
-    for mode in [BackupMode::Webhook, BackupMode::Sync] {
-        let id = cluster.start_run(mode).await;
-        let run = cluster.ended_within(id, Duration::from_secs(600)).await;
-        cluster.assert_succeeded(&run, &dump).await;
-    }
 }

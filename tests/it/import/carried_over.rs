@@ -163,3 +163,32 @@ async fn triggers_publications_comments_and_options_follow() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_of_the_application_are_made_again() {
+    let target = Target::new().await;
+    target.import(&Dump::default()).await.unwrap();
+    target
+        .run(
+            "CREATE INDEX busqueda ON articulo USING gin (to_tsvector('spanish', descripcion));
+             CREATE INDEX \"Caros ON x.y\" ON articulo (precio1 DESC) WHERE precio1 > 100;
+             ALTER TABLE articulo ADD COLUMN nota text;
+             CREATE INDEX notas ON articulo (nota);",
+        )
+        .await;
+    let indexes = "SELECT string_agg(indexdef, E'\\n' ORDER BY indexname) FROM pg_indexes
+                   WHERE schemaname = 'public' AND tablename = 'articulo' AND indexname <> 'notas'";
+    let before = target.ask(indexes).await;
+    assert!(before.contains("to_tsvector"), "{before}");
+    let certificate = target.import(&Dump::new(301, "dos")).await.unwrap();
+    assert_eq!(target.ask(indexes).await, before);
+    for left in ["notas cannot be made", "column public.articulo.nota is not in the dump"] {
+        assert!(
+            certificate.notices.iter().any(|notice| notice.contains(left)),
+            "{left}: {:?}",
+            certificate.notices
+        );
+    }
+    target.import(&Dump::new(302, "tres")).await.unwrap();
+    assert_eq!(target.ask(indexes).await, before, "and again");
+}

@@ -81,12 +81,12 @@ impl Dump {
     }
 
     fn article(&self, id: u32) -> String {
-        let key = if id % 5 == 0 { "NULL".to_owned() } else { format!("'Clave-{id}'") };
-        let day = if id % 7 == 0 { "0000-00-00" } else { "2024-02-29" };
-        let picture = if id % 3 == 0 { "NULL" } else { "0x00ff5c270a" };
+        let key = if id.is_multiple_of(5) { "NULL".to_owned() } else { format!("'Clave-{id}'") };
+        let day = if id.is_multiple_of(7) { "0000-00-00" } else { "2024-02-29" };
+        let picture = if id.is_multiple_of(3) { "NULL" } else { "0x00ff5c270a" };
         let category = match id {
             _ if self.orphan && id == self.articles => "999".to_owned(),
-            _ if id % 11 == 0 => "NULL".to_owned(),
+            _ if id.is_multiple_of(11) => "NULL".to_owned(),
             _ => (id % self.categories + 1).to_string(),
         };
         format!(

@@ -266,7 +266,7 @@ async fn sweeping_clears_up_after_one_owner_only() {
     steps::begin(pool, &foreign, &others, fence(1, 1)).await.unwrap();
 
     let swept = steps::sweep(pool, "tests", std::slice::from_ref(&live.id)).await.unwrap();
-    assert_eq!(swept, [left.id.clone()]);
+    assert_eq!(swept, std::slice::from_ref(&left.id));
     assert_eq!(target.own_schemas().await, "relevo_stage_run1_b relevo_stage_run9_a");
     // What a kill left half-dropped is found again by the schema that is there.
     target

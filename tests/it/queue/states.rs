@@ -62,7 +62,7 @@ async fn the_last_attempt_makes_a_dead_letter_and_a_retry_by_hand_starts_over() 
             let run = runs.fetch_add(1, Ordering::SeqCst);
             async move {
                 if run < 3 {
-                    Err(std::io::Error::other(format!("failure {run}")))?
+                    Err(std::io::Error::other(format!("failure {run}")))?;
                 }
                 Ok(())
             }
@@ -96,7 +96,7 @@ async fn a_failure_for_good_tells_who_depends_on_it_in_the_same_transaction() {
                 .execute(&mut *tx)
                 .await?;
             if job.payload.get() == "2" {
-                Err("what depends on it cannot be told")?
+                Err("what depends on it cannot be told")?;
             }
             assert_ne!(job.payload.get(), "3", "a bad handler");
             Ok(())

@@ -120,7 +120,8 @@ async fn an_idle_worker_asks_less_than_twice_a_second() {
     while started.elapsed() < Duration::from_secs(seconds) {
         let seen: Vec<(i32, chrono::DateTime<chrono::Utc>)> = sqlx::query_as(
             "SELECT pid, query_start FROM pg_stat_activity
-             WHERE application_name LIKE 'relevo %' AND datname = current_database()",
+             WHERE application_name LIKE 'relevo %' AND datname = current_database()
+               AND query_start IS NOT NULL",
         )
         .fetch_all(fixture.database.pool())
         .await

@@ -300,22 +300,30 @@ impl Work<'_> {
                         .await
                         .map_err(|error| Cut::Stop(import_stop(error)))?;
                 }
-                Piece::Chunk(chunk, _turn) if loaded.contains(&chunk.header.ordinal) => {}
-                Piece::Chunk(chunk, _turn) => {
-                    self.enqueue(*chunk).await.map_err(Cut::Stop)?;
+                Piece::Chunk(chunk, _stored) if loaded.contains(&chunk.header.ordinal) => {}
+                Piece::Chunk(chunk, stored) => {
+                    let ordinal = chunk.header.ordinal;
+                    self.store(*chunk).await.map_err(Cut::Stop)?;
+                    // The thread has ended when nobody hears this.
+                    let _ = stored.send(());
+                    self.enqueue(ordinal).await.map_err(Cut::Stop)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Stores a chunk, then makes its job known: never the other way round.
-    async fn enqueue(&self, chunk: Chunk) -> Result<(), Stop> {
+    async fn store(&self, chunk: Chunk) -> Result<(), Stop> {
+        let parts = [chunk.header_line()?, chunk.body];
+        let (run_id, request_id) = (self.step.run.id.0, self.request.id);
+        let chunks = &self.step.context.chunks;
+        chunks.put(run_id, request_id, chunk.header.ordinal, parts).await.map_err(store_stop)
+    }
+
+    /// Makes the job of a stored chunk known.
+    async fn enqueue(&self, ordinal: i32) -> Result<(), Stop> {
         let context = self.step.context;
         let (run_id, request_id) = (self.step.run.id.0, self.request.id);
-        let ordinal = chunk.header.ordinal;
-        let parts = [chunk.header_line()?, chunk.body];
-        context.chunks.put(run_id, request_id, ordinal, parts).await.map_err(store_stop)?;
         let payload = TranslateChunk { run_id, request_id, ordinal };
         let job = Context::child(self.step.job, &payload)
             .batch_id(self.batch)

@@ -7,11 +7,11 @@
 use relevo_import::Certificate;
 use relevo_jobs::{JobKind, Notify};
 use relevo_queue::Job;
-use relevo_runs::{LogLevel, Run, RunId, typed_job};
+use relevo_runs::{LogLevel, Run, RunId, backup_requests, typed_job};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
-use super::progress::thousands;
+use super::{progress::thousands, step::is_wanted};
 use crate::context::Context;
 
 /// Ends a run as failed; changes nothing when it has ended before.
@@ -92,6 +92,7 @@ pub(crate) async fn on_dead(
     if job.kind != JobKind::FinishImport.as_str()
         && let Some(run_id) = job.run_id
         && let Some(run) = context.runs.get_in(tx, RunId(run_id)).await?
+        && is_wanted(&backup_requests::of_run_in(tx, run.id).await?, &job.payload)
     {
         let reason =
             format!("{} failed for good after {} attempt(s): {error}", job.kind, job.attempt);

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
     header::{HeaderMap, HeaderValue, LOCATION},
@@ -33,6 +33,8 @@ pub(crate) struct Gateway {
     /// The base addresses in the order they are tried.
     bases: Vec<Url>,
     api_key: SecretString,
+    /// The same, as it is sent.
+    key_header: HeaderValue,
 }
 
 /// What the gateway answered to a request.
@@ -121,13 +123,16 @@ impl Gateway {
         if allow_http_fallback && base.scheme() == "https" && base.set_scheme("http").is_ok() {
             bases.push(base);
         }
+        let mut key_header = HeaderValue::from_str(api_key.expose_secret())
+            .map_err(|_| anyhow!("api_key holds characters that no HTTP header can carry"))?;
+        key_header.set_sensitive(true);
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("the HTTP client could not be set up")?;
-        Ok(Self { client, bases, api_key: api_key.clone() })
+        Ok(Self { client, bases, api_key: api_key.clone(), key_header })
     }
 
     /// Asks for a full backup: in webhook mode with the address to call, else synchronously.
@@ -221,9 +226,6 @@ impl Gateway {
         reference: &str,
         build: impl Fn(Url) -> RequestBuilder,
     ) -> reqwest::Result<Response> {
-        let mut key = HeaderValue::from_str(self.api_key.expose_secret())
-            .unwrap_or_else(|_| HeaderValue::from_static(""));
-        key.set_sensitive(true);
         let mut last = None;
         for base in &self.bases {
             // `join` of a path cannot leave the host, except where it begins with two slashes.
@@ -231,7 +233,7 @@ impl Gateway {
                 Ok(url) if url.host() == base.host() => url,
                 _ => base.clone(),
             };
-            match build(url).header("API-KEY", key.clone()).send().await {
+            match build(url).header("API-KEY", self.key_header.clone()).send().await {
                 Ok(response) => return Ok(response),
                 Err(error) if error.is_connect() && last.is_none() && self.bases.len() > 1 => {
                     tracing::warn!(

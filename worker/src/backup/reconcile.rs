@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ending,
     files::{FileFate, file_name_of},
-    step::{describe, import_id},
+    step::{describe, import_id, is_wanted},
 };
 use crate::context::Context;
 
@@ -136,16 +136,20 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
     let steps = JobKind::ALL.into_iter().filter(|kind| is_step(*kind));
     let filter = JobFilter {
         kinds: steps.map(|kind| kind.as_str().to_owned()).collect(),
-        limit: Some(1),
+        limit: Some(100),
         ..JobFilter::run(run.id.0)
     };
-    if let Some(dead) = context.queue.dead_letters(&filter).await?.into_iter().next() {
-        let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
-        let reason =
-            format!("{} failed for good after {} attempt(s): {error}", dead.kind, dead.attempt);
-        return Ok(Some(Ending::Failed(reason)));
+    let dead = context.queue.dead_letters(&filter).await?;
+    if !dead.is_empty() {
+        let requests = backup_requests::of_run(&context.pool, run.id).await?;
+        if let Some(dead) = dead.iter().find(|dead| is_wanted(&requests, &dead.payload)) {
+            let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
+            let reason =
+                format!("{} failed for good after {} attempt(s): {error}", dead.kind, dead.attempt);
+            return Ok(Some(Ending::Failed(reason)));
+        }
     }
-    let unfinished = JobFilter { states: UNFINISHED.to_vec(), ..filter };
+    let unfinished = JobFilter { states: UNFINISHED.to_vec(), limit: Some(1), ..filter };
     if !context.queue.jobs(&unfinished).await?.is_empty() {
         return Ok(None);
     }

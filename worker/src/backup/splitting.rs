@@ -1,7 +1,7 @@
 //! Unpacking and cutting the dump on a thread of its own, while it arrives.
 //!
-//! At most two chunks are in memory: the one being filled and the one being stored. The thread
-//! waits for its turn to hand over, the disk holds what the line brings meanwhile.
+//! One chunk is in memory at a time: the thread fills the next one when the last one is stored.
+//! What the line brings meanwhile waits on the disk.
 //!
 //! Killed here, then what? The same bytes are cut into the same chunks again; those that are stored
 //! or loaded already are passed over.
@@ -23,8 +23,7 @@ use relevo_import::{
 };
 use relevo_mysqldump::TableDef;
 use tokio::{
-    runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
 };
 
@@ -36,8 +35,8 @@ pub(crate) enum Piece {
     Table(Arc<TableDef>),
     /// A table made before, which the dump drops again.
     Dropped(Arc<TableDef>),
-    /// A chunk; the thread fills the next one but hands it over only when this permit is dropped.
-    Chunk(Box<Chunk>, OwnedSemaphorePermit),
+    /// A chunk; the thread goes on when the sender is used or dropped.
+    Chunk(Box<Chunk>, oneshot::Sender<()>),
 }
 
 /// How far the thread is.
@@ -70,21 +69,21 @@ pub(crate) fn start(
     figures: Arc<Figures>,
 ) -> (mpsc::Receiver<Piece>, JoinHandle<Result<Manifest, ImportError>>) {
     let (sender, receiver) = mpsc::channel(1);
-    let runtime = Handle::current();
-    let turn = Arc::new(Semaphore::new(1));
     let thread = tokio::task::spawn_blocking(move || {
         let listener = Listener(Arc::clone(&figures));
         let mut hand_over = |item: SplitItem| {
-            let piece = match item {
-                SplitItem::Table(table) => Piece::Table(table),
-                SplitItem::Dropped(table) => Piece::Dropped(table),
+            let send = |piece| sender.blocking_send(piece).map_err(|_| NotWanted);
+            match item {
+                SplitItem::Table(table) => send(Piece::Table(table))?,
+                SplitItem::Dropped(table) => send(Piece::Dropped(table))?,
                 SplitItem::Chunk(chunk) => {
                     figures.rows.fetch_add(chunk.header.rows, Ordering::Relaxed);
-                    let permit = runtime.block_on(Arc::clone(&turn).acquire_owned())?;
-                    Piece::Chunk(Box::new(chunk), permit)
+                    let (stored, wait) = oneshot::channel();
+                    send(Piece::Chunk(Box::new(chunk), stored))?;
+                    // Without an answer the receiver is gone, as the next piece finds out.
+                    let _ = wait.blocking_recv();
                 }
-            };
-            sender.blocking_send(piece).map_err(|_| NotWanted)?;
+            }
             Ok(())
         };
         split_to_chunks(dump, &options, &listener, &mut hand_over)

@@ -8,7 +8,8 @@ use relevo_runs::{
     backup_requests::{self, AskMode, BackupRequest, RequestState},
 };
 use relevo_settings::BackupSource;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
 use sqlx::{PgConnection, PgPool};
 
 use super::{ending, request, run_names::import_name};
@@ -255,6 +256,23 @@ pub(crate) fn is_current(requests: &[BackupRequest], id: i64) -> bool {
     })
 }
 
+/// Whether a job with this payload works for the request that the run goes by. What becomes of the
+/// jobs of a request that was given up does not matter to the run.
+pub(crate) fn is_wanted(requests: &[BackupRequest], payload: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Names {
+        request_id: Option<i64>,
+        round: Option<i32>,
+    }
+    match serde_json::from_str(payload.get()) {
+        Ok(Names { request_id: Some(id), .. }) => is_current(requests, id),
+        Ok(Names { round: Some(round), .. }) => {
+            requests.iter().all(|request| request.round <= round)
+        }
+        Ok(Names { request_id: None, round: None }) | Err(_) => true,
+    }
+}
+
 /// The import of one request of a run.
 pub(crate) fn import_id(
     context: &Context,
@@ -277,4 +295,74 @@ pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn request(id: i64, state: RequestState, delivered_at: Option<i64>) -> BackupRequest {
+        let moment = |seconds| DateTime::from_timestamp(seconds, 0).expect("a moment");
+        BackupRequest {
+            id,
+            run_id: RunId(1),
+            round: i32::try_from(id).expect("small"),
+            mode: AskMode::Webhook,
+            state,
+            gateway_job_id: None,
+            download_url: None,
+            filename: None,
+            filesize_bytes: None,
+            filesize_mb: None,
+            expires_at: None,
+            asked_at: moment(id),
+            answered_at: None,
+            delivered_at: delivered_at.map(moment),
+            ended_at: None,
+            next_job_id: None,
+            error: None,
+            token_issued_at: None,
+        }
+    }
+
+    /// Ids of the requests that count as current.
+    fn current(requests: &[BackupRequest]) -> Vec<i64> {
+        requests.iter().map(|request| request.id).filter(|id| is_current(requests, *id)).collect()
+    }
+
+    #[test]
+    fn a_run_goes_by_one_request_at_a_time() {
+        use RequestState::{Answered, Asked, Delivered, Expired, Failed};
+        assert_eq!(current(&[request(1, Answered, None)]), [1]);
+        // The first dump was no good, the second is on its way, then there.
+        assert_eq!(current(&[request(1, Delivered, Some(5)), request(2, Asked, None)]), [2]);
+        let both = [request(1, Delivered, Some(5)), request(2, Delivered, Some(9))];
+        assert_eq!(current(&both), [2]);
+        // The second failed too: its own deadline job goes on from there.
+        assert!(current(&[request(1, Delivered, Some(5)), request(2, Failed, None)]).contains(&2));
+        // Given up and delivered after all, which closed the second.
+        assert!(current(&[request(1, Delivered, Some(9)), request(2, Expired, None)]).contains(&1));
+        // That one was no good either.
+        let late =
+            [request(1, Delivered, Some(9)), request(2, Expired, None), request(3, Asked, None)];
+        assert_eq!(current(&late), [3]);
+        assert!(!is_current(&late, 99));
+    }
+
+    #[test]
+    fn jobs_of_a_request_that_was_given_up_do_not_matter() {
+        let requests =
+            [request(1, RequestState::Delivered, Some(5)), request(2, RequestState::Asked, None)];
+        let wanted = |text: &str| {
+            let payload = RawValue::from_string(text.to_owned()).expect("is JSON");
+            is_wanted(&requests, &payload)
+        };
+        assert!(!wanted(r#"{"run_id": 1, "request_id": 1, "ordinal": 3}"#));
+        assert!(wanted(r#"{"run_id": 1, "request_id": 2}"#));
+        assert!(!wanted(r#"{"run_id": 1, "request_id": 1, "round": 9}"#));
+        assert!(!wanted(r#"{"run_id": 1, "round": 1}"#));
+        assert!(wanted(r#"{"run_id": 1, "round": 2}"#));
+    }
 }

@@ -58,7 +58,7 @@ pub(crate) async fn drop_staging(
         .await
         .map_err(|source| ImportError::database("looking for the staging schema", source))?;
         if exists {
-            session::end_holders(connection, &schema, &[]).await?;
+            session::end_holders(connection, &schema, &id.program()).await?;
             staging::drop_schema(connection, &schema).await?;
         }
     }

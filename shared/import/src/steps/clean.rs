@@ -109,6 +109,7 @@ async fn vacuum(
             name: "vacuum".to_owned(),
             table: table.table,
             exclusive: true,
+            optional: false,
         })
         .collect();
     let builder =

@@ -158,21 +158,25 @@ impl Finish<'_> {
     async fn run(&mut self) -> Result<(), ImportError> {
         self.clock.enter(Phase::Verify);
         let loaded = self.loaded_tables().await?;
-        let name = format!("relevo import {} finish", self.id);
+        let name = format!("{} finish", self.id.program());
         let mut session = Session::open(self.pool, &name, &[]).await?;
         let before = self.guard(session.connection()).await?;
 
         // Whoever still writes into the staging schema is stale: every chunk is committed.
         let staging = self.id.staging_schema();
-        session::end_holders(session.connection(), &staging, &[]).await?;
+        session::end_holders(session.connection(), &staging, &self.id.program()).await?;
         // From here on every new snapshot sees all rows.
         let older = open_transactions(session.connection()).await?;
 
         let exchange = self.exchange();
         precheck::check(session.connection(), &exchange, self.cancel).await?;
 
+        let own_indexes =
+            precheck::own_indexes(session.connection(), self.id, self.options, self.manifest)
+                .await?;
+
         self.clock.enter(Phase::Index);
-        let plan = plan::make(self.id, self.options, self.manifest, &loaded);
+        let plan = plan::make(self.id, self.options, self.manifest, &loaded, &own_indexes);
         let counted = self.build(&plan).await?;
         self.notices.extend(plan.notices.iter().cloned());
         self.notices.extend(plan::unvalidated_checks(session.connection(), &staging).await?);
@@ -280,7 +284,11 @@ impl Finish<'_> {
             progress: self.progress,
             cancel: self.cancel,
         };
-        let counted = builder.run(plan.tables.clone()).await?;
+        let built = builder.run(plan.tables.clone()).await?;
+        for notice in built.notices {
+            self.progress.report(ProgressEvent::Notice(&notice));
+            self.notices.push(notice);
+        }
         self.clock.enter(Phase::Constrain);
         // Two keys between the same tables, made at once, would wait for each other.
         builder.jobs = 1;
@@ -296,7 +304,7 @@ impl Finish<'_> {
         }?;
         self.clock.enter(Phase::Analyze);
         builder.run(plan.analyses.clone()).await?;
-        Ok(counted)
+        Ok(built.counted)
     }
 
     /// Rows per table in the dump = rows in the target, and the values if they were read back.

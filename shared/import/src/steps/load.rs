@@ -59,7 +59,7 @@ pub async fn load_chunk(
         Start::Go(options) => options,
         Start::Not(outcome) => return Ok(outcome),
     };
-    let name = format!("relevo import {id} chunk {ordinal}");
+    let name = format!("{} chunk {ordinal}", id.program());
     let mut session = Session::open(pool, &name, &[("synchronous_commit", "off")]).await?;
     let killer = session.killer();
     let load = Load { id, ordinal, fence, limit: limits.timeout, cancel };

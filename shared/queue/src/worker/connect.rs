@@ -19,7 +19,11 @@ pub(crate) enum Purpose {
 /// dropped, and a nested loop over the acknowledged ids and epochs grows with their square. What is
 /// left is the index for `id = ANY` and a hash for the epochs. These switches only weigh: where
 /// nothing else is possible the planner still does it.
-const PIN_PLANS: &str = "-- pin_plans
+///
+/// The rest bounds waits, on the server's side too: a server process that cannot send a claim's rows
+/// to a host that is gone would hold its locks, and keep the dead session from being rescued, for as
+/// long as TCP tries.
+const SETTINGS: &str = "-- settings
     SELECT set_config('enable_seqscan', 'off', false),
            set_config('enable_bitmapscan', 'off', false),
            set_config('enable_mergejoin', 'off', false),
@@ -29,7 +33,11 @@ const PIN_PLANS: &str = "-- pin_plans
            set_config('statement_timeout', '30s', false),
            set_config('lock_timeout', '5s', false),
            set_config('idle_in_transaction_session_timeout', '60s', false),
-           set_config('TimeZone', 'UTC', false)";
+           set_config('TimeZone', 'UTC', false),
+           set_config('tcp_user_timeout', '20000', false),
+           set_config('tcp_keepalives_idle', '10', false),
+           set_config('tcp_keepalives_interval', '5', false),
+           set_config('tcp_keepalives_count', '3', false)";
 
 /// Beyond the server's own limit for a statement: when it passes, the connection is dead.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
@@ -46,7 +54,7 @@ pub(crate) async fn connect(pool: &PgPool, purpose: Purpose) -> Result<PgConnect
     let options = pool.connect_options().as_ref().clone().application_name(name);
     within(CONNECT_TIMEOUT, async {
         let mut connection = PgConnection::connect_with(&options).await?;
-        sqlx::query(PIN_PLANS).execute(&mut connection).await?;
+        sqlx::query(SETTINGS).execute(&mut connection).await?;
         Ok(connection)
     })
     .await

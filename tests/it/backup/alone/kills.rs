@@ -11,7 +11,7 @@ use relevo_runs::{Run, RunId, typed_job};
 use relevo_tests::gateway::Fault;
 use relevo_tests::{ShopDump, wait_for};
 
-use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
+use crate::backup::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
 /// How many workers are killed; a long run sets 20 or more.
 const KILLS_ENV: &str = "RELEVO_TEST_KILLS";
@@ -24,13 +24,15 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Enqueues short jobs that have nothing to do with the import.
-async fn enqueue_noops(cluster: &Cluster) -> Vec<JobId> {
+/// Enqueues jobs that have nothing to do with the import, together long enough to be met by the
+/// kills too.
+async fn enqueue_noops(cluster: &Cluster, kills: u64) -> Vec<JobId> {
+    let sleep_ms = u32::try_from(kills * 8).unwrap();
     let jobs: Vec<_> = (0..NOOPS)
         .map(|tag| {
             let tag = i64::try_from(tag).ok();
             // Kills are no failures of theirs: prefetched ones die with their worker many times.
-            typed_job(&Noop { sleep_ms: 5, tag, ..Noop::default() }).max_deaths(100)
+            typed_job(&Noop { sleep_ms, tag, ..Noop::default() }).max_deaths(100)
         })
         .collect();
     let enqueued = cluster.queue().enqueue_many(&jobs).await.unwrap();
@@ -71,7 +73,7 @@ async fn workers_killed_at_random_moments_lose_and_double_nothing() {
     let size = std::fs::metadata(&dump.path).unwrap().len();
     let slow = Fault::SlowDownload { bytes_per_second: size / (4 + kills / 2) };
     cluster.gateway().plan(vec![slow.always()]).await;
-    let noops = enqueue_noops(&cluster).await;
+    let noops = enqueue_noops(&cluster, kills).await;
 
     let mut imports: Vec<RunId> = Vec::new();
     for kill in 0..kills {

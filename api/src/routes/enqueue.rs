@@ -327,6 +327,3 @@ fn own_key(name: &str, key: &str) -> Result<String, ApiError> {
         format!("{name} has 1 to 400 characters, none of them a control character"),
     ))
 }
-
-#[cfg(test)]
-mod tests {}

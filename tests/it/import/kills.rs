@@ -125,6 +125,7 @@ async fn a_session_ended_while_rows_are_copied_fails_the_import_cleanly() {
     wait_for("a COPY into articulo", Duration::from_secs(30), async || {
         let copying = "SELECT count(*)::text FROM pg_stat_activity
                        WHERE datname = current_database() AND query LIKE '%COPY%articulo%'
+                         AND application_name LIKE 'relevo import % load'
                          AND state = 'active'";
         (target.ask(copying).await != "0").then_some(())
     })

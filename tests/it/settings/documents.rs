@@ -50,6 +50,7 @@ fn the_example_file_lists_every_key_and_parses() {
         .collect();
     let world = World::file(&switched_on.join("\n")).and([
         ("DB_PASSWORD", "a"),
+        ("OTLP_TOKEN", "e"),
         ("HOOK", "b"),
         ("TUNNEL_KEY", "c"),
         ("SHOP_PASSWORD", "d"),

@@ -114,8 +114,8 @@ async fn a_session_ended_while_rows_are_copied_fails_the_import_cleanly() {
     target.import(&Dump::new(300, "uno")).await.unwrap();
     let (mut writer, reader) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
     let import = tokio::spawn(import_file(reader, target.options(), Arc::new(NoProgress)));
-    // More than the pipeline holds, so that a COPY is open and waits for more.
-    let text = Dump::new(60_000, "dos").sql().into_bytes();
+    // Far more than the pipeline holds, so that a COPY is open long before the end of the dump.
+    let text = Dump::new(400_000, "dos").sql().into_bytes();
     let feed = tokio::task::spawn_blocking(move || {
         use std::io::Write;
         let cut = text.len() - 1000;

@@ -5,7 +5,8 @@ use relevo_queue::JobFilter;
 use relevo_runs::RunState;
 use relevo_runs::backup::BackupMode;
 use relevo_tests::gateway::Fault;
-use relevo_tests::{ShopDump, wait_for};
+use relevo_tests::{ShopDump, TestDatabase, wait_for};
+use sqlx::AssertSqlSafe;
 
 use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
@@ -84,6 +85,59 @@ async fn a_wrong_key() {
     assert_eq!(cluster.gateway().record().await.unauthorised, 2);
     for worker in &cluster.workers {
         assert!(!worker.output().contains("clave-equivocada"), "the key is in a log");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_fails_too_often_fails_its_run() {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(prepare(&dump).workers(0)).await;
+    cluster.gateway().plan(vec![Fault::Unavailable { status: 503 }.always()]).await;
+    let id = cluster.start_run(BackupMode::Webhook).await;
+    // Eight attempts would take minutes.
+    sqlx::query("UPDATE relevo.job SET max_attempts = 2 WHERE run_id = $1")
+        .bind(id.0)
+        .execute(cluster.pool())
+        .await
+        .unwrap();
+    cluster.start_worker().await;
+    let run = cluster.ended(id).await;
+    let reason = "RequestBackup failed for good after 2 attempt(s): the gateway is not available";
+    cluster.assert_failed(&run, reason).await;
+    let log = cluster.log(id).await;
+    assert!(log.contains("trying again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_target_that_refuses() {
+    let dump = ShopDump::committed();
+    let elsewhere = TestDatabase::empty().await;
+    let role = format!("{}_reader", elsewhere.name());
+    let mut admin = elsewhere.pool().acquire().await.unwrap();
+    for sql in
+        [format!("CREATE ROLE {role} LOGIN"), format!("GRANT USAGE ON SCHEMA public TO {role}")]
+    {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *admin).await.unwrap();
+    }
+    let url = elsewhere.url().replacen("//postgres@", &format!("//{role}@"), 1);
+    assert_ne!(url, elsewhere.url());
+    let cluster = Cluster::start(prepare(&dump).set("backup.sicar.target_url", url.as_str())).await;
+    let id = cluster.start_run(BackupMode::Sync).await;
+    let run = cluster.ended(id).await;
+    cluster.assert_failed(&run, &role).await;
+    drop(cluster);
+
+    let missing = url.replace(elsewhere.name(), "no_such_database");
+    let prepared = prepare(&dump).set("backup.sicar.target_url", missing.as_str());
+    let cluster = Cluster::start(prepared).await;
+    let id = cluster.start_run(BackupMode::Sync).await;
+    let run = cluster.ended(id).await;
+    assert_eq!(run.state, RunState::Failed);
+    let error = run.error.unwrap_or_default();
+    assert!(error.contains("no_such_database"), "{error}");
+    drop(cluster);
+    for sql in [format!("DROP OWNED BY {role}"), format!("DROP ROLE {role}")] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *admin).await.unwrap();
     }
 }
 

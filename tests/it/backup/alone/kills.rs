@@ -215,23 +215,95 @@ async fn a_worker_told_to_stop_gives_back_what_it_cannot_finish() {
 }
 
 #[tokio::test]
-async fn a_worker_killed_in_its_last_step_leaves_a_run_that_ends_well() {
+async fn workers_that_die_under_a_job_again_and_again_fail_its_run() {
     let dump = ShopDump::committed();
-    let mut cluster = Cluster::start(prepare(&dump).workers(2)).await;
-    for _ in 0..2 {
+    let mut cluster = Cluster::start(prepare(&dump)).await;
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    cluster
+        .gateway()
+        .plan(vec![Fault::SlowDownload { bytes_per_second: size / 30 }.always()])
+        .await;
+    let id = cluster.start_run(BackupMode::Sync).await;
+    let (download, _) = running_download(&cluster, id).await;
+    // One death is enough here.
+    sqlx::query("UPDATE relevo.job SET max_deaths = 1 WHERE id = $1")
+        .bind(download)
+        .execute(cluster.pool())
+        .await
+        .unwrap();
+    cluster.replace_worker(0).await;
+    let run = cluster.ended(id).await;
+    cluster.assert_failed(&run, "DownloadDump failed for good").await;
+}
+
+/// What becomes of a finish whose worker is killed between the cutover and the run's end.
+enum Then {
+    /// Another worker takes the job over.
+    TakenOver,
+    /// The job is cancelled before another worker can take it over.
+    Cancelled,
+}
+
+/// A run that has begun its finish and cannot end as long as its row is locked.
+async fn locked_in_its_finish(cluster: &Cluster) -> (RunId, sqlx::PgTransaction<'static>) {
+    for _ in 0..5 {
         let id = cluster.start_run(BackupMode::Sync).await;
         wait_for("the finish to begin", RUN_TIMEOUT, async || {
             let run = cluster.run(id).await;
             (run.phase == "finish" || run.state.is_ended()).then_some(())
         })
         .await;
-        for worker in std::mem::take(&mut cluster.workers) {
-            worker.kill();
+        let mut lock = cluster.pool().begin().await.unwrap();
+        let run = cluster.runs().get_for_update_in(&mut lock, id).await.unwrap().unwrap();
+        if !run.state.is_ended() {
+            return (id, lock);
         }
-        for _ in 0..2 {
-            cluster.start_worker().await;
-        }
-        let run = cluster.ended(id).await;
-        cluster.assert_succeeded(&run, &dump).await;
+        // It was faster than we looked; another one then.
+        lock.rollback().await.unwrap();
+        cluster.assert_clean(id).await;
     }
+    panic!("every run ended before it could be locked");
+}
+
+/// Kills the worker when its target is live already and its run has not ended yet.
+async fn killed_after_the_cutover(then: Then) {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(prepare(&dump)).await;
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    let slow = Fault::SlowDownload { bytes_per_second: size / 2 };
+    cluster.gateway().plan(vec![slow.always()]).await;
+    let (id, lock) = locked_in_its_finish(&cluster).await;
+    wait_for("the target to be live", RUN_TIMEOUT, async || {
+        let states: Vec<String> = sqlx::query_scalar("SELECT state FROM relevo_ledger.import")
+            .fetch_all(cluster.target().pool())
+            .await
+            .unwrap();
+        (states.last().is_some_and(|state| state == "live")).then_some(())
+    })
+    .await;
+    cluster.workers.remove(0).kill();
+    lock.rollback().await.unwrap();
+
+    if matches!(then, Then::Cancelled) {
+        let filter = JobFilter { kinds: vec!["FinishImport".to_owned()], ..JobFilter::run(id.0) };
+        let finish = wait_for("the rescue of the finish", RUN_TIMEOUT, async || {
+            let job = cluster.queue().jobs(&filter).await.unwrap().into_iter().next()?;
+            (job.state == JobState::Available).then_some(job.id)
+        })
+        .await;
+        cluster.queue().cancel(finish, "by hand").await.unwrap();
+    }
+    cluster.start_worker().await;
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, &dump).await;
+}
+
+#[tokio::test]
+async fn a_kill_after_the_cutover_is_healed_by_the_next_worker() {
+    killed_after_the_cutover(Then::TakenOver).await;
+}
+
+#[tokio::test]
+async fn a_kill_after_the_cutover_is_healed_even_without_the_job() {
+    killed_after_the_cutover(Then::Cancelled).await;
 }

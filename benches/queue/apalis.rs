@@ -12,6 +12,7 @@ use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_postgres::{Config, PostgresStorage};
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Notify;
 
 const BATCH_SIZE: usize = 1000;
@@ -55,8 +56,33 @@ pub async fn fill(pool: &PgPool, jobs: usize) -> Result<Duration> {
     Ok(elapsed)
 }
 
+/// What `pg_stat_activity` calls the peer's connections while it drains.
+const NAME: &str = "relevo bench peer";
+
 /// Drains the table; the time from the worker's start to the last acknowledgement in the database.
+///
+/// On a pool of its own: when its worker is stopped, the peer leaves a connection inside an open
+/// transaction, and the locks of that must not outlive the drain.
 pub async fn drain(pool: &PgPool, jobs: usize) -> Result<Duration> {
+    let options = pool.connect_options().as_ref().clone().application_name(NAME);
+    let own = PgPoolOptions::new()
+        .max_connections(super::CONNECTIONS_MAX)
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await?;
+    let drained = drain_on(&own, jobs).await;
+    // Closing the pool would wait for whoever holds that connection.
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = $1",
+    )
+    .bind(NAME)
+    .execute(pool)
+    .await?;
+    drained
+}
+
+async fn drain_on(pool: &PgPool, jobs: usize) -> Result<Duration> {
     let countdown = Countdown { left: Arc::new(AtomicUsize::new(jobs)), done: Arc::default() };
     let done = countdown.done.clone();
     let worker = WorkerBuilder::new("peer")

@@ -65,6 +65,12 @@ struct Samples {
 
 const BULK: usize = 1000;
 
+/// A round takes less than a minute; one that hangs must say so.
+const ROUND_MAX: Duration = Duration::from_secs(600);
+
+/// Connections of each side's pool.
+const CONNECTIONS_MAX: u32 = 8;
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
@@ -81,8 +87,11 @@ async fn main() -> Result<()> {
 
 async fn measure(args: &Args, url: &str) -> Result<Vec<Line>> {
     // No ping before each use: the raw side's connections pay none either.
-    let pool =
-        PgPoolOptions::new().max_connections(8).test_before_acquire(false).connect(url).await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .test_before_acquire(false)
+        .connect(url)
+        .await?;
     relevo_runs::control_plane::migrate(&pool).await?;
     raw::prepare(&pool).await?;
     if !args.no_peer {
@@ -91,7 +100,9 @@ async fn measure(args: &Args, url: &str) -> Result<Vec<Line>> {
     let mut samples = Samples::default();
     for round in 0..args.rounds {
         eprintln!("round {} of {}", round + 1, args.rounds);
-        one_round(args, &pool, url, &mut samples).await?;
+        tokio::time::timeout(ROUND_MAX, one_round(args, &pool, url, &mut samples))
+            .await
+            .with_context(|| format!("no end of a round within {} s", ROUND_MAX.as_secs()))??;
     }
     Ok(lines(args, samples))
 }
@@ -100,20 +111,28 @@ async fn one_round(args: &Args, pool: &PgPool, url: &str, samples: &mut Samples)
     let rate = |jobs: usize, elapsed: Duration| {
         u32::try_from(jobs).map_or(f64::INFINITY, f64::from) / elapsed.as_secs_f64()
     };
+    // What one side left to be written must not weigh on the next.
+    let settle = async || sqlx::query("CHECKPOINT").execute(pool).await.map(drop);
     raw::fill(pool, i64::try_from(args.jobs)?).await?;
+    settle().await?;
     samples.raw_drain.push(rate(args.jobs, raw::drain(pool, url).await?));
 
+    settle().await?;
     samples.relevo_bulk.push(rate(args.jobs, relevo::fill(pool, args.jobs, BULK).await?));
+    settle().await?;
     samples.relevo_drain.push(rate(args.jobs, relevo::drain(pool, args.jobs).await?));
 
     if !args.no_peer {
         apalis::fill(pool, args.jobs).await?;
+        settle().await?;
         samples.peer_drain.push(rate(args.jobs, apalis::drain(pool, args.jobs).await?));
     }
 
-    samples.raw_bulk.push(rate(args.jobs, raw::copy_bulk(url, args.jobs).await?));
+    settle().await?;
+    samples.raw_bulk.push(rate(args.jobs, raw::copy_bulk(pool, url, args.jobs).await?));
+    settle().await?;
     let singles = usize::try_from(args.singles)?;
-    samples.raw_single.push(rate(singles, raw::insert_single(url, args.singles).await?));
+    samples.raw_single.push(rate(singles, raw::insert_single(pool, url, args.singles).await?));
     samples.relevo_single.push(rate(singles, relevo::enqueue_single(pool, args.singles).await?));
 
     let ms = |latencies: Vec<Duration>| {

@@ -48,12 +48,12 @@ pub async fn fill(pool: &PgPool, jobs: i64) -> Result<()> {
     Ok(())
 }
 
-/// Drains the table; the time from the first claim to the last finish.
+/// Drains the table; the time from connecting, as a worker does, to the last finish.
 pub async fn drain(pool: &PgPool, url: &str) -> Result<Duration> {
+    let started = Instant::now();
     let mut claims = PgConnection::connect(url).await?;
     let (batches_out, mut batches_in) = mpsc::channel::<Vec<i64>>(BATCHES_IN_FLIGHT);
     let finisher_pool = pool.clone();
-    let started = Instant::now();
     let finisher = tokio::spawn(async move {
         while let Some(ids) = batches_in.recv().await {
             sqlx::query(
@@ -87,7 +87,8 @@ pub async fn drain(pool: &PgPool, url: &str) -> Result<Duration> {
 }
 
 /// Time for `jobs` single INSERTs on one connection.
-pub async fn insert_single(url: &str, jobs: i64) -> Result<Duration> {
+pub async fn insert_single(pool: &PgPool, url: &str, jobs: i64) -> Result<Duration> {
+    sqlx::query("TRUNCATE raw.job, raw.history").execute(pool).await?;
     let mut connection = PgConnection::connect(url).await?;
     let started = Instant::now();
     for _ in 0..jobs {
@@ -103,7 +104,8 @@ pub async fn insert_single(url: &str, jobs: i64) -> Result<Duration> {
 
 /// Time to COPY `jobs` rows in one statement: a COPY per batch would measure the 40 ms that TCP
 /// waits for an acknowledgement between its two small last packets.
-pub async fn copy_bulk(url: &str, jobs: usize) -> Result<Duration> {
+pub async fn copy_bulk(pool: &PgPool, url: &str, jobs: usize) -> Result<Duration> {
+    sqlx::query("TRUNCATE raw.job, raw.history").execute(pool).await?;
     let mut connection = PgConnection::connect(url).await?;
     let rows = "other\tNoop\t{}\n".repeat(jobs);
     let started = Instant::now();

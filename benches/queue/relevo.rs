@@ -107,6 +107,7 @@ pub async fn drain(pool: &PgPool, jobs: usize) -> Result<Duration> {
 
 /// Time for `jobs` single enqueues, one after the other.
 pub async fn enqueue_single(pool: &PgPool, jobs: i64) -> Result<Duration> {
+    sqlx::query("TRUNCATE relevo.job, relevo.job_history").execute(pool).await?;
     let queue = Queue::new(pool.clone());
     let job = noop()?;
     let started = Instant::now();

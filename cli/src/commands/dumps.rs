@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use relevo_import::{DirectOptions, ImportError, Inspection};
+use relevo_import::{DirectOptions, ImportError, Inspection, Readers};
 use relevo_mysqldump::{SkippedKind, SkippedObject, TranslateOptions};
 use relevo_pg::PgError;
 use secrecy::SecretString;
@@ -78,12 +78,20 @@ async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
     view.finish();
     let imported = match outcome {
         Ok(imported) => imported,
-        Err(_) if stopped.is_cancelled() => {
+        Err(error) if stopped.is_cancelled() && error.readers() == Readers::SeePrevious => {
             return Err(Failure::new(Exit::Interrupted, "the import was interrupted")
                 .advise("the previous data are untouched, what was loaded is removed"));
         }
         Err(error) => {
-            return Err(refused(error, "the import failed; the previous data are untouched"));
+            let context = match error.readers() {
+                Readers::SeePrevious => "the import failed; the previous data are untouched",
+                Readers::SeeNew => "the import is done: the new data are live",
+                Readers::Unknown => {
+                    "the import was cut off in its last moment; whether the new data are live, the \
+                     target's table relevo_ledger.import says"
+                }
+            };
+            return Err(refused(error, context));
         }
     };
     out.document(&imported, || match serde_json::to_value(&imported) {

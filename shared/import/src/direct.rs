@@ -20,7 +20,7 @@ use crate::manifest::{ChunkEntry, Manifest, TableManifest};
 use crate::options::{DirectOptions, ImportOptions};
 use crate::progress::{ImportProgress, Phase, ProgressEvent};
 use crate::scan::{Found, ScanOptions, Tally, scan};
-use crate::steps::{self, DIRECT_OWNER};
+use crate::steps::{self, DIRECT_OWNER, sweep_direct};
 
 /// Nobody else writes into an import of our own making.
 const FENCE: Fence = Fence { incarnation: 0, job_id: 0, epoch: 0 };
@@ -47,7 +47,7 @@ pub async fn import_file(
         .execute(presence.connection())
         .await
         .map_err(|source| ImportError::database("announcing the import", source))?;
-    if let Err(error) = steps::sweep(&pool, DIRECT_OWNER, std::slice::from_ref(&id)).await {
+    if let Err(error) = sweep_direct(&pool).await {
         tracing::warn!(error = %error, "could not clear up after an earlier import");
     }
 

@@ -8,8 +8,20 @@ use relevo_pg::cutover::CutoverError;
 
 use crate::guard::GuardFinding;
 
-/// Why an import, or one of its steps, failed. The target's previous data are intact in every
-/// case.
+/// What readers of the target see after an import failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Readers {
+    /// The previous data, untouched.
+    SeePrevious,
+    /// The new data: only clearing up is left.
+    SeeNew,
+    /// One or the other: the answer to the cutover's COMMIT was lost, and the target could not be
+    /// asked. The same step run again finds out.
+    Unknown,
+}
+
+/// Why an import, or one of its steps, failed. [`ImportError::readers`] tells whether the target's
+/// previous data are what readers see.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Not an import's id.
@@ -146,6 +158,28 @@ pub enum ImportError {
         /// The import.
         id: String,
     },
+    /// The import went live under an earlier incarnation of the control plane: it is not the one
+    /// meant now.
+    #[error(
+        "import {id} went live before the control plane was restored (incarnation {incarnation}); \
+         start a new one"
+    )]
+    EarlierIncarnation {
+        /// The import.
+        id: String,
+        /// The incarnation that made it.
+        incarnation: i64,
+    },
+    /// The import is live, but what comes after the cutover failed. Run again, the step goes on
+    /// there.
+    #[error("the new data are live; clearing up after the cutover failed")]
+    AfterCutover(#[source] Box<ImportError>),
+    /// The connection was lost in the cutover, and the target could not be asked how it ended.
+    #[error(
+        "the connection to the target was lost in the cutover, and the target cannot be asked yet \
+         whether the new data are live"
+    )]
+    CutoverUndecided(#[source] Box<ImportError>),
     /// A newer import of the same schema went live in between.
     #[error(
         "schema {schema} was meanwhile replaced by the later import {newer}; this older one is not put over it"
@@ -273,11 +307,13 @@ impl ImportError {
             Self::Target(error) => error.is_transient(),
             Self::Cutover(error) => error.is_transient(),
             Self::Build { source, .. } => relevo_pg::error::is_transient(source),
+            Self::AfterCutover(source) => source.is_transient(),
             Self::Read(_)
             | Self::ChunkRead { .. }
             | Self::Sink(_)
             | Self::MissingChunks { .. }
             | Self::NotSealed { .. }
+            | Self::CutoverUndecided(_)
             | Self::Crashed { .. } => true,
             Self::Id { .. }
             | Self::Truncated { .. }
@@ -296,6 +332,7 @@ impl ImportError {
             | Self::Ended { .. }
             | Self::OtherDump { .. }
             | Self::Fenced { .. }
+            | Self::EarlierIncarnation { .. }
             | Self::Superseded { .. }
             | Self::ChunkDamaged { .. }
             | Self::RowsDiffer { .. }
@@ -306,17 +343,20 @@ impl ImportError {
         }
     }
 
+    /// What readers of the target see now.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        match self {
+            Self::AfterCutover(_) => Readers::SeeNew,
+            Self::CutoverUndecided(_) => Readers::Unknown,
+            _ => Readers::SeePrevious,
+        }
+    }
+
     /// The error with everything behind it in one line, for a ledger or a log.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
+        relevo_errors::chain(self)
     }
 
     /// Wraps a driver's error with what was being done.

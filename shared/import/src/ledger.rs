@@ -58,6 +58,7 @@ pub(crate) struct ImportRow {
     pub(crate) manifest: Option<JsonValue>,
     pub(crate) certificate: Option<JsonValue>,
     pub(crate) begun_at: DateTime<Utc>,
+    pub(crate) fence_incarnation: i64,
 }
 
 impl ImportRow {
@@ -70,7 +71,7 @@ impl ImportRow {
 pub(crate) async fn find(pool: &PgPool, id: &ImportId) -> Result<Option<ImportRow>, ImportError> {
     let found = sqlx::query_as(
         "-- find_import
-         SELECT owner, state, options, manifest, certificate, begun_at
+         SELECT owner, state, options, manifest, certificate, begun_at, fence_incarnation
          FROM relevo_ledger.import WHERE id = $1",
     )
     .bind(id.as_str())
@@ -88,7 +89,10 @@ pub(crate) async fn get(pool: &PgPool, id: &ImportId) -> Result<ImportRow, Impor
     find(pool, id).await?.ok_or_else(|| ImportError::Unknown { id: id.to_string() })
 }
 
-/// Takes an import over: sets its fence to `fence` unless a later writer holds it.
+/// Takes an import over: sets its fence to `fence` unless a later writer holds it. One that is live
+/// is returned as it is, unless an earlier incarnation of the control plane made it: a control
+/// plane restored from a backup counts its runs once more, and must not take the old ones for its
+/// own.
 pub(crate) async fn take_over(
     pool: &PgPool,
     id: &ImportId,
@@ -100,7 +104,7 @@ pub(crate) async fn take_over(
          SET fence_incarnation = $2, fence_job_id = $3, fence_epoch = $4
          WHERE id = $1 AND state IN ('loading', 'sealed')
            AND (fence_incarnation, fence_job_id, fence_epoch) <= ($2, $3, $4)
-         RETURNING owner, state, options, manifest, certificate, begun_at",
+         RETURNING owner, state, options, manifest, certificate, begun_at, fence_incarnation",
     )
     .bind(id.as_str())
     .bind(fence.incarnation)
@@ -114,6 +118,12 @@ pub(crate) async fn take_over(
     }
     let row = get(pool, id).await?;
     match row.state.as_str() {
+        state::LIVE if row.fence_incarnation < fence.incarnation => {
+            Err(ImportError::EarlierIncarnation {
+                id: id.to_string(),
+                incarnation: row.fence_incarnation,
+            })
+        }
         state::LIVE => Ok(row),
         state::FAILED => Err(ended(id, &row.state)),
         _ => Err(ImportError::Fenced { id: id.to_string() }),

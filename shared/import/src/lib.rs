@@ -32,7 +32,7 @@ mod translate;
 pub use certificate::{Certificate, PhaseDuration, TableCertificate};
 pub use chunk::{Chunk, ChunkHeader};
 pub use direct::import_file;
-pub use error::ImportError;
+pub use error::{ImportError, Readers};
 pub use guard::GuardFinding;
 pub use identity::{Fence, ImportId, previous_schema};
 pub use inspect::{InspectedTable, Inspection, inspect};

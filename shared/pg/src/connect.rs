@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::error::{PgError, sqlstate};
+use crate::socket;
 
 /// The oldest server the SQL of this workspace was written for.
 pub const OLDEST_SUPPORTED_MAJOR: u32 = 13;
@@ -53,6 +54,23 @@ const KNOWN_PARAMETERS: &[&str] = &[
     "sslrootcert",
     "user",
 ];
+
+/// Bounds that every session has unless its pool or its URL sets others: a statement, a wait for a
+/// lock and an open transaction end some time, also when the client was frozen, and a client that
+/// vanished is noticed within a minute.
+const SESSION_BOUNDS: &[(&str, &str)] = &[
+    ("statement_timeout", "30min"),
+    ("lock_timeout", "2min"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "60000"),
+];
+
+/// A pooled connection that has rested longer is asked whether it is still alive before it is
+/// handed out. Asking every time would double the round trips of single statements.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(10);
 
 /// How a pool behaves. The URL says where it leads and with which `sslmode`.
 #[derive(Clone, Debug)]
@@ -111,9 +129,27 @@ impl PoolOptions {
 pub async fn connect(url: &SecretString, options: PoolOptions) -> Result<PgPool, PgError> {
     let connect_options = connect_options(url, &options)?;
     probe(&connect_options, options.connect_timeout).await?;
+    let tcp_port = tcp_port(&connect_options);
     Ok(PgPoolOptions::new()
         .max_connections(options.max_connections)
         .acquire_timeout(options.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > PING_AFTER_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(move |_, _| {
+            Box::pin(async move {
+                if let Some(port) = tcp_port {
+                    socket::tune(port);
+                }
+                Ok(())
+            })
+        })
         .connect_lazy_with(connect_options))
 }
 
@@ -152,8 +188,12 @@ pub fn connect_options(
     if parsed.get_application_name().is_none_or(|name| name == "sqlx" || name.is_empty()) {
         parsed = parsed.application_name(&options.application_name);
     }
+    let by_url = parsed.get_options().unwrap_or_default().to_owned();
+    let bounds = SESSION_BOUNDS.iter().copied().filter(|(name, _)| {
+        !by_url.contains(name) && !options.settings.iter().any(|(own, _)| own == name)
+    });
     let settings = options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    Ok(parsed.options(settings).disable_statement_logging())
+    Ok(parsed.options(bounds.chain(settings)).disable_statement_logging())
 }
 
 /// Checks scheme and parameters, and takes out the parameters that mean nothing here.
@@ -205,13 +245,24 @@ async fn probe(options: &PgConnectOptions, limit: Duration) -> Result<(), PgErro
 
 async fn open(options: &PgConnectOptions, limit: Duration) -> Result<PgConnection, PgError> {
     match tokio::time::timeout(limit, options.connect()).await {
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok(connection)) => {
+            if let Some(port) = tcp_port(options) {
+                socket::tune(port);
+            }
+            Ok(connection)
+        }
         Ok(Err(error)) => Err(explain(options, error)),
         Err(_) => Err(PgError::ConnectTimeout {
             address: address(options),
             seconds: limit.as_secs().max(1),
         }),
     }
+}
+
+/// The port, unless the way there is a Unix socket.
+fn tcp_port(options: &PgConnectOptions) -> Option<u16> {
+    let by_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+    (!by_socket).then(|| options.get_port())
 }
 
 /// `host:port`, or the socket's path.
@@ -308,6 +359,23 @@ mod tests {
         let kept = checked_url("postgres://u@h/d?pgbouncer=true&sslmode=require").unwrap();
         assert_eq!(kept, "postgres://u@h/d?sslmode=require");
         assert_eq!(checked_url("postgres://u@h/d?connect_timeout=5").unwrap(), "postgres://u@h/d");
+    }
+
+    #[test]
+    fn every_session_has_bounds_and_own_settings_hold_over_them() {
+        let url = SecretString::from("postgres://u@h/d?options=-c%20lock_timeout%3D7s");
+        let options = PoolOptions::named("x").setting("statement_timeout", "9s");
+        let parsed = connect_options(&url, &options).unwrap();
+        let text = parsed.get_options().unwrap();
+        for wanted in [
+            "statement_timeout=9s",
+            "lock_timeout=7s",
+            "idle_in_transaction_session_timeout=60s",
+            "tcp_user_timeout=60000",
+        ] {
+            assert_eq!(text.matches(wanted).count(), 1, "{wanted} in {text}");
+        }
+        assert!(!text.contains("30min") && !text.contains("2min"), "{text}");
     }
 
     #[tokio::test]

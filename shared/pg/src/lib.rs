@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod error;
 pub mod ident;
 pub mod session;
+mod socket;
 pub mod staging;
 
 pub use connect::{PoolOptions, connect, connect_beside, connect_one};

@@ -38,9 +38,10 @@ impl Session {
     /// Opens a connection beside `pool`, with the pool's address and login, and applies
     /// `settings` (name, value) to it.
     ///
-    /// Always set: the formats in which values are written (UTC, ISO dates, hex), no statement
-    /// timeout, and, where the server knows it, that it looks every few seconds whether we are
-    /// still there.
+    /// Always set: the formats in which values are written (UTC, ISO dates, hex); bounds for
+    /// statements (6 hours), lock waits and idle transactions, which `settings` may change; and
+    /// that the server gives a client up that does not answer (25 s), where it knows how also in
+    /// the middle of a statement.
     ///
     /// # Errors
     /// As [`crate::connect()`].
@@ -60,10 +61,15 @@ impl Session {
             ("extra_float_digits", "1"),
             ("client_encoding", "UTF8"),
             ("standard_conforming_strings", "on"),
-            ("statement_timeout", "0"),
-            ("lock_timeout", "0"),
+            // Ends by itself what nobody is there any more to end.
+            ("statement_timeout", "6h"),
+            ("lock_timeout", "10min"),
             // A client that was frozen or cut off must not keep its locks for ever.
             ("idle_in_transaction_session_timeout", "60s"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "30000"),
         ];
         for (name, value) in fixed.iter().chain(settings) {
             sql.push_str(&format!("SET {} = {};\n", ident::quote(name), ident::literal(value)));

@@ -5,6 +5,7 @@ mod carried_over;
 mod direct;
 mod dump;
 mod fences;
+mod frozen;
 mod guard;
 mod kills;
 mod obstacles;

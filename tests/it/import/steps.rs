@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use relevo_import::steps::{self, Begun, ChunkOutcome, ImportState};
 use relevo_import::{
-    Chunk, ChunkLimits, Fence, ImportError, ImportId, ImportOptions, Manifest, NoProgress,
+    Chunk, ChunkLimits, Fence, ImportError, ImportId, ImportOptions, Manifest, NoProgress, Readers,
     SplitItem, SplitOptions, split_to_chunks,
 };
 use relevo_mysqldump::TableDef;
@@ -252,11 +252,23 @@ async fn an_abandoned_import_stays_abandoned() {
     assert_eq!(target.count("articulo").await, 300);
 }
 
+/// Gives up what is left over, except for the imports at work.
+async fn clear_all(pool: &PgPool, at_work: &[&ImportId]) -> Vec<ImportId> {
+    let mut given_up = Vec::new();
+    for leftover in steps::leftovers(pool, "tests").await.unwrap() {
+        let left = !at_work.contains(&leftover.import());
+        if left && steps::clear(pool, &leftover).await.unwrap() {
+            given_up.push(leftover.import().clone());
+        }
+    }
+    given_up
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sweeping_clears_up_after_one_owner_only() {
     let target = Target::new().await;
     let pool = target.pool();
-    assert!(steps::sweep(pool, "tests", &[]).await.unwrap().is_empty(), "no ledger yet");
+    assert!(steps::leftovers(pool, "tests").await.unwrap().is_empty(), "no ledger yet");
     let (left, live) = (Cut::new("run8_a", &Dump::default()), Cut::new("run9_a", &Dump::default()));
     left.prepare(pool, fence(1, 1)).await;
     left.load(pool, 0, fence(2, 1)).await;
@@ -265,15 +277,85 @@ async fn sweeping_clears_up_after_one_owner_only() {
     let others = ImportOptions { owner: "another control plane".to_owned(), ..options() };
     steps::begin(pool, &foreign, &others, fence(1, 1)).await.unwrap();
 
-    let swept = steps::sweep(pool, "tests", std::slice::from_ref(&live.id)).await.unwrap();
-    assert_eq!(swept, std::slice::from_ref(&left.id));
+    assert_eq!(clear_all(pool, &[&live.id]).await, std::slice::from_ref(&left.id));
     assert_eq!(target.own_schemas().await, "relevo_stage_run1_b relevo_stage_run9_a");
     // What a kill left half-dropped is found again by the schema that is there.
     target
         .run("CREATE SCHEMA relevo_stage_run8_a; CREATE TABLE relevo_stage_run8_a.x (id int)")
         .await;
-    steps::sweep(pool, "tests", std::slice::from_ref(&live.id)).await.unwrap();
+    assert!(clear_all(pool, &[&live.id]).await.is_empty());
     assert_eq!(target.own_schemas().await, "relevo_stage_run1_b relevo_stage_run9_a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_taken_up_after_the_list_was_read_is_not_swept() {
+    let target = Target::new().await;
+    let pool = target.pool();
+    let cut = Cut::new("run12_a", &Dump::default());
+    cut.prepare(pool, fence(1, 1)).await;
+    let listed = steps::leftovers(pool, "tests").await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert!(listed[0].is_unfinished());
+    // Rescued meanwhile: the same job under a higher epoch.
+    steps::begin(pool, &cut.id, &options(), fence(1, 2)).await.unwrap();
+    assert!(!steps::clear(pool, &listed[0]).await.unwrap());
+    assert_eq!(steps::state(pool, &cut.id).await.unwrap(), Some(ImportState::Loading));
+    cut.load_all(pool, 2).await;
+    steps::seal(pool, &cut.id, &cut.manifest, fence(1, 2)).await.unwrap();
+    cut.finish(pool, fence(3, 1)).await.unwrap();
+    assert!(!steps::clear(pool, &listed[0]).await.unwrap(), "nor a live one");
+    assert_eq!(target.count("articulo").await, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_control_plane_does_not_take_an_old_import_for_its_own() {
+    let target = Target::new().await;
+    let pool = target.pool();
+    let cut = Cut::new("run13_a", &Dump::default());
+    cut.prepare(pool, fence(1, 1)).await;
+    cut.load_all(pool, 2).await;
+    steps::seal(pool, &cut.id, &cut.manifest, fence(1, 1)).await.unwrap();
+    cut.finish(pool, fence(3, 1)).await.unwrap();
+    assert_eq!(
+        steps::begin(pool, &cut.id, &options(), fence(1, 1)).await.unwrap(),
+        Begun::Live,
+        "the same incarnation"
+    );
+    let restored = Fence { incarnation: fence(1, 1).incarnation + 1, job_id: 1, epoch: 1 };
+    for error in [
+        steps::begin(pool, &cut.id, &options(), restored).await.unwrap_err(),
+        cut.finish(pool, restored).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, ImportError::EarlierIncarnation { .. }), "{error:?}");
+        assert!(!error.is_transient());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_tells_whether_the_cutover_had_happened() {
+    let target = Target::new().await;
+    let pool = target.pool();
+    let cut = Cut::new("run14_a", &Dump::default());
+    cut.prepare(pool, fence(1, 1)).await;
+    cut.load_all(pool, 2).await;
+    let early = cut.finish(pool, fence(1, 1)).await.unwrap_err();
+    assert_eq!(early.readers(), Readers::SeePrevious);
+    steps::seal(pool, &cut.id, &cut.manifest, fence(1, 1)).await.unwrap();
+    // Clearing up cannot read its part of the ledger: the server says that it is out of resources.
+    target
+        .run(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '53100'; END $$;
+             CREATE TRIGGER refuse BEFORE DELETE ON relevo_ledger.import_chunk
+             FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let error = cut.finish(pool, fence(3, 1)).await.unwrap_err();
+    assert_eq!(error.readers(), Readers::SeeNew, "{error:?}");
+    assert!(error.is_transient(), "{error:?}");
+    assert_eq!(target.count("articulo").await, 300);
+    target.run("DROP TRIGGER refuse ON relevo_ledger.import_chunk").await;
+    cut.finish(pool, fence(3, 2)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,8 @@ pub(crate) const DIRECT_OWNER: &str = "relevo dump import";
 /// An unknown one is marked failed too, so that a late `begin` finds it ended.
 ///
 /// # Errors
-/// When the target cannot be reached or does not let go of the schema; a later [`sweep`] goes on.
+/// When the target cannot be reached or does not let go of the schema; [`leftovers`] lists it from
+/// then on.
 pub async fn abandon(pool: &PgPool, id: &ImportId, reason: &str) -> Result<(), ImportError> {
     let mut connection = ledger::acquire(pool).await?;
     ledger::ensure(&mut connection).await?;
@@ -65,64 +66,137 @@ pub(crate) async fn drop_staging(
     Ok(())
 }
 
-/// Clears up after `owner`, and after direct imports whose program has ended: abandons each
-/// unfinished import that is not in `live`, and drops staging and trash schemas that ended imports
-/// left behind. Returns the imports that were abandoned.
+/// What an import left in the target, as it stood when it was listed.
+#[derive(Clone, Debug, Eq, PartialEq, sqlx::FromRow)]
+pub struct Leftover {
+    #[sqlx(try_from = "String")]
+    import: ImportId,
+    owner: String,
+    state: String,
+    fence_incarnation: i64,
+    fence_job_id: i64,
+    fence_epoch: i64,
+}
+
+impl Leftover {
+    /// The import.
+    #[must_use]
+    pub fn import(&self) -> &ImportId {
+        &self.import
+    }
+
+    /// Whether it is not finished: its owner may be at work on it.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        matches!(&*self.state, ledger::state::LOADING | ledger::state::SEALED)
+    }
+}
+
+/// Lists unfinished imports of `owner`, direct imports whose program has ended, and ended ones
+/// whose schemas are still there.
+///
+/// The caller then looks which of them are at work, and calls [`clear`] for the others. In this
+/// order: an import that begins after the list was read is not on it.
 ///
 /// # Errors
-/// When the target cannot be reached; one schema that cannot be dropped does not stop the others,
-/// the first such error is returned at the end.
-pub async fn sweep(
-    pool: &PgPool,
-    owner: &str,
-    live: &[ImportId],
-) -> Result<Vec<ImportId>, ImportError> {
-    let live: Vec<String> = live.iter().map(ToString::to_string).collect();
+/// When the target cannot be reached.
+pub async fn leftovers(pool: &PgPool, owner: &str) -> Result<Vec<Leftover>, ImportError> {
     // A running direct import holds an advisory lock named after it.
-    let found: Result<Vec<(String, String)>, _> = sqlx::query_as(
-        "-- sweep_imports
-         SELECT i.id, i.state
+    let found: Result<Vec<Leftover>, _> = sqlx::query_as(
+        "-- list_leftovers
+         SELECT i.id AS import, i.owner, i.state, i.fence_incarnation, i.fence_job_id, i.fence_epoch
          FROM relevo_ledger.import i
-         WHERE ((i.owner = $1 AND i.owner <> $3)
+         WHERE ((i.owner = $1 AND i.owner <> $2)
                 OR (i.owner = '' AND i.state = 'failed')
-                OR (i.owner = $3 AND NOT EXISTS (
+                OR (i.owner = $2 AND NOT EXISTS (
                         SELECT FROM pg_locks l
                         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
                           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                           AND ((l.classid::bigint << 32) | l.objid::bigint)
                               = hashtextextended('relevo import ' || i.id, 0))))
-           AND NOT (i.id = ANY($2))
            AND (i.state IN ('loading', 'sealed')
                 OR EXISTS (SELECT FROM pg_namespace
                            WHERE nspname IN (i.staging, 'relevo_trash_' || i.id)))
          ORDER BY i.begun_at",
     )
     .bind(owner)
-    .bind(&live)
     .bind(DIRECT_OWNER)
     .fetch_all(pool)
     .await;
-    let found = match found {
-        Ok(found) => found,
-        Err(error) if ledger::is_missing_ledger(&error) => return Ok(Vec::new()),
-        Err(source) => return Err(ImportError::database("looking for left-over imports", source)),
-    };
+    match found {
+        Ok(found) => Ok(found),
+        Err(error) if ledger::is_missing_ledger(&error) => Ok(Vec::new()),
+        Err(source) => Err(ImportError::database("looking for left-over imports", source)),
+    }
+}
+
+/// Gives up an unfinished import of the list and drops what it left, unless it was taken up again
+/// since: then nothing is changed. Of an ended one the schemas are dropped. Returns whether an
+/// import was given up.
+///
+/// # Errors
+/// When the target cannot be reached or does not let go of a schema; the next list holds it again.
+pub async fn clear(pool: &PgPool, leftover: &Leftover) -> Result<bool, ImportError> {
+    let mut connection = ledger::acquire(pool).await?;
+    if leftover.is_unfinished() {
+        // The row's lock and its fence decide, not the list: whoever took it up meanwhile has
+        // raised the fence.
+        let given_up = sqlx::query(
+            "-- clear_leftover
+             UPDATE relevo_ledger.import
+             SET state = 'failed', error = 'left behind by a process that ended',
+                 ended_at = clock_timestamp()
+             WHERE id = $1 AND owner = $2 AND state IN ('loading', 'sealed')
+               AND (fence_incarnation, fence_job_id, fence_epoch) = ($3, $4, $5)",
+        )
+        .bind(leftover.import.as_str())
+        .bind(&leftover.owner)
+        .bind(leftover.fence_incarnation)
+        .bind(leftover.fence_job_id)
+        .bind(leftover.fence_epoch)
+        .execute(&mut *connection)
+        .await
+        .map_err(|source| ImportError::database("giving up a left-over import", source))?;
+        if given_up.rows_affected() == 0 {
+            return Ok(false);
+        }
+    }
+    drop_staging(&mut connection, &leftover.import).await?;
+    Ok(leftover.is_unfinished())
+}
+
+/// Clears up after direct imports whose program has ended. One that cannot be cleared up does not
+/// stop the others; the first such error is returned at the end.
+pub(crate) async fn sweep_direct(pool: &PgPool) -> Result<(), ImportError> {
+    let mut first_error = None;
+    for leftover in leftovers(pool, DIRECT_OWNER).await? {
+        if let Err(error) = clear(pool, &leftover).await {
+            first_error.get_or_insert(error);
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+/// As [`leftovers`] and [`clear`] with a list of the imports at work that was made before; prefer
+/// those two. Returns the imports that were given up.
+///
+/// # Errors
+/// When the target cannot be reached; one import that cannot be cleared up does not stop the
+/// others, the first such error is returned at the end.
+pub async fn sweep(
+    pool: &PgPool,
+    owner: &str,
+    live: &[ImportId],
+) -> Result<Vec<ImportId>, ImportError> {
     let mut abandoned = Vec::new();
     let mut first_error = None;
-    for (id, state) in found {
-        let id = ImportId::new(id)?;
-        let outcome = match state.as_str() {
-            ledger::state::LOADING | ledger::state::SEALED => {
-                abandon(pool, &id, "left behind by a process that ended").await
-            }
-            _ => {
-                let mut connection = ledger::acquire(pool).await?;
-                drop_staging(&mut connection, &id).await
-            }
-        };
-        match outcome {
-            Ok(()) if state == ledger::state::LIVE || state == ledger::state::FAILED => {}
-            Ok(()) => abandoned.push(id),
+    for leftover in leftovers(pool, owner).await? {
+        if live.contains(leftover.import()) {
+            continue;
+        }
+        match clear(pool, &leftover).await {
+            Ok(true) => abandoned.push(leftover.import),
+            Ok(false) => {}
             Err(error) => {
                 first_error.get_or_insert(error);
             }

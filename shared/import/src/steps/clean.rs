@@ -17,7 +17,8 @@ const IMPORTS_KEPT: i64 = 50;
 
 /// Runs what the cutover left for later, drops the staging and the trash schema, vacuums, and
 /// prunes the ledger. Nothing here can undo the import: what fails is reported in the certificate,
-/// and [`crate::steps::sweep`] tries the schemas again.
+/// and [`crate::steps::leftovers`] lists
+/// the schemas for the next try.
 pub(crate) async fn clean(
     pool: &PgPool,
     id: &ImportId,

@@ -33,7 +33,8 @@ use crate::progress::{ImportProgress, Phase, ProgressEvent};
 ///
 /// # Errors
 /// [`ImportError::MissingChunks`] first of all; then the guard, the verification, violated keys,
-/// whatever stands in the cutover's way. The previous data are intact after each.
+/// whatever stands in the cutover's way. [`ImportError::readers`] tells whether the cutover had
+/// happened.
 pub async fn finish(
     pool: &PgPool,
     id: &ImportId,
@@ -75,9 +76,19 @@ pub(crate) async fn finish_after(
         finish.run().await?;
     }
     progress.report(ProgressEvent::Phase(Phase::Clean));
-    clean(pool, id, &options, progress, cancel).await?;
-    let certificate = super::certificate(pool, id).await?;
-    certificate.ok_or_else(|| ImportError::Unknown { id: id.to_string() })
+    let cleaned = async {
+        match clean(pool, id, &options, progress, cancel).await {
+            // Nothing that is wrong for good here makes the new data any less live.
+            Err(error) if !error.is_transient() => {
+                let notice = format!("clearing up after the cutover failed: {}", error.chain());
+                progress.report(ProgressEvent::Notice(&notice));
+            }
+            cleaned => cleaned?,
+        }
+        let certificate = super::certificate(pool, id).await?;
+        certificate.ok_or_else(|| ImportError::Unknown { id: id.to_string() })
+    };
+    cleaned.await.map_err(|error| ImportError::AfterCutover(Box::new(error)))
 }
 
 /// Measures phases.
@@ -390,7 +401,12 @@ impl Finish<'_> {
             // Whether the COMMIT happened whose answer was lost, the ledger knows.
             Err(error) => match ledger::get(self.pool, self.id).await {
                 Ok(row) if row.state == ledger::state::LIVE => Ok(()),
-                _ => Err(error),
+                Ok(_) => Err(error),
+                // A server that answered has rolled back; a lost connection tells nothing.
+                Err(_) if error.is_transient() => {
+                    Err(ImportError::CutoverUndecided(Box::new(error)))
+                }
+                Err(_) => Err(error),
             },
         }
     }

@@ -60,7 +60,10 @@ pub async fn load_chunk(
         Start::Not(outcome) => return Ok(outcome),
     };
     let name = format!("{} chunk {ordinal}", id.program());
-    let mut session = Session::open(pool, &name, &[("synchronous_commit", "off")]).await?;
+    // Should nobody be left to end it, the server does.
+    let limit = format!("{}s", limits.timeout.as_secs() + 30);
+    let settings = [("synchronous_commit", "off"), ("statement_timeout", &*limit)];
+    let mut session = Session::open(pool, &name, &settings).await?;
     let killer = session.killer();
     let load = Load { id, ordinal, fence, limit: limits.timeout, cancel };
     let what = format!("loading chunk {ordinal}");

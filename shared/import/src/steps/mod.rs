@@ -20,7 +20,7 @@ mod load;
 mod seal;
 mod status;
 
-pub use abandon::{abandon, sweep};
+pub use abandon::{Leftover, abandon, clear, leftovers, sweep};
 pub use begin::{Begun, begin, create_table, drop_table};
 pub use finish::finish;
 pub use load::{ChunkOutcome, load_chunk};
@@ -32,5 +32,5 @@ pub use status::{
 #[cfg(doc)]
 use crate::identity::Fence;
 
-pub(crate) use abandon::DIRECT_OWNER;
+pub(crate) use abandon::{DIRECT_OWNER, sweep_direct};
 pub(crate) use finish::{Loaded, finish_after};

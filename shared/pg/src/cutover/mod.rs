@@ -47,6 +47,11 @@ const FIRST_BUDGET: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 2;
 /// The longest wait for one lock after the tables are held: views and sequences of others.
 const LATE_LOCK_MS: u64 = 100;
+/// The longest that one statement may take while readers wait: all of them change the catalogue
+/// only.
+const STATEMENT_LIMIT: &str = "30s";
+/// How long a client that was frozen in the middle of a cutover keeps readers waiting.
+const IDLE_LIMIT: &str = "10s";
 
 /// Which tables change places, and between which schemas.
 #[derive(Clone, Debug)]
@@ -174,10 +179,10 @@ async fn attempt<E: From<CutoverError>>(
          BEGIN ISOLATION LEVEL READ COMMITTED;
          SET LOCAL synchronous_commit = 'on';
          SET LOCAL search_path = pg_catalog;
-         SET LOCAL idle_in_transaction_session_timeout = '10s';
+         SET LOCAL idle_in_transaction_session_timeout = '{IDLE_LIMIT}';
          SET LOCAL statement_timeout = {budget};
          SELECT pg_advisory_xact_lock(hashtextextended({key}, 0));
-         SET LOCAL statement_timeout = 0;",
+         SET LOCAL statement_timeout = '{STATEMENT_LIMIT}';",
         budget = budget.as_millis(),
         key = literal(&format!("relevo cutover {}", exchange.target)),
     );
@@ -196,7 +201,7 @@ async fn attempt<E: From<CutoverError>>(
     }
     let release = format!(
         "-- lock_tables
-         SET LOCAL statement_timeout = 0;
+         SET LOCAL statement_timeout = '{STATEMENT_LIMIT}';
          SET LOCAL lock_timeout = {LATE_LOCK_MS};"
     );
     locking(connection.execute(AssertSqlSafe(release)).await.map(|_| ()), "locking the tables")?;

@@ -19,6 +19,7 @@ use crate::report::Samples;
 
 /// Measures the dump import; every figure is the median of the rounds.
 #[derive(Parser)]
+#[command(subcommand_negates_reqs = true)]
 struct Args {
     /// A dump, gzip or plain.
     #[arg(env = "RELEVO_BENCH_DUMP", required = true)]

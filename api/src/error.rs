@@ -4,10 +4,12 @@ use std::error::Error;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use relevo_errors::chain;
 use relevo_queue::QueueError;
 use relevo_runs::RunError;
 use relevo_runs::api_keys::ApiKeyError;
 use relevo_runs::backup_requests::DeliverError;
+use relevo_runs::console::SessionError;
 use serde_json::{Map, Value, json};
 
 /// How soon to come again after "unavailable", in seconds.
@@ -149,18 +151,6 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// An error with everything behind it, in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         if is_unavailable(&error) {
@@ -227,6 +217,15 @@ impl From<ApiKeyError> for ApiError {
             ApiKeyError::Name | ApiKeyError::NoScope => {
                 Self::unprocessable("invalid_body", error.to_string())
             }
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl From<SessionError> for ApiError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Database(error) => error.into(),
             other => Self::internal(other),
         }
     }

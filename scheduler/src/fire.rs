@@ -5,6 +5,7 @@
 //! or none; a second leader with the same slot finds the row and does nothing.
 
 use chrono::{DateTime, Utc};
+use relevo_errors::chain;
 use relevo_queue::{Queue, QueueError};
 use relevo_runs::RunError;
 use relevo_runs::backup::{self, StartOptions};
@@ -14,7 +15,6 @@ use sqlx::{Acquire, PgConnection, PgPool};
 use crate::lease::Tenure;
 use crate::schedule::{Action, NewSchedule};
 use crate::settle::Verdict;
-use crate::upkeep::chain;
 
 /// Why a slot was not settled; it stays due.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use relevo_errors::chain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,7 @@ use crate::fire::{self, FireError, Fired};
 use crate::lease::Tenure;
 use crate::schedule::{self, NewSchedule, Schedule};
 use crate::settle::{self, Due};
-use crate::upkeep::{Failed, Trouble, chain, flatten};
+use crate::upkeep::{Failed, Trouble, flatten};
 
 /// How often the stored schedules are read again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(10);

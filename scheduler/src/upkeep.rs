@@ -5,7 +5,9 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use relevo_errors::chain;
 use relevo_queue::Retention;
+use relevo_runs::retention::{self, Keep};
 use relevo_telemetry::metrics::Metrics;
 use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
@@ -66,17 +68,23 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
 
 /// Prunes until `over`, first of all at once: partitions for the days ahead must be there.
 pub async fn prune(deps: SchedulerDeps, over: CancellationToken) {
-    let days = u64::from(deps.settings.scheduler.history_retention_days);
-    let keep = Retention { history: Duration::from_secs(days * 24 * 3600), dead_letters: None };
+    let days = |days: u32| Duration::from_secs(u64::from(days) * 24 * 3600);
+    let settings = &deps.settings.scheduler;
+    let keep = Retention { history: days(settings.history_retention_days), dead_letters: None };
+    let keep_runs = Keep {
+        runs: days(settings.run_retention_days),
+        audit: days(settings.audit_retention_days),
+    };
     let mut step = Step::new("prune", PRUNE_TIMEOUT);
     while !over.is_cancelled() {
         let work = async {
             let gone = deps.queue.prune(keep).await?;
             let fires = schedule::prune_fires(&deps.pool, FIRES_KEPT).await?;
-            Ok::<_, relevo_queue::QueueError>(gone + fires)
+            let runs = retention::prune(&deps.pool, keep_runs).await?;
+            Ok::<_, relevo_queue::QueueError>(gone + fires + runs)
         };
         if let Some(gone) = step.run(&deps.metrics, &over, work).await.filter(|gone| *gone > 0) {
-            tracing::debug!(gone, "old jobs and fires were deleted");
+            tracing::debug!(gone, "old jobs, fires, runs and audit lines were deleted");
         }
         tokio::select! {
             () = over.cancelled() => {}
@@ -137,7 +145,7 @@ pub enum Failed<E> {
     Timeout,
 }
 
-impl<E: Error> fmt::Display for Failed<E> {
+impl<E: Error + 'static> fmt::Display for Failed<E> {
     /// The whole chain in one line, for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -145,18 +153,6 @@ impl<E: Error> fmt::Display for Failed<E> {
             Self::Error(error) => f.write_str(&chain(error)),
         }
     }
-}
-
-/// An error with all its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// One error out of two.

@@ -17,7 +17,7 @@ use sqlx::{PgPool, PgTransaction};
 use tokio::sync::Notify;
 
 use crate::{
-    backup::{ChunkStore, Files},
+    backup::{ChunkStore, Files, Names},
     targets::Targets,
 };
 
@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) targets: Targets,
     pub(crate) chunks: ChunkStore,
     pub(crate) files: Files,
+    /// How this control plane names what it leaves outside itself.
+    pub(crate) names: Names,
     /// For messages to people's webhooks; follows no redirect.
     pub(crate) messenger: reqwest::Client,
     /// Wakes this process's reconciler: a run has just ended.
@@ -59,11 +61,13 @@ impl Context {
             .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("the HTTP client could not be set up")?;
+        let names = Names::new(&identity.cluster_id);
         Ok(Self {
             runs: Runs::new(pool.clone()),
             targets: Targets::new(),
-            chunks: ChunkStore::open(&settings.chunk_store.url)?,
-            files: Files::new(&settings.data_dir),
+            chunks: ChunkStore::open(&settings.chunk_store.url, names.clone())?,
+            files: Files::new(&settings.data_dir, names.clone()),
+            names,
             messenger,
             run_ended: Notify::new(),
             pool,

@@ -97,6 +97,10 @@ impl Handler for Registry {
         })
     }
 
+    fn progress_deadline(&self, kind: &str) -> Option<Duration> {
+        policy(kind.parse::<JobKind>().ok()?).progress_deadline
+    }
+
     fn on_dead<'a>(
         &'a self,
         tx: &'a mut PgConnection,

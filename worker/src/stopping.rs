@@ -7,6 +7,7 @@ pub(crate) fn stopped(job: &Job) -> JobError {
     match job.cancel_reason() {
         Some(CancelReason::Timeout) => JobError::retry("it ran longer than its kind may"),
         // Whatever is returned without a lease changes nothing.
+        Some(CancelReason::Stalled) => JobError::retry("it made no progress for too long"),
         Some(CancelReason::Grace | CancelReason::LeaseLost) => JobError::give_back(),
         Some(CancelReason::Requested) | None => JobError::cancel("it was cancelled while it ran"),
     }

@@ -230,6 +230,11 @@ fn run() -> Value {
         ("error", described(nullable(string()), "What happened and what to do.")),
         ("cancel_requested", boolean()),
         ("cleaned_at", nullable(time())),
+        (
+            "rolled_back_at",
+            described(nullable(time()), "When the data from before it were put back."),
+        ),
+        ("rolled_back_by", nullable(string())),
     ]);
     // Only runs that were started within a trace have one.
     run["properties"]["traceparent"] = nullable(string());

@@ -3,11 +3,12 @@
 use anyhow::Context as _;
 use relevo_jobs::RequestMode;
 use relevo_runs::backup;
-use relevo_runs::{CancelRequest, Run, RunError, RunEvent, RunFilter, RunId, RunState};
+use relevo_runs::{Run, RunError, RunEvent, RunFilter, RunId, RunState};
 use serde_json::{Value, json};
 
 use crate::args::operate::{ModeArg, PageArgs};
 use crate::args::{BackupCommand, RunCommand};
+use crate::audited::{Audited, actor};
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, clean, compact, moment, moment_or_none, record, table, write_out};
@@ -47,8 +48,10 @@ pub async fn backup(
         Some(ModeArg::Sync) => RequestMode::Sync,
     };
     let options = backup::StartOptions { mode, force };
-    let mut tx = control.pool.begin().await.context("the run can't be started")?;
-    let id = match backup::start_in(&mut tx, &control.queue, &source, &options, "cli").await {
+    let mut audited = Audited::begin(control).await?;
+    let by = actor().label();
+    let started = backup::start_in(&mut audited.tx, &control.queue, &source, &options, &by).await;
+    let id = match started {
         Ok(id) => id,
         Err(error @ RunError::AlreadyActive { run }) => {
             return Err(error)
@@ -62,7 +65,8 @@ pub async fn backup(
             return Err(anyhow::Error::from(error).context("the run can't be started").into());
         }
     };
-    tx.commit().await.context("the run can't be started")?;
+    let after = json!({"run_id": id, "options": options});
+    audited.commit("backup.start", &source, None, Some(after)).await?;
     if !wait {
         return out.document(&json!({"run_id": id}), || {
             format!("run {id} is started; follow it: relevo run watch {id}")
@@ -240,11 +244,13 @@ async fn to_the_end(control: &ControlPlane, id: RunId, out: Output) -> Result<()
         RunState::Succeeded => Ok(()),
         RunState::Pending | RunState::Running => Err(interrupted(id)),
         RunState::Failed => {
-            Err(Failure::new(Exit::Failed, format!("run {id} failed: {}", error_of(&run))).advise(
-                format!(
-                    "the previous data are untouched; `relevo run log {id}` tells what happened"
-                ),
-            ))
+            let previous = if run.is_undecided() {
+                "whether the target shows the previous data or the new ones is not known"
+            } else {
+                "the previous data are untouched"
+            };
+            Err(Failure::new(Exit::Failed, format!("run {id} failed: {}", error_of(&run)))
+                .advise(format!("{previous}; `relevo run log {id}` tells what happened")))
         }
         RunState::Cancelled => Err(Failure::new(Exit::Failed, format!("run {id} was cancelled"))
             .advise("the previous data are untouched")),
@@ -269,19 +275,18 @@ fn report(run: &Run, out: Output) -> Result<(), Failure> {
 }
 
 async fn cancel(control: &ControlPlane, id: RunId, out: Output) -> Result<(), Failure> {
-    let outcome = match control.runs.request_cancel(id, "relevo run cancel").await {
+    let reason = format!("by {}", actor().label());
+    let mut audited = Audited::begin(control).await?;
+    let ended = match control.runs.request_cancel_in(&mut audited.tx, id, &reason).await {
         Err(RunError::NotFound(id)) => return Err(no_run(id)),
         other => other.context("cancelling the run failed")?,
     };
-    match outcome {
-        CancelRequest::Requested { jobs } => {
-            let document: Value = json!({"id": id, "cancel_requested": true, "jobs": jobs});
-            out.document(&document, || {
-                format!("run {id} ends as soon as its {jobs} job(s) have stopped")
-            })
-        }
-        CancelRequest::AlreadyEnded(state) => {
-            Err(Failure::new(Exit::Failed, format!("run {id} has ended already: {state}")))
-        }
+    if let Some(state) = ended {
+        return Err(Failure::new(Exit::Failed, format!("run {id} has ended already: {state}")));
     }
+    let after = json!({"reason": reason});
+    audited.commit("run.cancel", &id.to_string(), None, Some(after)).await?;
+    let jobs = control.runs.cancel_jobs(id, &reason).await.context("cancelling its jobs failed")?;
+    let document: Value = json!({"id": id, "cancel_requested": true, "jobs": jobs});
+    out.document(&document, || format!("run {id} ends as soon as its {jobs} job(s) have stopped"))
 }

@@ -23,6 +23,9 @@ pub struct Policy {
     pub backoff_cap: Duration,
     /// The longest one run may take; past it the handler is cancelled and the attempt counts.
     pub timeout: Duration,
+    /// The longest a run may go without reporting progress; past it the handler is cancelled and
+    /// the attempt counts. `None` where a run reports none and its timeout is bound enough.
+    pub progress_deadline: Option<Duration>,
 }
 
 /// The policy of `kind`.
@@ -31,6 +34,10 @@ pub struct Policy {
 /// themselves, so that an operator can give them workers of their own. The kinds that move an
 /// import forward go first: a download that waits behind chunks of another run keeps the gateway's
 /// link, which expires, waiting too.
+///
+/// Imports come twice a day, so their steps are tried for two hours and more before one is given up:
+/// a database that is down for an hour must not cost the shop half a day. Waiting for the gateway
+/// spends no attempts, see `worker::backup`.
 #[must_use]
 pub const fn policy(kind: JobKind) -> Policy {
     const fn seconds(n: u64) -> Duration {
@@ -39,41 +46,48 @@ pub const fn policy(kind: JobKind) -> Policy {
     match kind {
         JobKind::RequestBackup => Policy {
             queue: "backup",
-            max_attempts: 8,
+            max_attempts: 40,
             max_deaths: 5,
             priority: 20,
             backoff_base: seconds(5),
             backoff_cap: seconds(300),
             // Above the synchronous mode's own limit (10 minutes by default).
             timeout: seconds(1_200),
+            progress_deadline: None,
         },
         JobKind::DownloadDump => Policy {
             queue: "backup",
-            max_attempts: 12,
+            max_attempts: 60,
             max_deaths: 5,
             priority: 20,
             backoff_base: seconds(2),
-            backoff_cap: seconds(120),
+            backoff_cap: seconds(300),
             // The gateway's link lives for 6 hours.
             timeout: seconds(6 * 3_600),
+            // Silence on the line is noticed within a minute; unpacking never stands still so long.
+            progress_deadline: Some(seconds(900)),
         },
         JobKind::TranslateChunk => Policy {
             queue: "translate",
-            max_attempts: 8,
+            max_attempts: 60,
             max_deaths: 5,
             priority: 10,
             backoff_base: seconds(1),
-            backoff_cap: seconds(60),
+            backoff_cap: seconds(300),
             timeout: seconds(1_800),
+            // A COPY may wait for a lock or a checkpoint, but not for ever.
+            progress_deadline: Some(seconds(900)),
         },
         JobKind::FinishImport => Policy {
             queue: "backup",
-            max_attempts: 8,
+            max_attempts: 60,
             max_deaths: 5,
             priority: 20,
             backoff_base: seconds(2),
-            backoff_cap: seconds(120),
+            backoff_cap: seconds(300),
             timeout: seconds(2 * 3_600),
+            // One index of a large table is one step.
+            progress_deadline: Some(seconds(45 * 60)),
         },
         JobKind::BackupDeadline => Policy {
             queue: "backup",
@@ -83,6 +97,7 @@ pub const fn policy(kind: JobKind) -> Policy {
             backoff_base: seconds(2),
             backoff_cap: seconds(60),
             timeout: seconds(60),
+            progress_deadline: None,
         },
         JobKind::Notify => Policy {
             queue: "notify",
@@ -92,6 +107,7 @@ pub const fn policy(kind: JobKind) -> Policy {
             backoff_base: seconds(5),
             backoff_cap: seconds(900),
             timeout: seconds(60),
+            progress_deadline: None,
         },
         JobKind::Noop => Policy {
             queue: "default",
@@ -101,6 +117,7 @@ pub const fn policy(kind: JobKind) -> Policy {
             backoff_base: seconds(1),
             backoff_cap: seconds(60),
             timeout: seconds(3_600),
+            progress_deadline: None,
         },
     }
 }
@@ -108,6 +125,26 @@ pub const fn policy(kind: JobKind) -> Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_steps_of_an_import_outlive_an_hour_without_their_databases() {
+        for kind in [
+            JobKind::RequestBackup,
+            JobKind::DownloadDump,
+            JobKind::TranslateChunk,
+            JobKind::FinishImport,
+        ] {
+            let policy = policy(kind);
+            // Half the ceiling is what full jitter comes to.
+            let mut waited = Duration::ZERO;
+            let mut ceiling = policy.backoff_base;
+            for _ in 1..policy.max_attempts {
+                waited += ceiling / 2;
+                ceiling = (ceiling * 2).min(policy.backoff_cap);
+            }
+            assert!(waited > Duration::from_secs(4_800), "{kind} gives up after {waited:?}");
+        }
+    }
 
     #[test]
     fn every_policy_is_bounded_and_sensible() {
@@ -119,6 +156,7 @@ mod tests {
             assert!(policy.backoff_base > Duration::ZERO, "{kind}");
             assert!(policy.backoff_cap >= policy.backoff_base, "{kind}");
             assert!(policy.timeout >= Duration::from_secs(60), "{kind}");
+            assert!(policy.progress_deadline.is_none_or(|bound| bound < policy.timeout), "{kind}");
         }
     }
 }

@@ -20,6 +20,13 @@ pub enum Actor {
         /// Its name.
         name: String,
     },
+    /// Whoever is logged in at the console.
+    Console {
+        /// The number of the key that was shown; none after a one-time link.
+        api_key_id: Option<i64>,
+        /// The key's name, or whom the link was made for.
+        name: String,
+    },
     /// A user of this machine, on the command line.
     Cli {
         /// The user's name.
@@ -28,11 +35,13 @@ pub enum Actor {
 }
 
 impl Actor {
-    /// How the actor appears in logs, runs and reasons: `api:<key's name>` or `cli:<user>`.
+    /// How the actor appears in logs, runs and reasons: `api:<key's name>`, `console:<name>` or
+    /// `cli:<user>`.
     #[must_use]
     pub fn label(&self) -> String {
         match self {
             Self::ApiKey { name, .. } => format!("api:{name}"),
+            Self::Console { name, .. } => format!("console:{name}"),
             Self::Cli { user } => format!("cli:{user}"),
         }
     }
@@ -62,6 +71,7 @@ pub async fn record_in(
 ) -> Result<(), sqlx::Error> {
     let key = match actor {
         Actor::ApiKey { id, .. } => Some(*id),
+        Actor::Console { api_key_id, .. } => *api_key_id,
         Actor::Cli { .. } => None,
     };
     let value = |value: Option<Value>| value.map(|value| bounded::object(&value, VALUE_BYTES_MAX));
@@ -90,7 +100,7 @@ pub struct AuditEntry {
     pub at: DateTime<Utc>,
     /// The API key that was shown.
     pub api_key_id: Option<i64>,
-    /// Who: `api:<key's name>` or `cli:<user>`.
+    /// Who: `api:<key's name>`, `console:<name>` or `cli:<user>`.
     pub actor: String,
     /// What was done.
     pub action: String,

@@ -1,5 +1,5 @@
 //! Runs and what belongs to them: the control plane's schema, the run with its log and certificate,
-//! API keys, the audit log, backup requests, and the typed bridge from `relevo-jobs` to `relevo-queue`.
+//! API keys, the console's sessions, the audit log, backup requests, and the typed bridge from `relevo-jobs` to `relevo-queue`.
 
 pub mod api_keys;
 pub mod audit;
@@ -7,8 +7,10 @@ pub mod backup;
 pub mod backup_requests;
 mod bounded;
 mod cancel;
+pub mod console;
 pub mod control_plane;
 mod event;
+pub mod retention;
 mod run;
 mod runs;
 pub mod schedules;

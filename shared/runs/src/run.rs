@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use relevo_queue::NewJob;
 use relevo_telemetry::trace;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The number of a run. Jobs that work for it carry the same number as their `run_id`.
 #[derive(
@@ -101,6 +101,10 @@ impl FromStr for RunState {
 pub struct Run {
     /// Its number.
     pub id: RunId,
+    /// The control plane's incarnation when it was created: with the number, it names what the run
+    /// leaves on disk and in targets.
+    #[serde(skip)]
+    pub incarnation: i64,
     /// What kind of run it is, for example `backup`.
     pub pipeline: String,
     /// The configured source it moves.
@@ -138,9 +142,29 @@ pub struct Run {
     pub cancel_requested: bool,
     /// When what the run had left was cleared away after its end.
     pub cleaned_at: Option<DateTime<Utc>>,
+    /// When the data from before it were put back into their place.
+    pub rolled_back_at: Option<DateTime<Utc>>,
+    /// Who did that.
+    pub rolled_back_by: Option<String>,
 }
 
+/// The figure of a run that failed without anybody knowing what its target shows.
+const PREVIOUS_DATA: &str = "previous_data";
+
 impl Run {
+    /// What is added to the figures of a run whose cutover was begun, and whose target could not be
+    /// asked what became of it.
+    #[must_use]
+    pub fn undecided() -> Value {
+        json!({ PREVIOUS_DATA: "unknown" })
+    }
+
+    /// Whether nobody knows if the target shows the data from before this run, or the run's.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        self.stats.get(PREVIOUS_DATA).is_some()
+    }
+
     /// Puts a job of this run into the run's trace, whoever makes it: a webhook or a reconciler
     /// works in another trace, or in none.
     #[must_use]

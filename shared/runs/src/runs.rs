@@ -15,10 +15,10 @@ const ERROR_CHARS_MAX: usize = 20_000;
 const MESSAGE_CHARS_MAX: usize = 500;
 
 /// The columns of [`Run`].
-const COLUMNS: &str = "id, pipeline, source, state::text AS state, phase, trigger, traceparent, \
+const COLUMNS: &str = "id, incarnation, pipeline, source, state::text AS state, phase, trigger, traceparent, \
      options, notes, \
      created_at, started_at, finished_at, updated_at, progress, stats, certificate, error, \
-     cancel_requested, cleaned_at";
+     cancel_requested, cleaned_at, rolled_back_at, rolled_back_by";
 
 /// Why something could not be done with a run.
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +82,8 @@ impl Runs {
         for _ in 0..5 {
             let created: Option<RunId> = sqlx::query_scalar(
                 "-- Runs::create_in
-                INSERT INTO relevo.run (pipeline, source, trigger, options, traceparent)
-                VALUES ($1, $2, $3, $4, $5)
+                INSERT INTO relevo.run (incarnation, pipeline, source, trigger, options, traceparent)
+                SELECT incarnation, $1, $2, $3, $4, $5 FROM relevo.control
                 ON CONFLICT (pipeline, source) WHERE state IN ('pending', 'running') DO NOTHING
                 RETURNING id",
             )
@@ -161,14 +161,25 @@ impl Runs {
         Ok(active_in(&mut conn, pipeline, source).await?)
     }
 
-    /// Ended runs that nobody has cleaned up after, oldest first, at most `limit`.
+    /// Ended runs of a pipeline that nobody has cleaned up after, oldest first, at most `limit`;
+    /// without those of the sources in `except`, so that what cannot be done now does not keep the
+    /// others waiting.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn uncleaned(&self, limit: u32) -> Result<Vec<Run>, RunError> {
+    pub async fn uncleaned(
+        &self,
+        pipeline: &str,
+        except: &[String],
+        limit: u32,
+    ) -> Result<Vec<Run>, RunError> {
         let mut query = select("Runs::uncleaned");
         query
-            .push(" WHERE finished_at IS NOT NULL AND cleaned_at IS NULL ORDER BY id LIMIT ")
+            .push(" WHERE finished_at IS NOT NULL AND cleaned_at IS NULL AND pipeline = ")
+            .push_bind(pipeline)
+            .push(" AND source <> ALL (")
+            .push_bind(except)
+            .push(") ORDER BY id LIMIT ")
             .push_bind(i64::from(limit.min(RunFilter::LIMIT_MAX)));
         Ok(query.build_query_as().fetch_all(&self.pool).await?)
     }

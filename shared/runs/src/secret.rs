@@ -26,7 +26,8 @@ pub(crate) fn sha256(secret: &str) -> [u8; 32] {
 #[error("the operating system gave no random bytes")]
 pub struct NoRandomness;
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
         .iter()

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use relevo_queue::Queue;
 use relevo_runs::backup::{self, StartOptions};
+use relevo_runs::retention::{self, Keep};
 use relevo_runs::{LogLevel, NewRun, RunError, RunFilter, RunId, RunState, Runs};
 use relevo_tests::{TestDatabase, wait_for};
 use serde_json::json;
@@ -123,14 +124,22 @@ async fn a_run_and_its_first_job_exist_together() {
 async fn ended_runs_wait_to_be_cleaned_up() {
     let db = TestDatabase::new().await;
     let (runs, id) = create(&db, "shop").await;
-    assert_eq!(runs.uncleaned(10).await.unwrap(), []);
+    assert_eq!(runs.uncleaned("backup", &[], 10).await.unwrap(), []);
     runs.mark_cleaned(id).await.unwrap();
     assert_eq!(runs.get(id).await.unwrap().unwrap().cleaned_at, None, "not before it ended");
     let mut conn = db.pool().acquire().await.unwrap();
     runs.cancel_in(&mut conn, id).await.unwrap();
-    assert_eq!(runs.uncleaned(10).await.unwrap()[0].id, id);
+    assert_eq!(runs.uncleaned("backup", &[], 10).await.unwrap()[0].id, id);
+    // A source whose target cannot be reached does not keep the others waiting.
+    let except = ["shop".to_owned()];
+    assert_eq!(runs.uncleaned("backup", &except, 10).await.unwrap(), []);
+    let (_, other) = create(&db, "other").await;
+    runs.cancel_in(&mut conn, other).await.unwrap();
+    assert_eq!(runs.uncleaned("backup", &except, 1).await.unwrap()[0].id, other);
+    assert_eq!(runs.uncleaned("replica", &[], 10).await.unwrap(), []);
+    runs.mark_cleaned(other).await.unwrap();
     runs.mark_cleaned(id).await.unwrap();
-    assert_eq!(runs.uncleaned(10).await.unwrap(), []);
+    assert_eq!(runs.uncleaned("backup", &[], 10).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -251,4 +260,69 @@ async fn the_table_refuses_states_that_make_no_sense() {
         let code = error.as_database_error().unwrap().code().unwrap().into_owned();
         assert_eq!(code, "23514", "{change}: {error}");
     }
+}
+
+#[tokio::test]
+async fn old_runs_are_forgotten_but_the_last_success_of_a_source_stays() {
+    let db = TestDatabase::new().await;
+    let runs = Runs::new(db.pool().clone());
+    let mut conn = db.pool().acquire().await.unwrap();
+    // Of each source: how its runs ended and how many days ago, oldest first.
+    let of_shop = [("succeeded", 90), ("succeeded", 80), ("failed", 70), ("succeeded", 2)];
+    let of_other = [("succeeded", 90), ("cancelled", 80), ("failed", 70)];
+    let mut ids = Vec::new();
+    for (source, history) in [("shop", &of_shop[..]), ("other", &of_other[..])] {
+        for (state, days) in history {
+            let id = runs.create_in(&mut conn, &new_run(source)).await.unwrap();
+            runs.log_in(&mut conn, id, LogLevel::Info, "a line", &json!({})).await.unwrap();
+            match *state {
+                "succeeded" => runs.succeed_in(&mut conn, id, &json!({}), Some(&json!({}))).await,
+                "failed" => runs.fail_in(&mut conn, id, "a reason").await,
+                _ => runs.cancel_in(&mut conn, id).await,
+            }
+            .unwrap();
+            sqlx::query("UPDATE relevo.run SET finished_at = now() - make_interval(days => $2) WHERE id = $1")
+                .bind(id)
+                .bind(days)
+                .execute(&mut *conn)
+                .await
+                .unwrap();
+            runs.mark_cleaned(id).await.unwrap();
+            ids.push(id);
+        }
+    }
+    let uncleaned = runs.create_in(&mut conn, &new_run("third")).await.unwrap();
+    runs.fail_in(&mut conn, uncleaned, "a reason").await.unwrap();
+    let active = runs.create_in(&mut conn, &new_run("third")).await.unwrap();
+    sqlx::query("UPDATE relevo.run SET finished_at = now() - interval '1 year' WHERE id = $1")
+        .bind(uncleaned)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    for days in [400, 1] {
+        sqlx::query(
+            "INSERT INTO relevo.audit (at, actor, action, object)
+             VALUES (now() - make_interval(days => $1), 'cli:test', 'run.cancel', '1')",
+        )
+        .bind(days)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    }
+    let day = Duration::from_secs(24 * 3600);
+    let keep = Keep { runs: 30 * day, audit: 365 * day };
+    assert_eq!(retention::prune(db.pool(), keep).await.unwrap(), 5 + 1);
+    assert_eq!(retention::prune(db.pool(), keep).await.unwrap(), 0);
+
+    let mut left: Vec<RunId> = Vec::new();
+    for id in ids.iter().copied().chain([uncleaned, active]) {
+        left.extend(runs.get(id).await.unwrap().map(|run| run.id));
+    }
+    // The newest success of each source, what is not cleaned up, what has not ended.
+    assert_eq!(left, [ids[3], ids[4], uncleaned, active]);
+    let lines: i64 = sqlx::query_scalar("SELECT count(*) FROM relevo.run_event")
+        .fetch_one(db.pool())
+        .await
+        .unwrap();
+    assert_eq!(lines, 2, "the log goes with its run");
 }

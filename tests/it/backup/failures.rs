@@ -1,14 +1,14 @@
 //! Runs that cannot succeed: the error says why, nothing is left behind, and the previous data are
-//! what they were.
+//! what they were. And what must not touch each other: control planes that share a disk.
 
 use relevo_queue::JobFilter;
 use relevo_runs::RunState;
-use relevo_runs::backup::BackupMode;
+use relevo_runs::backup::{BackupMode, StartOptions, start_in};
 use relevo_tests::gateway::Fault;
 use relevo_tests::{ShopDump, TestDatabase, wait_for};
 use sqlx::AssertSqlSafe;
 
-use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
+use super::cluster::{Cluster, RUN_TIMEOUT, files, prepare};
 
 /// A cluster whose target holds a good import.
 async fn with_previous_data(dump: &ShopDump) -> Cluster {
@@ -92,9 +92,12 @@ async fn a_wrong_key() {
 async fn a_job_that_fails_too_often_fails_its_run() {
     let dump = ShopDump::committed();
     let mut cluster = Cluster::start(prepare(&dump).workers(0)).await;
-    cluster.gateway().plan(vec![Fault::Unavailable { status: 503 }.always()]).await;
-    let id = cluster.start_run(BackupMode::Webhook).await;
-    // Eight attempts would take minutes.
+    // A source that the workers were started without.
+    let mut tx = cluster.pool().begin().await.unwrap();
+    let options = StartOptions::default();
+    let id = start_in(&mut tx, &cluster.queue(), "otra", &options, "test").await.unwrap();
+    tx.commit().await.unwrap();
+    // All its attempts would take hours.
     sqlx::query("UPDATE relevo.job SET max_attempts = 2 WHERE run_id = $1")
         .bind(id.0)
         .execute(cluster.pool())
@@ -102,10 +105,8 @@ async fn a_job_that_fails_too_often_fails_its_run() {
         .unwrap();
     cluster.start_worker().await;
     let run = cluster.ended(id).await;
-    let reason = "RequestBackup failed for good after 2 attempt(s): the gateway is not available";
+    let reason = "RequestBackup failed for good after 2 attempt(s): source \"otra\"";
     cluster.assert_failed(&run, reason).await;
-    let log = cluster.log(id).await;
-    assert!(log.contains("trying again"), "{log}");
 }
 
 #[tokio::test]
@@ -189,4 +190,95 @@ async fn a_run_whose_jobs_are_gone_is_ended() {
     }
     let run = cluster.ended(id).await;
     cluster.assert_failed(&run, "no job works for this run any more").await;
+}
+
+#[tokio::test]
+async fn a_run_cancelled_before_its_cutover_does_not_cut_over() {
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(prepare(&dump)).await;
+    let queue = cluster.queue();
+    queue.pause("translate").await.unwrap();
+    let id = cluster.start_run(BackupMode::Sync).await;
+    wait_for("the download to end", RUN_TIMEOUT, async || {
+        (cluster.run(id).await.phase == "load").then_some(())
+    })
+    .await;
+    queue.pause("backup").await.unwrap();
+    queue.resume("translate").await.unwrap();
+    let finish = JobFilter { kinds: vec!["FinishImport".to_owned()], ..JobFilter::run(id.0) };
+    wait_for("the finish to be due", RUN_TIMEOUT, async || {
+        queue.jobs(&finish).await.unwrap().into_iter().next()
+    })
+    .await;
+    // It is wanted cancelled in the very moment in which its last phase begins: the finish has read
+    // the run already and waits for its row.
+    let mut wish = cluster.pool().begin().await.unwrap();
+    cluster.runs().request_cancel_in(&mut wish, id, "a test").await.unwrap();
+    queue.resume("backup").await.unwrap();
+    wait_for("the finish to wait for the run", RUN_TIMEOUT, async || {
+        let waits: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity
+                            WHERE datname = current_database() AND wait_event_type = 'Lock'
+                              AND query LIKE '%relevo.run%')",
+        )
+        .fetch_one(cluster.pool())
+        .await
+        .unwrap();
+        waits.then_some(())
+    })
+    .await;
+    wish.commit().await.unwrap();
+    let run = cluster.ended(id).await;
+    assert_eq!(run.state, RunState::Cancelled, "{:?}", run.error);
+    assert_ne!(run.phase, "finish", "it entered its last phase");
+    cluster.assert_clean(id).await;
+    let tables: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
+    )
+    .fetch_one(cluster.target().pool())
+    .await
+    .unwrap();
+    assert_eq!(tables, 0, "a cancelled run went live");
+}
+
+#[tokio::test]
+async fn a_new_control_plane_over_an_old_data_dir() {
+    let dump = ShopDump::committed();
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let shared = |prepared: relevo_tests::ClusterBuilder| {
+        prepared.set("data_dir", data_dir.to_string_lossy().into_owned())
+    };
+    let old = Cluster::start(shared(prepare(&dump))).await;
+    let run = old.import(BackupMode::Sync, &dump).await;
+    assert_eq!(run.id.0, 1);
+    let old_id: String = sqlx::query_scalar("SELECT cluster_id FROM relevo.control")
+        .fetch_one(old.pool())
+        .await
+        .unwrap();
+    drop(old);
+    // What the old one would have left had it been killed: the new one's first run and request have
+    // the same numbers.
+    let part = data_dir.join(format!("incoming/{old_id}-run1-request1.part"));
+    let chunk = data_dir.join(format!("chunks/{old_id}/1/1/000000.chunk"));
+    for path in [&part, &chunk] {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, b"of somebody else").unwrap();
+    }
+    let before = files(&data_dir);
+
+    let new = Cluster::start(shared(prepare(&dump))).await;
+    let id = new.start_run(BackupMode::Sync).await;
+    assert_eq!(id.0, 1);
+    let run = new.ended(id).await;
+    assert_eq!(run.state, RunState::Succeeded, "{:?}", run.error);
+    new.assert_target(&dump).await;
+    wait_for("the clean-up after the run", RUN_TIMEOUT, async || new.run(id).await.cleaned_at)
+        .await;
+    let after = files(&data_dir);
+    for path in &before {
+        assert!(after.contains(path), "{path} is gone; there are {after:?}");
+    }
+    let own: Vec<_> = after.iter().filter(|path| !before.contains(path)).collect();
+    assert_eq!(own.len(), 1, "of its own it keeps the dump: {own:?}");
 }

@@ -6,7 +6,12 @@
 //! The file stays until the run has ended: a target that crashes may forget its last commits, whose
 //! chunks are then loaded again.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{self, Poll},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use relevo_import::{
@@ -18,8 +23,10 @@ use relevo_queue::{Job, JobError};
 use relevo_runs::{backup::PIPELINE, backup_requests};
 use serde_json::Value;
 use sqlx::PgPool;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{
+    chunk_store::ChunkFile,
     download::{LOADING_SINCE, ROWS},
     progress::rows_line,
     step::{Step, Stop, import_stop, is_current},
@@ -49,7 +56,7 @@ async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
     let TranslateChunk { run_id, request_id, ordinal } = *payload;
     let import = step.import(request_id)?;
     let target = step.target().await?;
-    let Some(chunk) = context.chunks.get(run_id, request_id, ordinal).await? else {
+    let Some(chunk) = context.chunks.get(step.key(), request_id, ordinal).await? else {
         let done = steps::load_progress(&target, &import).await.map_err(import_stop)?;
         if done.chunks_done.contains(&ordinal) {
             return Ok(());
@@ -61,6 +68,7 @@ async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
         )
         .into());
     };
+    let chunk = Watched { chunk, job: step.job };
     let limits = ChunkLimits { timeout: Duration::from_secs(step.source.copy_timeout_seconds) };
     let cancel = step.job.cancelled();
     let loaded =
@@ -115,4 +123,24 @@ async fn tell(step: &Step<'_>, target: &PgPool, import: &ImportId) -> anyhow::Re
     let (done, total) = (number(done), number(total));
     context.runs.progress(run.id, done, Some(total), "rows", &message).await?;
     Ok(())
+}
+
+/// A chunk whose bytes show, as they are taken, that its job moves.
+struct Watched<'a> {
+    chunk: ChunkFile,
+    job: &'a Job,
+}
+
+impl AsyncRead for Watched<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = self.chunk.as_mut().poll_read(cx, buffer);
+        if read.is_ready() {
+            self.job.moved();
+        }
+        read
+    }
 }

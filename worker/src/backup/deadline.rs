@@ -6,10 +6,23 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use relevo_jobs::BackupDeadline;
 use relevo_queue::{Job, JobError};
-use relevo_runs::backup_requests::{self, BackupRequest, RequestState};
+use relevo_runs::{
+    RunState,
+    backup_requests::{self, BackupRequest, RequestState},
+};
 
-use super::step::{Step, Stop, next_round_in};
+use super::{
+    ending,
+    request::looked_after_until,
+    step::{Step, Stop, next_round_in},
+};
 use crate::context::Context;
+
+/// How long past its time a job that looks after a request may be silent.
+const SILENCE_MAX: TimeDelta = TimeDelta::minutes(15);
+
+/// How often such a request is looked at again.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Runs a BackupDeadline job.
 pub(crate) async fn backup_deadline(
@@ -26,7 +39,9 @@ async fn look_after(step: &Step<'_>, request_id: i64) -> Result<(), Stop> {
     let context = step.context;
     let mut tx = context.fenced(step.job).await?;
     // The run first, then the request: everybody's order.
-    context.runs.get_for_update_in(&mut tx, step.run.id).await?;
+    let Some(run) = context.runs.get_for_update_in(&mut tx, step.run.id).await? else {
+        return Ok(());
+    };
     let Some(request) = backup_requests::get_for_update_in(&mut tx, request_id).await? else {
         return Err(Stop::Job(JobError::cancel(format!("there is no request {request_id}"))));
     };
@@ -40,6 +55,14 @@ async fn look_after(step: &Step<'_>, request_id: i64) -> Result<(), Stop> {
             let now: DateTime<Utc> = sqlx::query_scalar("-- backup_deadline: clock\nSELECT now()")
                 .fetch_one(&mut *tx)
                 .await?;
+            // A gateway that has not answered yet is asked again by the job that asked it; should
+            // that job be gone, its silence does not last.
+            if request.state == RequestState::Asked
+                && let Some(until) = looked_after_until(&run, request.id)
+                && now < until + SILENCE_MAX
+            {
+                return Err(Stop::Job(JobError::snooze(LOOK_AGAIN)));
+            }
             let patience_seconds = step.source.webhook_timeout_seconds;
             if let Some(left) = time_left(&request, patience_seconds, now) {
                 return Err(Stop::Job(JobError::snooze(left)));
@@ -55,7 +78,7 @@ async fn look_after(step: &Step<'_>, request_id: i64) -> Result<(), Stop> {
     step.job.complete_in(&mut tx).await?;
     tx.commit().await?;
     if ended {
-        context.run_ended.notify_one();
+        ending::ended(context, &step.run, RunState::Failed);
     }
     Ok(())
 }

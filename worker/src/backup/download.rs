@@ -25,7 +25,7 @@ use relevo_import::{
 use relevo_jobs::{DownloadDump, FinishImport, TranslateChunk};
 use relevo_queue::{BatchId, FailedMemberPolicy, Job, JobError, Progress};
 use relevo_runs::{
-    LogLevel, Run, RunId,
+    LogLevel, Run,
     backup::PIPELINE,
     backup_requests::{self, BackupRequest, RequestState},
 };
@@ -37,7 +37,8 @@ use tokio::sync::mpsc;
 use super::{
     files::Files,
     gateway::Gateway,
-    progress::{Meter, bytes_line, mib, thousands},
+    progress::{Meter, bytes_line, mib, seconds, thousands},
+    room::{self, Need},
     splitting::{self, Figures, Piece},
     step::{Step, Stop, describe, import_stop, is_current},
     tail::Watermark,
@@ -50,6 +51,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Bounds of the pause after a line that brought nothing.
+const PAUSE_MIN: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// For how long a chunk's key is recognised: beyond any run.
 const KEY_TTL: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -93,7 +98,7 @@ pub(crate) async fn download_dump(
 async fn download(step: &Step<'_>, request: &BackupRequest) -> Result<(), Stop> {
     let context = step.context;
     let import = step.import(request.id)?;
-    let part = context.files.part(step.run.id.0, request.id)?;
+    let part = context.files.part(step.key(), request.id)?;
     check_room(step, request, &part)?;
     let target = step.target().await?;
     let (batch, chunk_size_bytes) = open_batch(step, request).await?;
@@ -112,18 +117,23 @@ async fn download(step: &Step<'_>, request: &BackupRequest) -> Result<(), Stop> 
             Some(moved)
         }
     };
-    keep(context, &step.run.source, step.run.id, request, &part).await?;
+    keep(step, request, &part).await?;
     seal(step, request, batch, figures).await
 }
 
-/// Checks the disk, as far as the size is known.
+/// Checks the disks, as far as the size is known.
 fn check_room(step: &Step<'_>, request: &BackupRequest, part: &Path) -> Result<(), Stop> {
-    let present = std::fs::metadata(part).map_or(0, |metadata| metadata.len());
+    let context = step.context;
+    let present_bytes = std::fs::metadata(part).map_or(0, |metadata| metadata.len());
     // The gateway's megabytes are rounded: good enough to judge a disk by.
     let rounded = request.filesize_mb.map(|mb| (mb * f64::from(1 << 20)) as u64);
     let told = request.filesize_bytes.and_then(|bytes| u64::try_from(bytes).ok());
-    let total = told.or(rounded).unwrap_or(present);
-    step.context.files.check_room(total.saturating_sub(present), total).map_err(|error| {
+    let need = Need {
+        dump_bytes: told.or(rounded).unwrap_or(present_bytes),
+        present_bytes,
+        stored_bytes: context.chunks.stored_bytes(step.key(), request.id)?,
+    };
+    room::check(context.files.data_dir(), context.chunks.root(), need).map_err(|error| {
         if error.kind() == std::io::ErrorKind::StorageFull {
             Stop::Run(error.to_string())
         } else {
@@ -227,7 +237,7 @@ impl Work<'_> {
             on_bytes: &on_bytes,
         };
         let fetch = async {
-            let bytes = transfer.fetch().await.map_err(transfer_stop)?;
+            let bytes = self.fetch(&transfer).await?;
             watermark.complete();
             Ok(bytes)
         };
@@ -264,7 +274,7 @@ impl Work<'_> {
             Err(Cut::Dump(error @ (ImportError::Dump(_) | ImportError::Empty { .. }))) => {
                 // SQL that cannot be understood may be what damage looks like after unpacking: the
                 // checksum at the end of the file tells the two apart.
-                transfer.fetch().await.map_err(transfer_stop)?;
+                self.fetch(&transfer).await?;
                 match splitting::is_sound_gzip(part).await? {
                     Ok(()) => Err(import_stop(error)),
                     Err(damage) => Err(Stop::Backup(format!("the gzip file is damaged: {damage}"))),
@@ -272,6 +282,37 @@ impl Work<'_> {
             }
             Err(Cut::Dump(error)) => Err(import_stop(error)),
         }
+    }
+
+    /// Fetches the file. A line that brings nothing is put off, without spending an attempt, until
+    /// the source's patience ends.
+    async fn fetch(&self, transfer: &Transfer<'_>) -> Result<u64, Stop> {
+        let error = match transfer.fetch().await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error @ TransferError::Fruitless { .. }) => error,
+            Err(error) => return Err(transfer_stop(error)),
+        };
+        // The file remembers when it grew last, whoever wrote it.
+        let grown = tokio::fs::metadata(transfer.part).await?.modified()?;
+        let silence = grown.elapsed().unwrap_or_default();
+        let patience = Duration::from_secs(self.step.source.gateway_patience_seconds);
+        let silent = seconds(silence.as_secs_f64());
+        if silence >= patience {
+            return Err(Stop::Run(format!(
+                "the download has brought nothing for {silent}: {}; check the line to the gateway, \
+                 then start a new run",
+                describe(&error)
+            )));
+        }
+        let pause = (silence / 4).clamp(PAUSE_MIN, PAUSE_MAX).min(patience - silence);
+        let message = format!(
+            "{}; nothing has come for {silent}, going on in {}",
+            describe(&error),
+            seconds(pause.as_secs_f64())
+        );
+        let fields = json!({ "request_id": self.request.id });
+        self.step.log(LogLevel::Warn, &message, fields).await;
+        Err(Stop::Job(JobError::snooze(pause)))
     }
 
     fn download_url(&self) -> Result<Url, Stop> {
@@ -315,9 +356,9 @@ impl Work<'_> {
 
     async fn store(&self, chunk: Chunk) -> Result<(), Stop> {
         let parts = [chunk.header_line()?, chunk.body];
-        let (run_id, request_id) = (self.step.run.id.0, self.request.id);
+        let (run, request_id) = (self.step.key(), self.request.id);
         let chunks = &self.step.context.chunks;
-        chunks.put(run_id, request_id, chunk.header.ordinal, parts).await.map_err(store_stop)
+        chunks.put(run, request_id, chunk.header.ordinal, parts).await.map_err(store_stop)
     }
 
     /// Makes the job of a stored chunk known.
@@ -401,19 +442,21 @@ async fn present_bytes(part: &Path) -> std::io::Result<u64> {
 }
 
 /// Moves the complete file to the source's dumps.
-async fn keep(
-    context: &Context,
-    source: &str,
-    run_id: RunId,
-    request: &BackupRequest,
-    part: &Path,
-) -> Result<(), Stop> {
+async fn keep(step: &Step<'_>, request: &BackupRequest, part: &Path) -> Result<(), Stop> {
     let filename = request.filename.as_deref().unwrap_or("backup.sql.gz");
-    let kept: PathBuf = context.files.dump(source, run_id.0, filename)?;
+    let kept: PathBuf = step.context.files.dump(&step.run.source, step.key(), filename)?;
     match tokio::fs::rename(part, &kept).await {
         Ok(()) => {}
-        // An attempt before this one has done it.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // An attempt before this one has done it, on this host or on another one.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !tokio::fs::try_exists(&kept).await? {
+                let message = "this host does not keep the dump: another worker fetched it and \
+                               stopped before it was moved to its place; workers on several hosts \
+                               each have their own data_dir";
+                let fields = json!({ "request_id": request.id, "path": kept });
+                step.log(LogLevel::Warn, message, fields).await;
+            }
+        }
         Err(error) => return Err(error.into()),
     }
     match tokio::fs::remove_file(Files::part_notes(part)).await {
@@ -432,9 +475,9 @@ async fn seal(
     let context = step.context;
     let run_id = step.run.id;
     let mut tx = context.fenced(step.job).await?;
-    // The batch before the run: the order in which a dying job of the batch locks them.
-    context.queue.seal_batch(&mut tx, batch).await?;
+    // The run before the batch: the order in which a dying job of the batch locks them.
     context.runs.set_phase_in(&mut tx, run_id, "load").await?;
+    context.queue.seal_batch(&mut tx, batch).await?;
     if let Some(moved) = moved {
         let rows = moved.manifest.rows();
         let chunks = moved.manifest.chunks.len();

@@ -5,53 +5,92 @@
 //! the run has ended, and the reconciler cleans up.
 
 use relevo_import::Certificate;
-use relevo_jobs::{JobKind, Notify};
+use relevo_jobs::Notify;
 use relevo_queue::Job;
-use relevo_runs::{LogLevel, Run, RunId, backup_requests, typed_job};
+use relevo_runs::{
+    LogLevel, Run, RunError, RunId, RunState, backup::PIPELINE, backup_requests, typed_job,
+};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
 use super::{progress::thousands, step::is_wanted};
 use crate::context::Context;
 
-/// Ends a run as failed; changes nothing when it has ended before.
+/// The phase in which a cutover may be under way: from here on only the target knows whether the
+/// new data are live.
+pub(crate) const FINISH: &str = "finish";
+
+/// What is known of the data that the target showed before the run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Previous {
+    /// They are what they were: no cutover was begun, or the target says that it did not happen.
+    Untouched,
+    /// A cutover was begun, and the target could not be asked what became of it.
+    Unknown,
+}
+
+/// Ends a run as failed; false, and nothing changed, when it had ended before.
 pub(crate) async fn fail_in(
     context: &Context,
     tx: &mut PgConnection,
     run: &Run,
+    previous: Previous,
     reason: &str,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
+    if previous == Previous::Unknown {
+        match context.runs.add_stats_in(tx, run.id, &Run::undecided()).await {
+            Ok(()) | Err(RunError::Ended { .. } | RunError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     if !context.runs.fail_in(tx, run.id, reason).await? {
-        return Ok(());
+        return Ok(false);
     }
     tracing::error!(run_id = run.id.0, source = run.source, "the run failed: {reason}");
-    let message = format!("the run failed, the previous data are untouched: {reason}");
+    let message = match previous {
+        Previous::Untouched => {
+            format!("the run failed, the previous data are untouched: {reason}")
+        }
+        Previous::Unknown => format!(
+            "the run failed, and whether the target shows the previous data or the new ones is not \
+             known: {reason}"
+        ),
+    };
     context.runs.log_in(tx, run.id, LogLevel::Error, &message, &json!({})).await?;
-    notify_in(context, tx, run).await
+    notify_in(context, tx, run).await?;
+    Ok(true)
 }
 
-/// Ends a run as cancelled; changes nothing when it has ended before.
+/// What is due once the end of a run has committed: it is counted, and the reconciler cleans up.
+pub(crate) fn ended(context: &Context, run: &Run, state: RunState) {
+    let labels = [PIPELINE, &run.source, state.as_str()];
+    context.metrics.pipeline_runs.with_label_values(&labels).inc();
+    context.run_ended.notify_one();
+}
+
+/// Ends a run as cancelled; false, and nothing changed, when it had ended before.
 pub(crate) async fn cancel_in(
     context: &Context,
     tx: &mut PgConnection,
     run: &Run,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     if !context.runs.cancel_in(tx, run.id).await? {
-        return Ok(());
+        return Ok(false);
     }
     tracing::info!(run_id = run.id.0, source = run.source, "the run was cancelled");
     let message = "the run was cancelled, the previous data are untouched";
     context.runs.log_in(tx, run.id, LogLevel::Warn, message, &json!({})).await?;
-    notify_in(context, tx, run).await
+    notify_in(context, tx, run).await?;
+    Ok(true)
 }
 
-/// Ends a run with success; changes nothing when it has ended before.
+/// Ends a run with success; false, and nothing changed, when it had ended before.
 pub(crate) async fn succeed_in(
     context: &Context,
     tx: &mut PgConnection,
     run: &Run,
     certificate: &Certificate,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let stats = json!({
         "rows": certificate.rows,
         "tables": certificate.tables.len(),
@@ -60,7 +99,7 @@ pub(crate) async fn succeed_in(
     });
     let stored: Value = serde_json::to_value(certificate)?;
     if !context.runs.succeed_in(tx, run.id, &stats, Some(&stored)).await? {
-        return Ok(());
+        return Ok(false);
     }
     let message = format!(
         "the import is live: {} rows in {} tables of schema {}",
@@ -70,7 +109,8 @@ pub(crate) async fn succeed_in(
     );
     tracing::info!(run_id = run.id.0, source = run.source, rows = certificate.rows, "{message}");
     context.runs.log_in(tx, run.id, LogLevel::Info, &message, &stats).await?;
-    notify_in(context, tx, run).await
+    notify_in(context, tx, run).await?;
+    Ok(true)
 }
 
 async fn notify_in(context: &Context, tx: &mut PgConnection, run: &Run) -> anyhow::Result<()> {
@@ -81,22 +121,28 @@ async fn notify_in(context: &Context, tx: &mut PgConnection, run: &Run) -> anyho
 
 /// A job of the import has become a dead letter: its run fails in the same transaction.
 ///
-/// Except under FinishImport, which may die after its cutover: whether the import is live only the
-/// target knows, and the reconciler asks it.
+/// Except in the run's last phase, in which a cutover may have happened: whether the import is live
+/// only the target knows, and the reconciler asks it.
 pub(crate) async fn on_dead(
     context: &Context,
     tx: &mut PgConnection,
     job: &Job,
     error: &str,
 ) -> anyhow::Result<()> {
-    if job.kind != JobKind::FinishImport.as_str()
-        && let Some(run_id) = job.run_id
-        && let Some(run) = context.runs.get_in(tx, RunId(run_id)).await?
-        && is_wanted(&backup_requests::of_run_in(tx, run.id).await?, &job.payload)
+    // The run first, then its requests: everybody's order. What it shows stands until the end of
+    // this transaction.
+    if let Some(run_id) = job.run_id
+        && let Some(run) = context.runs.get_for_update_in(tx, RunId(run_id)).await?
+        && run.pipeline == PIPELINE
+        && run.phase != FINISH
+        && is_wanted(&backup_requests::of_run_in(tx, run.id).await?, &job.kind, &job.payload)
     {
         let reason =
             format!("{} failed for good after {} attempt(s): {error}", job.kind, job.attempt);
-        fail_in(context, tx, &run, &reason).await?;
+        if fail_in(context, tx, &run, Previous::Untouched, &reason).await? {
+            // The queue commits as soon as this returns, and says nothing more.
+            ended(context, &run, RunState::Failed);
+        }
     }
     context.run_ended.notify_one();
     Ok(())

@@ -1,13 +1,14 @@
-//! The worker's own files: dumps on their way in, dumps kept, room on the disk.
+//! The worker's own files: dumps on their way in, dumps kept.
 //!
 //! ```text
-//! DATA_DIR/incoming/run42-request7.part        the dump while it arrives
-//! DATA_DIR/incoming/run42-request7.part.json   what the gateway said of it, for the resume
-//! DATA_DIR/dumps/SOURCE/run42-FILENAME         the dump once complete and checked
+//! DATA_DIR/incoming/TAG-run42-request7.part        the dump while it arrives
+//! DATA_DIR/incoming/TAG-run42-request7.part.json   what the gateway said of it, for the resume
+//! DATA_DIR/dumps/SOURCE/TAG-run42-FILENAME         the dump once complete and checked
 //! ```
 //!
-//! Every name says which run a file belongs to, so a sweep needs no list of its own: it reads the
-//! folders, asks how the runs ended, and removes what nobody needs.
+//! Every name says which run of which control plane a file belongs to (see `run_names`), so a sweep
+//! needs no list of its own: it reads the folders, asks how the runs ended, and removes what nobody
+//! needs. Files of another control plane are not even looked at.
 //!
 //! Killed here, then what? A `.part` file of an unfinished run is where the next worker resumes; of
 //! an ended run the sweep removes it. The rename into `dumps` is one step of the filesystem.
@@ -19,22 +20,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::run_names::{parse_dump_name, parse_part_name};
+use super::{
+    private_dir,
+    run_names::{Names, RunKey},
+};
 
-/// Space that must remain for everything else on the disk.
-const RESERVE_BYTES: u64 = 64 << 20;
-
-/// How much larger than the compressed dump its chunks may become together; shop dumps are at 3.
-const CHUNKS_PER_DUMP_BYTE: u64 = 4;
-
-/// A file of a run that the control plane does not know is left alone this long: another control
-/// plane may just have been restored or pointed here.
+/// A file of a run that the control plane does not know is left alone this long: it may be looking
+/// at an old copy of itself.
 const STRANGER_AGE_MIN: Duration = Duration::from_secs(24 * 3_600);
 
 /// Where the worker keeps its files.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
     data_dir: PathBuf,
+    names: Names,
 }
 
 /// How a run stands, as far as its files are concerned.
@@ -46,26 +45,20 @@ pub(crate) enum FileFate {
     Good,
     /// The run failed or was cancelled.
     Useless,
-    /// The control plane knows no such run.
+    /// The control plane knows no such run: it was forgotten, or lost with the state before a
+    /// restore.
     Unknown,
 }
 
-/// Too little room for a download.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the disk under {path} has {free_mib} MiB free, but the dump and its chunks may need \
-     {needed_mib} MiB; free some space or point data_dir to a larger disk",
-    path = .path.display(), free_mib = .free_bytes >> 20, needed_mib = .needed_bytes >> 20
-)]
-pub(crate) struct DiskTooSmall {
-    path: PathBuf,
-    free_bytes: u64,
-    needed_bytes: u64,
-}
-
 impl Files {
-    pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_owned() }
+    /// The files under `data_dir` of the control plane with these names.
+    pub(crate) fn new(data_dir: &Path, names: Names) -> Self {
+        Self { data_dir: data_dir.to_owned(), names }
+    }
+
+    /// The folder of everything.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     fn incoming_dir(&self) -> PathBuf {
@@ -78,10 +71,10 @@ impl Files {
     }
 
     /// The file that the dump of a request arrives in; its folder is made.
-    pub(crate) fn part(&self, run_id: i64, request_id: i64) -> io::Result<PathBuf> {
+    pub(crate) fn part(&self, run: RunKey, request_id: i64) -> io::Result<PathBuf> {
         let folder = self.incoming_dir();
-        fs::create_dir_all(&folder)?;
-        Ok(folder.join(format!("run{run_id}-request{request_id}.part")))
+        private_dir::create(&folder)?;
+        Ok(folder.join(self.names.part(run, request_id)))
     }
 
     /// What the gateway said of the file in `part`.
@@ -90,70 +83,58 @@ impl Files {
     }
 
     /// Where the complete dump of a run goes; its folder is made.
-    pub(crate) fn dump(&self, source: &str, run_id: i64, filename: &str) -> io::Result<PathBuf> {
+    pub(crate) fn dump(&self, source: &str, run: RunKey, filename: &str) -> io::Result<PathBuf> {
         let folder = self.dumps_dir(source);
-        fs::create_dir_all(&folder)?;
-        Ok(folder.join(format!("run{run_id}-{}", file_name_of(filename))))
-    }
-
-    /// Checks the room for `remaining_bytes` of download and for the chunks of a dump of
-    /// `dump_bytes`.
-    ///
-    /// # Errors
-    /// [`DiskTooSmall`], as an [`io::Error`] of kind `StorageFull`; or the system's own error.
-    pub(crate) fn check_room(&self, remaining_bytes: u64, dump_bytes: u64) -> io::Result<()> {
-        fs::create_dir_all(&self.data_dir)?;
-        let disk = rustix::fs::statvfs(&self.data_dir)?;
-        let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let needed_bytes = remaining_bytes
-            .saturating_add(dump_bytes.saturating_mul(CHUNKS_PER_DUMP_BYTE))
-            .saturating_add(RESERVE_BYTES);
-        if free_bytes < needed_bytes {
-            let path = self.data_dir.clone();
-            let error = DiskTooSmall { path, free_bytes, needed_bytes };
-            return Err(io::Error::new(io::ErrorKind::StorageFull, error));
-        }
-        Ok(())
+        private_dir::create(&folder)?;
+        Ok(folder.join(self.names.dump(run, &file_name_of(filename))))
     }
 
     /// The runs that have files here.
-    pub(crate) fn runs(&self) -> io::Result<Vec<i64>> {
-        let mut runs: Vec<i64> = self.all()?.into_iter().map(|file| file.run_id).collect();
+    pub(crate) fn runs(&self) -> io::Result<Vec<RunKey>> {
+        let mut runs: Vec<RunKey> = self.all()?.into_iter().map(|file| file.run).collect();
         runs.sort_unstable();
         runs.dedup();
         Ok(runs)
     }
 
     /// Removes what no run needs: files on their way in whose run has ended, dumps of runs that
-    /// did not succeed, and good dumps past their source's retention, of which the newest always
-    /// stays. Returns what was removed.
+    /// did not succeed, and good dumps past their source's retention. Of each source the newest good
+    /// one always stays; where no run is known that brought one, the newest of all. Returns what
+    /// was removed.
     pub(crate) fn sweep(
         &self,
-        fates: &dyn Fn(i64) -> FileFate,
+        fates: &dyn Fn(RunKey) -> FileFate,
         retention: &dyn Fn(&str) -> Duration,
         now: SystemTime,
     ) -> io::Result<Vec<PathBuf>> {
-        let mut newest_good: BTreeMap<String, i64> = BTreeMap::new();
+        // Whatever was moved there was complete and undamaged, so an unknown one is better than none.
+        let mut newest: BTreeMap<String, (bool, RunKey)> = BTreeMap::new();
         let files = self.all()?;
         for file in &files {
-            if let Some(folder) = &file.dumps_folder
-                && fates(file.run_id) == FileFate::Good
-            {
-                let newest = newest_good.entry(folder.clone()).or_insert(file.run_id);
-                *newest = (*newest).max(file.run_id);
+            let rank = match fates(file.run) {
+                FileFate::Good => (true, file.run),
+                FileFate::Unknown => (false, file.run),
+                FileFate::Active | FileFate::Useless => continue,
+            };
+            if let Some(folder) = &file.dumps_folder {
+                let newest = newest.entry(folder.clone()).or_insert(rank);
+                *newest = (*newest).max(rank);
             }
         }
         let mut removed = Vec::new();
         for file in files {
             let age = now.duration_since(file.modified).unwrap_or_default();
-            let fate = fates(file.run_id);
+            let fate = fates(file.run);
             let useless = match (&file.dumps_folder, fate) {
                 (_, FileFate::Active) => false,
                 (_, FileFate::Useless) | (None, FileFate::Good) => true,
                 (None, FileFate::Unknown) => age > STRANGER_AGE_MIN,
-                (Some(folder), FileFate::Good) => {
-                    newest_good.get(folder) != Some(&file.run_id) && age > retention(folder)
+                (Some(folder), _)
+                    if newest.get(folder).is_some_and(|(_, run)| *run == file.run) =>
+                {
+                    false
                 }
+                (Some(folder), FileFate::Good) => age > retention(folder),
                 (Some(folder), FileFate::Unknown) => age > retention(folder).max(STRANGER_AGE_MIN),
             };
             if useless && remove_if_there(&file.path)? {
@@ -166,15 +147,15 @@ impl Files {
     fn all(&self) -> io::Result<Vec<OwnFile>> {
         let mut files = Vec::new();
         for (path, name, modified) in entries(&self.incoming_dir())? {
-            if let Some(run_id) = parse_part_name(&name) {
-                files.push(OwnFile { path, run_id, modified, dumps_folder: None });
+            if let Some(run) = self.names.run_of_part(&name) {
+                files.push(OwnFile { path, run, modified, dumps_folder: None });
             }
         }
         for (folder_path, folder, _) in entries(&self.data_dir.join("dumps"))? {
             for (path, name, modified) in entries(&folder_path)? {
-                if let Some(run_id) = parse_dump_name(&name) {
+                if let Some(run) = self.names.run_of_dump(&name) {
                     let dumps_folder = Some(folder.clone());
-                    files.push(OwnFile { path, run_id, modified, dumps_folder });
+                    files.push(OwnFile { path, run, modified, dumps_folder });
                 }
             }
         }
@@ -185,7 +166,7 @@ impl Files {
 #[derive(Debug)]
 struct OwnFile {
     path: PathBuf,
-    run_id: i64,
+    run: RunKey,
     modified: SystemTime,
     /// The source's folder under `dumps`; `None` for a file on its way in.
     dumps_folder: Option<String>,
@@ -241,6 +222,14 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 3_600);
 
+    fn files_of(cluster: &str, folder: &Path) -> Files {
+        Files::new(folder, Names::new(cluster))
+    }
+
+    fn key(id: i64) -> RunKey {
+        RunKey { incarnation: 1, id }
+    }
+
     fn touch(path: &Path, age: Duration, now: SystemTime) {
         let file = fs::File::create(path).expect("creates");
         file.set_modified(now - age).expect("sets the time");
@@ -249,10 +238,10 @@ mod tests {
     #[test]
     fn the_sweep_keeps_what_is_needed_and_the_newest_good_dump() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let files = Files::new(folder.path());
+        let files = files_of("c0ffee00", folder.path());
         let now = SystemTime::now();
-        let part = |run, request| files.part(run, request).expect("a path");
-        let dump = |run| files.dump("shop", run, "backup.sql.gz").expect("a path");
+        let part = |run, request| files.part(key(run), request).expect("a path");
+        let dump = |run| files.dump("shop", key(run), "backup.sql.gz").expect("a path");
         for run in [1, 2, 3] {
             touch(&part(run, run), DAY * 30, now);
         }
@@ -264,7 +253,7 @@ mod tests {
         }
         fs::write(folder.path().join("incoming/somebody-elses"), b"x").expect("writes");
         // 1 active, 2 and 7 failed, 8 and 9 unknown, the others good.
-        let fate = |run| match run {
+        let fate = |run: RunKey| match run.id {
             1 => FileFate::Active,
             2 | 7 => FileFate::Useless,
             8 | 9 => FileFate::Unknown,
@@ -288,7 +277,58 @@ mod tests {
         let removed = files.sweep(&fate, &|_| DAY * 7, much_later).expect("sweeps");
         assert!(!removed.contains(&dump(6)), "the newest good dump stays for ever");
         assert!(removed.contains(&dump(3)));
-        assert!(files.runs().expect("lists").contains(&1));
+        assert!(files.runs().expect("lists").contains(&key(1)));
+    }
+
+    #[test]
+    fn the_files_of_another_control_plane_are_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let now = SystemTime::now();
+        let old = files_of("aaaaaaaa", folder.path());
+        let new = files_of("bbbbbbbb", folder.path());
+        let theirs = [
+            old.part(key(1), 1).expect("a path"),
+            old.dump("shop", key(1), "backup.sql.gz").expect("a path"),
+            old.dump("shop", key(2), "backup.sql.gz").expect("a path"),
+        ];
+        for path in &theirs {
+            touch(path, DAY * 900, now);
+        }
+        assert_ne!(new.part(key(1), 1).expect("a path"), theirs[0], "it would trip over it");
+        assert!(new.runs().expect("lists").is_empty());
+        for fate in [FileFate::Useless, FileFate::Unknown] {
+            assert!(new.sweep(&|_| fate, &|_| DAY, now).expect("sweeps").is_empty());
+        }
+        assert!(theirs.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn the_last_dump_stays_when_its_run_was_forgotten() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let files = files_of("c0ffee00", folder.path());
+        let now = SystemTime::now();
+        let dump = |incarnation, id| {
+            let run = RunKey { incarnation, id };
+            files.dump("shop", run, "backup.sql.gz").expect("a path")
+        };
+        // The second incarnation counts on from an old backup, so its numbers come again.
+        for (incarnation, id) in [(1, 7), (1, 8), (2, 7)] {
+            touch(&dump(incarnation, id), DAY * 30, now);
+        }
+        let sweep = |fate: &dyn Fn(RunKey) -> FileFate| {
+            let mut removed = files.sweep(fate, &|_| DAY, now).expect("sweeps");
+            removed.sort();
+            removed
+        };
+        assert_eq!(sweep(&|_| FileFate::Unknown), [dump(1, 7), dump(1, 8)]);
+        touch(&dump(1, 8), DAY * 30, now);
+        // A dump that is known to be good is preferred to a newer one nobody knows of.
+        let known = |run: RunKey| match run.id {
+            8 => FileFate::Good,
+            _ => FileFate::Unknown,
+        };
+        assert_eq!(sweep(&known), [dump(2, 7)]);
+        assert!(dump(1, 8).exists());
     }
 
     #[test]
@@ -297,15 +337,5 @@ mod tests {
         assert_eq!(file_name_of("a b\u{e9}.sql.gz"), "a_b_.sql.gz");
         assert_eq!(file_name_of(""), "_");
         assert_eq!(file_name_of(&"x".repeat(1_000)).len(), 150);
-    }
-
-    #[test]
-    fn a_disk_that_is_too_small_is_said_with_figures() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let files = Files::new(folder.path());
-        files.check_room(0, 0).expect("there is room for nothing");
-        let error = files.check_room(1 << 60, 1 << 50).expect_err("no disk is that large");
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        assert!(error.to_string().contains("MiB free"), "{error}");
     }
 }

@@ -6,6 +6,9 @@
 //! - After the cutover, before the run has ended: the target's ledger says `live`, so the repeated
 //!   job gets the certificate from there and ends the run. Should the job be gone, the reconciler
 //!   does the same.
+//!
+//! An error says nothing of whether the new data are live: before a run is called failed, the
+//! target's ledger is asked.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -16,13 +19,14 @@ use futures::FutureExt as _;
 use relevo_import::{Certificate, ImportError, ImportId, ImportProgress, ProgressEvent, steps};
 use relevo_jobs::{FinishImport, TranslateChunk};
 use relevo_queue::{FailedMemberPolicy, Job, JobError};
-use relevo_runs::{LogLevel, backup::PIPELINE, backup_requests};
+use relevo_runs::{LogLevel, RunState, backup::PIPELINE, backup_requests};
 use serde_json::json;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    download, ending,
+    download,
+    ending::{self, FINISH},
     step::{Step, Stop, import_stop, is_current},
 };
 use crate::{context::Context, stopping::must_stop};
@@ -58,7 +62,10 @@ async fn finish(step: &Step<'_>, payload: &FinishImport) -> Result<(), Stop> {
     }
     enter_phase(step).await?;
     let began = Instant::now();
-    let certificate = complete(step, &target, &import).await?;
+    let certificate = match complete(step, &target, &import).await {
+        Ok(certificate) => certificate,
+        Err(stop) => after_error(&target, &import, stop).await?,
+    };
     let context = step.context;
     context
         .metrics
@@ -66,18 +73,39 @@ async fn finish(step: &Step<'_>, payload: &FinishImport) -> Result<(), Stop> {
         .with_label_values(&[PIPELINE, &step.run.source, "finish"])
         .observe(began.elapsed().as_secs_f64());
     let mut tx = context.fenced(step.job).await?;
-    ending::succeed_in(context, &mut tx, &step.run, &certificate).await?;
+    let ended = ending::succeed_in(context, &mut tx, &step.run, &certificate).await?;
     step.job.complete_in(&mut tx).await?;
     tx.commit().await?;
-    context.run_ended.notify_one();
+    if ended {
+        ending::ended(context, &step.run, RunState::Succeeded);
+    }
     Ok(())
 }
 
+/// What an error comes to. One that would fail the run may have come after the cutover: then the
+/// target has a certificate, and that counts.
+async fn after_error(target: &PgPool, import: &ImportId, stop: Stop) -> Result<Certificate, Stop> {
+    let Stop::Run(reason) = &stop else { return Err(stop) };
+    // Not knowing is no reason to fail a run: the job is tried again.
+    match steps::certificate(target, import).await.map_err(anyhow::Error::from)? {
+        Some(certificate) => {
+            tracing::warn!("the import is live in spite of an error after its cutover: {reason}");
+            Ok(certificate)
+        }
+        None => Err(stop),
+    }
+}
+
+/// Enters the phase in which the cutover happens; refused when the run has ended or is to end. Who
+/// ends a run locks its row too, so one of the two sees the other.
 async fn enter_phase(step: &Step<'_>) -> Result<(), Stop> {
     let context = step.context;
     let mut tx = context.fenced(step.job).await?;
-    context.runs.set_phase_in(&mut tx, step.run.id, "finish").await?;
-    if step.run.phase != "finish" {
+    let run = context.runs.get_for_update_in(&mut tx, step.run.id).await?;
+    let run = run.filter(|run| !run.state.is_ended() && !run.cancel_requested);
+    let run = run.ok_or(Stop::Cancelled)?;
+    context.runs.set_phase_in(&mut tx, run.id, FINISH).await?;
+    if run.phase != FINISH {
         let message = "every chunk is loaded: verifying, building keys and indexes, cutting over";
         context.runs.log_in(&mut tx, step.run.id, LogLevel::Info, message, &json!({})).await?;
     }

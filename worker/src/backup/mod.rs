@@ -14,7 +14,7 @@
 //! | `finish` | from loaded rows to live tables |
 //! | `step`, `ending` | what all steps share: entering, ending a run |
 //! | `reconcile` | ends runs that nobody works for, cleans up after ended ones |
-//! | `gateway`, `files`, `run_names`, `progress` | the client, the disk, names, figures |
+//! | `gateway`, `files`, `private_dir`, `room`, `run_names`, `progress` | the client, the disk, names, figures |
 //!
 //! A run ends in one control-plane transaction, whoever ends it: a handler, the queue's dead-letter
 //! hook or the reconciler. Cleaning up after it is the reconciler's part alone, so there is one
@@ -28,9 +28,11 @@ mod ending;
 mod files;
 mod finish;
 mod gateway;
+mod private_dir;
 mod progress;
 mod reconcile;
 mod request;
+mod room;
 mod run_names;
 mod splitting;
 mod step;
@@ -46,3 +48,4 @@ pub(crate) use files::Files;
 pub(crate) use finish::finish_import;
 pub(crate) use reconcile::reconcile_forever;
 pub(crate) use request::{ask_timeout_max, request_backup};
+pub(crate) use run_names::Names;

@@ -26,12 +26,14 @@ use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
 use relevo_runs::{Run, RunId, RunState, backup::PIPELINE, backup_requests};
+use relevo_settings::BackupSource;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ending,
+    ending::{self, FINISH, Previous},
     files::{FileFate, file_name_of},
+    run_names::RunKey,
     step::{describe, import_id, is_wanted},
 };
 use crate::context::Context;
@@ -110,10 +112,9 @@ async fn with_lock(context: &Context, memory: &mut Memory) -> anyhow::Result<()>
             end(context, memory, &run, ending).await?;
         }
     }
-    for run in context.runs.uncleaned(CLEAN_PER_PASS).await? {
-        if run.pipeline == PIPELINE {
-            clean(context, memory, &run).await?;
-        }
+    let waiting = memory.waiting();
+    for run in context.runs.uncleaned(PIPELINE, &waiting, CLEAN_PER_PASS).await? {
+        clean(context, memory, &run).await?;
     }
     if memory.swept.is_none_or(|at| at.elapsed() > SWEEP_TARGETS_EVERY) {
         memory.swept = Some(Instant::now());
@@ -142,7 +143,8 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
     let dead = context.queue.dead_letters(&filter).await?;
     if !dead.is_empty() {
         let requests = backup_requests::of_run(&context.pool, run.id).await?;
-        if let Some(dead) = dead.iter().find(|dead| is_wanted(&requests, &dead.payload)) {
+        if let Some(dead) = dead.iter().find(|dead| is_wanted(&requests, &dead.kind, &dead.payload))
+        {
             let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
             let reason =
                 format!("{} failed for good after {} attempt(s): {error}", dead.kind, dead.attempt);
@@ -182,41 +184,70 @@ async fn end(
     context: &Context,
     memory: &mut Memory,
     run: &Run,
-    mut ending: Ending,
+    ending: Ending,
 ) -> anyhow::Result<()> {
-    let mut certificate = None;
-    if run.phase == "finish" {
-        match abandon_all(context, memory, run).await {
-            Ok(live) => certificate = live,
-            Err(error) => {
-                let undecided = (chrono::Utc::now() - run.updated_at).to_std().unwrap_or_default();
-                if undecided < UNDECIDED_MAX {
-                    return Err(error.context(format!(
-                        "run {} has to end, but whether its cutover happened only its target knows",
-                        run.id
-                    )));
-                }
-                ending = Ending::Failed(format!(
-                    "the run was to end, and its target has not been reachable for {} min to say \
-                     whether the cutover had happened: {}",
-                    UNDECIDED_MAX.as_secs() / 60,
-                    describe(error.as_ref())
-                ));
-            }
-        }
-    }
+    // What was read of the run may be old by now. Its row is locked by who enters the last phase
+    // too: a run that is found outside of it never cuts over any more once this has committed.
     let mut tx = context.pool.begin().await?;
-    match (certificate, ending) {
-        (Some(certificate), _) => {
-            ending::succeed_in(context, &mut tx, run, &certificate).await?;
-        }
-        (None, Ending::Cancelled) => ending::cancel_in(context, &mut tx, run).await?,
-        (None, Ending::Failed(reason)) => {
-            ending::fail_in(context, &mut tx, run, &reason).await?;
-        }
+    let Some(run) = context.runs.get_for_update_in(&mut tx, run.id).await? else { return Ok(()) };
+    if run.state.is_ended() {
+        return Ok(());
     }
+    if run.phase != FINISH {
+        let state = end_in(context, &mut tx, &run, None, Previous::Untouched, ending).await?;
+        tx.commit().await?;
+        state.inspect(|state| ending::ended(context, &run, *state));
+        return Ok(());
+    }
+    // No lock is held while a target is asked, which may take long; nobody leaves this phase.
+    tx.rollback().await?;
+    let (certificate, previous, ending) = match abandon_all(context, memory, &run).await {
+        Ok(certificate) => (certificate, Previous::Untouched, ending),
+        Err(error) => {
+            let undecided = (chrono::Utc::now() - run.updated_at).to_std().unwrap_or_default();
+            if undecided < UNDECIDED_MAX {
+                return Err(error.context(format!(
+                    "run {} has to end, but whether its cutover happened only its target knows",
+                    run.id
+                )));
+            }
+            let reason = format!(
+                "the run was to end, and its target has not been reachable for {} min to say \
+                 whether the cutover had happened; look into its table relevo_ledger.import: {}",
+                UNDECIDED_MAX.as_secs() / 60,
+                describe(error.as_ref())
+            );
+            (None, Previous::Unknown, Ending::Failed(reason))
+        }
+    };
+    let mut tx = context.pool.begin().await?;
+    let state = end_in(context, &mut tx, &run, certificate, previous, ending).await?;
     tx.commit().await?;
+    state.inspect(|state| ending::ended(context, &run, *state));
     Ok(())
+}
+
+/// Ends a run in a transaction; how, if it had not ended before.
+async fn end_in(
+    context: &Context,
+    tx: &mut PgConnection,
+    run: &Run,
+    certificate: Option<Certificate>,
+    previous: Previous,
+    ending: Ending,
+) -> anyhow::Result<Option<RunState>> {
+    let (ended, state) = match (certificate, ending) {
+        (Some(certificate), _) => {
+            (ending::succeed_in(context, tx, run, &certificate).await?, RunState::Succeeded)
+        }
+        (None, Ending::Cancelled) => {
+            (ending::cancel_in(context, tx, run).await?, RunState::Cancelled)
+        }
+        (None, Ending::Failed(reason)) => {
+            (ending::fail_in(context, tx, run, previous, &reason).await?, RunState::Failed)
+        }
+    };
+    Ok(ended.then_some(state))
 }
 
 /// Abandons every import of a run in its target; the certificate of one that is live already.
@@ -234,28 +265,36 @@ async fn abandon_all(
         return Ok(None);
     };
     memory.may_try(&run.source)?;
-    let target = match context.targets.pool(&run.source, source).await {
-        Ok(target) => target,
-        Err(error) => {
-            memory.could_not_reach(&run.source);
-            return Err(error).context(format!("the target of {:?} cannot be reached", run.source));
+    let abandoned = async {
+        let target = context
+            .targets
+            .pool(&run.source, source)
+            .await
+            .with_context(|| format!("the target of {:?} cannot be reached", run.source))?;
+        let mut live = None;
+        for request in backup_requests::of_run(&context.pool, run.id).await? {
+            let import = import_id(context, RunKey::from(run), request.id)?;
+            steps::abandon(&target, &import, "its run has ended").await?;
+            if let Some(certificate) = steps::certificate(&target, &import).await? {
+                live = Some(certificate);
+            }
         }
+        anyhow::Ok(live)
     };
-    memory.unreachable.remove(&run.source);
-    let mut live = None;
-    for request in backup_requests::of_run(&context.pool, run.id).await? {
-        let import = import_id(context, run.id.0, request.id)?;
-        let reason = "its run has ended";
-        steps::abandon(&target, &import, reason).await?;
-        if let Some(certificate) = steps::certificate(&target, &import).await? {
-            live = Some(certificate);
-        }
+    let outcome = abandoned.await;
+    match &outcome {
+        Ok(_) => memory.reached(&run.source),
+        Err(_) => memory.could_not_reach(&run.source),
     }
-    Ok(live)
+    outcome
 }
 
 /// Cleans up after an ended run.
 async fn clean(context: &Context, memory: &mut Memory, run: &Run) -> anyhow::Result<()> {
+    if memory.may_try(&run.source).is_err() {
+        // Another run of the source has just failed at it.
+        return Ok(());
+    }
     cancel_jobs(context, run).await?;
     if let Err(error) = abandon_all(context, memory, run).await {
         // The other runs' leftovers need not wait for this target.
@@ -266,10 +305,8 @@ async fn clean(context: &Context, memory: &mut Memory, run: &Run) -> anyhow::Res
         );
         return Ok(());
     }
-    context.chunks.delete_all(run.id.0, None).await?;
+    context.chunks.delete_all(RunKey::from(run)).await?;
     context.runs.mark_cleaned(run.id).await?;
-    let outcome = run.state.as_str();
-    context.metrics.pipeline_runs.with_label_values(&[PIPELINE, &run.source, outcome]).inc();
     tracing::debug!(run_id = run.id.0, "nothing is left of the run but what it achieved");
     Ok(())
 }
@@ -293,29 +330,14 @@ async fn cancel_jobs(context: &Context, run: &Run) -> anyhow::Result<()> {
     }
 }
 
-/// Compares the unfinished imports in every target with the active runs.
+/// Compares what imports left in every target with the active runs.
 async fn sweep_targets(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
-    let mut live = Vec::new();
-    for run in context.runs.active().await? {
-        for request in backup_requests::of_run(&context.pool, run.id).await? {
-            live.push(import_id(context, run.id.0, request.id)?);
-        }
-    }
     for (name, source) in &context.settings.backup {
         if memory.may_try(name).is_err() {
             continue;
         }
-        let swept = async {
-            let target = context.targets.pool(name, source).await?;
-            let owner = &context.identity.cluster_id;
-            anyhow::Ok(steps::sweep(&target, owner, &live).await?)
-        };
-        match swept.await {
-            Ok(swept) => {
-                for import in swept {
-                    tracing::info!(source = name, %import, "removed what was left of an import");
-                }
-            }
+        match sweep_target(context, name, source).await {
+            Ok(()) => memory.reached(name),
             Err(error) => {
                 memory.could_not_reach(name);
                 tracing::warn!(
@@ -324,6 +346,29 @@ async fn sweep_targets(context: &Context, memory: &mut Memory) -> anyhow::Result
                     "the target could not be searched for leftovers"
                 );
             }
+        }
+    }
+    Ok(())
+}
+
+async fn sweep_target(context: &Context, name: &str, source: &BackupSource) -> anyhow::Result<()> {
+    let target = context.targets.pool(name, source).await?;
+    // The target first, then the runs: an import that begins meanwhile is not on the list, and a
+    // run whose import is on it has been there before.
+    let left = steps::leftovers(&target, &context.identity.cluster_id).await?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = Vec::new();
+    for run in context.runs.active().await? {
+        for request in backup_requests::of_run(&context.pool, run.id).await? {
+            wanted.push(import_id(context, RunKey::from(&run), request.id)?);
+        }
+    }
+    for leftover in left.iter().filter(|leftover| !wanted.contains(leftover.import())) {
+        if steps::clear(&target, leftover).await? {
+            let import = leftover.import();
+            tracing::info!(source = name, %import, "removed what was left of an import");
         }
     }
     Ok(())
@@ -338,6 +383,15 @@ impl Memory {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The sources whose targets are left alone for now.
+    fn waiting(&self) -> Vec<String> {
+        self.unreachable.keys().filter(|name| self.may_try(name).is_err()).cloned().collect()
+    }
+
+    fn reached(&mut self, source: &str) {
+        self.unreachable.remove(source);
     }
 
     fn could_not_reach(&mut self, source: &str) {
@@ -358,9 +412,11 @@ async fn sweep_disk(context: &Context) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut fates = BTreeMap::new();
-    for run_id in runs {
-        if let std::collections::btree_map::Entry::Vacant(entry) = fates.entry(run_id) {
-            let run = context.runs.get(RunId(run_id)).await?;
+    for key in runs {
+        if let std::collections::btree_map::Entry::Vacant(entry) = fates.entry(key) {
+            let run = context.runs.get(RunId(key.id)).await?;
+            // A restored control plane gives numbers out again.
+            let run = run.filter(|run| RunKey::from(run) == key);
             entry.insert(run.map_or(FileFate::Unknown, |run| match run.state {
                 RunState::Pending | RunState::Running => FileFate::Active,
                 RunState::Succeeded => FileFate::Good,
@@ -368,9 +424,10 @@ async fn sweep_disk(context: &Context) -> anyhow::Result<()> {
             }));
         }
     }
-    for run_id in with_chunks {
-        if matches!(fates.get(&run_id), Some(FileFate::Good | FileFate::Useless)) {
-            context.chunks.delete_all(run_id, None).await?;
+    for key in with_chunks {
+        // The run of chunks is there before them; one that is not there was lost or forgotten.
+        if fates.get(&key) != Some(&FileFate::Active) {
+            context.chunks.delete_all(key).await?;
         }
     }
     let retention: BTreeMap<String, Duration> = context
@@ -384,7 +441,7 @@ async fn sweep_disk(context: &Context) -> anyhow::Result<()> {
         .collect();
     let files = context.files.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        let fate = |run_id| fates.get(&run_id).copied().unwrap_or(FileFate::Unknown);
+        let fate = |run| fates.get(&run).copied().unwrap_or(FileFate::Unknown);
         // Dumps of a source that is not configured here any more stay.
         let keep = |folder: &str| retention.get(folder).copied().unwrap_or(Duration::MAX);
         files.sweep(&fate, &keep, SystemTime::now())

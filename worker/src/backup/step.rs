@@ -1,10 +1,12 @@
 //! What every step of the import shares: entering it, and ending it otherwise than well.
 
+/// An error and its causes in one line.
+pub(crate) use relevo_errors::chain as describe;
 use relevo_import::{Fence, Guard, ImportError, ImportId, ImportOptions};
-use relevo_jobs::{RequestBackup, RequestMode};
+use relevo_jobs::{JobKind, RequestBackup, RequestMode};
 use relevo_queue::{Job, JobError};
 use relevo_runs::{
-    LogLevel, Run, RunId,
+    LogLevel, Run, RunId, RunState,
     backup_requests::{self, AskMode, BackupRequest, RequestState},
 };
 use relevo_settings::BackupSource;
@@ -12,7 +14,11 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use sqlx::{PgConnection, PgPool};
 
-use super::{ending, request, run_names::import_name};
+use super::{
+    ending::{self, Previous},
+    request,
+    run_names::RunKey,
+};
 use crate::context::Context;
 
 /// How often a run asks for a backup before it fails: a second time as it was asked, then in
@@ -95,10 +101,13 @@ impl<'a> Step<'a> {
     /// Ends the run as failed and the job with it.
     async fn fail_run(&self, reason: &str) -> Result<(), JobError> {
         let mut tx = self.context.fenced(self.job).await?;
-        ending::fail_in(self.context, &mut tx, &self.run, reason).await?;
+        let previous = Previous::Untouched;
+        let ended = ending::fail_in(self.context, &mut tx, &self.run, previous, reason).await?;
         self.job.complete_in(&mut tx).await?;
         tx.commit().await?;
-        self.context.run_ended.notify_one();
+        if ended {
+            ending::ended(self.context, &self.run, RunState::Failed);
+        }
         Ok(())
     }
 
@@ -109,9 +118,14 @@ impl<'a> Step<'a> {
         self.job.complete_in(&mut tx).await?;
         tx.commit().await?;
         if ended {
-            self.context.run_ended.notify_one();
+            ending::ended(self.context, &self.run, RunState::Failed);
         }
         Ok(())
+    }
+
+    /// The run, as what it leaves outside is named after it.
+    pub(crate) fn key(&self) -> RunKey {
+        RunKey::from(&self.run)
     }
 
     /// The fence of this job's writes in the target.
@@ -125,8 +139,7 @@ impl<'a> Step<'a> {
 
     /// The import of this run's `request_id`th request.
     pub(crate) fn import(&self, request_id: i64) -> Result<ImportId, Stop> {
-        import_id(self.context, self.run.id.0, request_id)
-            .map_err(|error| Stop::Run(describe(&error)))
+        import_id(self.context, self.key(), request_id).map_err(|error| Stop::Run(describe(&error)))
     }
 
     /// The target's pool; an address or login that is wrong fails the run, a target that is down
@@ -190,7 +203,8 @@ pub(crate) fn import_stop(error: ImportError) -> Stop {
 }
 
 /// Gives up `request` and opens the next round, or fails the run when it was the last one. Changes
-/// nothing when another request has taken its place already. True when the run has ended.
+/// nothing when another request has taken its place already. True when this has ended the run:
+/// [`ending::ended`] is due after the commit.
 pub(crate) async fn next_round_in(
     step: &Step<'_>,
     tx: &mut PgConnection,
@@ -200,10 +214,10 @@ pub(crate) async fn next_round_in(
     let context = step.context;
     // The run first, then the request: everybody's order.
     let Some(run) = context.runs.get_for_update_in(tx, step.run.id).await? else {
-        return Ok(true);
+        return Ok(false);
     };
     if run.state.is_ended() {
-        return Ok(true);
+        return Ok(false);
     }
     // Behind the run's lock: what it shows stands until this transaction ends.
     let requests = backup_requests::of_run_in(tx, run.id).await?;
@@ -219,12 +233,11 @@ pub(crate) async fn next_round_in(
     let asked = requests.iter().map(|request| request.round).max().unwrap_or(request.round);
     if asked >= ROUNDS_MAX || run.cancel_requested {
         let reason = format!("no usable backup after {asked} request(s) to the gateway: {reason}");
-        ending::fail_in(context, tx, &run, &reason).await?;
-        return Ok(true);
+        return ending::fail_in(context, tx, &run, Previous::Untouched, &reason).await;
     }
     let round = asked + 1;
     let mode = request::mode_of_round(request.mode, round);
-    let pause = request::PAUSE_BETWEEN_ROUNDS;
+    let pause = request::pause_before_round(step.source, round);
     // Opened here and not by its job: from now on the old request is not current any more.
     request::open_round_in(step, tx, round, mode, pause).await?;
     let mode = match mode {
@@ -256,13 +269,25 @@ pub(crate) fn is_current(requests: &[BackupRequest], id: i64) -> bool {
     })
 }
 
-/// Whether a job with this payload works for the request that the run goes by. What becomes of the
-/// jobs of a request that was given up does not matter to the run.
-pub(crate) fn is_wanted(requests: &[BackupRequest], payload: &RawValue) -> bool {
+/// Whether it matters to the run what becomes of a job: it carries the import forward, and works
+/// for the request that the run goes by. Jobs of a request that was given up do not matter, nor do
+/// those that ask for a backup, or wait for it, once it was delivered.
+pub(crate) fn is_wanted(requests: &[BackupRequest], kind: &str, payload: &RawValue) -> bool {
     #[derive(Deserialize)]
     struct Names {
         request_id: Option<i64>,
         round: Option<i32>,
+    }
+    let asks = match kind.parse() {
+        Ok(JobKind::RequestBackup | JobKind::BackupDeadline) => true,
+        Ok(JobKind::DownloadDump | JobKind::TranslateChunk | JobKind::FinishImport) => false,
+        Ok(JobKind::Notify | JobKind::Noop) | Err(_) => return false,
+    };
+    let delivered = |request: &BackupRequest| {
+        request.state == RequestState::Delivered && is_current(requests, request.id)
+    };
+    if asks && requests.iter().any(delivered) {
+        return false;
     }
     match serde_json::from_str(payload.get()) {
         Ok(Names { request_id: Some(id), .. }) => is_current(requests, id),
@@ -276,25 +301,10 @@ pub(crate) fn is_wanted(requests: &[BackupRequest], payload: &RawValue) -> bool 
 /// The import of one request of a run.
 pub(crate) fn import_id(
     context: &Context,
-    run_id: i64,
+    run: RunKey,
     request_id: i64,
 ) -> Result<ImportId, ImportError> {
-    ImportId::new(import_name(&context.identity.cluster_id, run_id, request_id))
-}
-
-/// An error and its causes in one line, each said once.
-pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
+    ImportId::new(context.names.import(run, request_id))
 }
 
 #[cfg(test)]
@@ -355,14 +365,27 @@ mod tests {
     fn jobs_of_a_request_that_was_given_up_do_not_matter() {
         let requests =
             [request(1, RequestState::Delivered, Some(5)), request(2, RequestState::Asked, None)];
-        let wanted = |text: &str| {
+        let wanted = |kind: &str, text: &str| {
             let payload = RawValue::from_string(text.to_owned()).expect("is JSON");
-            is_wanted(&requests, &payload)
+            is_wanted(&requests, kind, &payload)
         };
-        assert!(!wanted(r#"{"run_id": 1, "request_id": 1, "ordinal": 3}"#));
-        assert!(wanted(r#"{"run_id": 1, "request_id": 2}"#));
-        assert!(!wanted(r#"{"run_id": 1, "request_id": 1, "round": 9}"#));
-        assert!(!wanted(r#"{"run_id": 1, "round": 1}"#));
-        assert!(wanted(r#"{"run_id": 1, "round": 2}"#));
+        assert!(!wanted("TranslateChunk", r#"{"run_id": 1, "request_id": 1, "ordinal": 3}"#));
+        assert!(wanted("BackupDeadline", r#"{"run_id": 1, "request_id": 2}"#));
+        assert!(!wanted("FinishImport", r#"{"run_id": 1, "request_id": 1, "round": 9}"#));
+        assert!(!wanted("RequestBackup", r#"{"run_id": 1, "round": 1}"#));
+        assert!(wanted("RequestBackup", r#"{"run_id": 1, "round": 2}"#));
+        assert!(!wanted("Notify", r#"{"run_id": 1}"#));
+    }
+
+    #[test]
+    fn who_asks_does_not_matter_once_the_backup_is_there() {
+        let requests = [request(1, RequestState::Delivered, Some(5))];
+        let wanted = |kind: &str, text: &str| {
+            let payload = RawValue::from_string(text.to_owned()).expect("is JSON");
+            is_wanted(&requests, kind, &payload)
+        };
+        assert!(!wanted("BackupDeadline", r#"{"run_id": 1, "request_id": 1}"#));
+        assert!(!wanted("RequestBackup", r#"{"run_id": 1, "round": 1}"#));
+        assert!(wanted("DownloadDump", r#"{"run_id": 1, "request_id": 1}"#));
     }
 }

@@ -30,10 +30,15 @@ pub(crate) fn compose(run: &Run, email: Option<&str>) -> Message {
             )
         }
         RunState::Failed => format!(
-            "{} of {}: run {} FAILED{took}; the previous data are untouched. {}",
+            "{} of {}: run {} FAILED{took}; {}. {}",
             run.pipeline,
             run.source,
             run.id,
+            if run.is_undecided() {
+                "whether the target shows the previous data or the new ones is not known"
+            } else {
+                "the previous data are untouched"
+            },
             run.error.as_deref().unwrap_or("No reason was recorded.")
         ),
         RunState::Pending | RunState::Running | RunState::Cancelled => format!(
@@ -71,6 +76,7 @@ mod tests {
         let at = DateTime::from_timestamp(1_700_000_000, 0).expect("a moment");
         Run {
             id: RunId(7),
+            incarnation: 1,
             pipeline: "backup".to_owned(),
             source: "sicar".to_owned(),
             state,
@@ -89,6 +95,8 @@ mod tests {
             error: (state == RunState::Failed).then(|| "the gateway refused the key".to_owned()),
             cancel_requested: false,
             cleaned_at: None,
+            rolled_back_at: None,
+            rolled_back_by: None,
         }
     }
 

@@ -360,7 +360,7 @@ pub(crate) async fn bury(
         Ok(Ok(Ok(()))) => savepoint.commit().await?,
         told => {
             let why = match told {
-                Ok(Ok(Err(error))) => super::handler::chain(error.as_ref()),
+                Ok(Ok(Err(error))) => relevo_errors::chain(error.as_ref()),
                 Ok(Err(_)) => format!("no end within {} s", ON_DEAD_TIMEOUT.as_secs()),
                 _ => "it panicked".to_owned(),
             };

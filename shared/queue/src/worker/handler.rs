@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use rand::RngExt as _;
+use relevo_errors::chain;
 use sqlx::PgConnection;
 
 use super::Job;
@@ -20,7 +21,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Runs one job. Ok completes it; an error says what becomes of it, see [`JobError`].
     ///
     /// A panic counts as [`JobError::retry`]. After [`Job::cancelled`] fires, the future is dropped
-    /// when it has not returned within the worker's `cancel_grace`.
+    /// when it has not returned within the worker's `cancel_grace`. A handler that cannot even be
+    /// dropped, because it blocks its thread, loses its lease: the job runs again elsewhere, what it
+    /// still writes is refused, and its slot stays taken until it returns.
     fn run(&self, job: Job) -> BoxFuture<'static, Result<(), JobError>>;
 
     /// The ceiling of the delay after the failure of attempt `attempt` (from 1). The queue draws the
@@ -33,6 +36,16 @@ pub trait Handler: Send + Sync + 'static {
 
     /// How long a job of this kind may run before it is cancelled and retried.
     fn timeout(&self, kind: &str) -> Option<Duration> {
+        let _ = kind;
+        None
+    }
+
+    /// How long a handler of this kind may show no movement before it is cancelled and retried.
+    ///
+    /// Movement is its start, a [`Job::progress`] that differs from the one before, and
+    /// [`Job::moved`]. For long work: a timeout that fits the longest run notices a handler that
+    /// hangs too late.
+    fn progress_deadline(&self, kind: &str) -> Option<Duration> {
         let _ = kind;
         None
     }
@@ -149,22 +162,6 @@ impl<E: Into<BoxError>> From<E> for JobError {
     fn from(error: E) -> Self {
         Self::retry(error)
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Some errors print their cause themselves.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

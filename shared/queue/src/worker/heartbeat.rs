@@ -89,7 +89,7 @@ async fn run(tenure: &Tenure, trusted_since: Instant) {
                 failures += 1;
                 tenure.observer.database_error("heartbeat");
                 let text = match failed {
-                    Ok(Err(error)) => super::handler::chain(&error),
+                    Ok(Err(error)) => relevo_errors::chain(&error),
                     _ => format!("no answer within {} ms", limit.as_millis()),
                 };
                 tracing::warn!(
@@ -130,18 +130,22 @@ async fn beat(tenure: &Tenure, connection: &mut Option<PgConnection>) -> Result<
 fn watch_handlers(tenure: &Tenure) {
     let now = Instant::now();
     for lease in tenure.leases.all() {
-        if lease.deadline().is_some_and(|deadline| now > deadline + WATCH_MARGIN) {
-            lease.cancel(CancelReason::Timeout);
+        for (at, reason) in lease.limits().into_iter().flatten() {
+            if now > at + WATCH_MARGIN {
+                lease.cancel(reason);
+            }
         }
         let patience = tenure.config.cancel_grace + WATCH_MARGIN;
         let is_stuck = lease.cancelled_at().is_some_and(|since| now > since + patience);
         if is_stuck && tenure.try_settle(&lease, runner::decide_stuck(tenure, &lease)) {
+            tenure.observer.handler_stuck(&lease.queue_name, &lease.kind);
             tracing::error!(
                 job = %lease.id.job,
                 kind = &*lease.kind,
                 reason = ?lease.cancel_reason(),
-                "a handler was told to stop and does not yield; its lease is taken from it, its \
-                 slot stays taken"
+                "a handler was told to stop and does not yield; its lease is taken from it and the \
+                 job may run elsewhere; its slot stays taken until it returns or this process is \
+                 restarted"
             );
         }
     }

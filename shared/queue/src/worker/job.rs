@@ -1,6 +1,6 @@
 //! A job in its handler's hands.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,8 @@ pub enum CancelReason {
     LeaseLost,
     /// It ran longer than its kind may.
     Timeout,
+    /// It showed no movement for longer than its kind may.
+    Stalled,
     /// The worker stops and its grace is over.
     Grace,
 }
@@ -93,6 +95,8 @@ pub(crate) struct Lease {
     /// Somebody has decided what becomes of the job: the handler's side, or the warden when that
     /// side does not move. Only the first counts.
     settled: AtomicBool,
+    /// When the handler last showed movement, in milliseconds since the claim.
+    moved_ms: AtomicU64,
     stop: Mutex<Stop>,
 }
 
@@ -101,6 +105,8 @@ struct Stop {
     reason: Option<CancelReason>,
     cancelled_at: Option<Instant>,
     deadline: Option<Instant>,
+    progress_deadline: Option<Duration>,
+    last_report: Option<Progress>,
 }
 
 impl Lease {
@@ -125,6 +131,7 @@ impl Lease {
             draining,
             completed_in_tx: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            moved_ms: AtomicU64::new(0),
             stop: Mutex::default(),
         }
     }
@@ -151,13 +158,50 @@ impl Lease {
         if self.cancelled.is_cancelled() { self.stop().reason } else { None }
     }
 
-    /// When the handler should have ended by itself.
-    pub(crate) fn set_deadline(&self, deadline: Instant) {
-        self.stop().deadline = Some(deadline);
+    /// The handler starts: how long it may run, and how long without movement.
+    pub(crate) fn begin(&self, timeout: Option<Duration>, progress_deadline: Option<Duration>) {
+        self.moved();
+        let mut stop = self.stop();
+        stop.deadline = timeout.map(|timeout| Instant::now() + timeout);
+        stop.progress_deadline = progress_deadline;
     }
 
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.stop().deadline
+    /// The limits that the handler meets next, each with what it means to pass it.
+    pub(crate) fn limits(&self) -> [Option<(Instant, CancelReason)>; 2] {
+        let (deadline, progress_deadline) = {
+            let stop = self.stop();
+            (stop.deadline, stop.progress_deadline)
+        };
+        let stalled = progress_deadline.map(|limit| self.moved_at() + limit);
+        [
+            deadline.map(|at| (at, CancelReason::Timeout)),
+            stalled.map(|at| (at, CancelReason::Stalled)),
+        ]
+    }
+
+    /// The handler shows movement.
+    fn moved(&self) {
+        let since_ms = u64::try_from(self.claimed_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved_ms.fetch_max(since_ms, Ordering::Relaxed);
+    }
+
+    fn moved_at(&self) -> Instant {
+        self.claimed_at + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes note of a report; movement where it says something new.
+    fn reported(&self, progress: &Progress) {
+        let is_new = {
+            let mut stop = self.stop();
+            let is_new = stop.last_report.as_ref() != Some(progress);
+            if is_new {
+                stop.last_report = Some(progress.clone());
+            }
+            is_new
+        };
+        if is_new {
+            self.moved();
+        }
     }
 
     pub(crate) fn cancelled_at(&self) -> Option<Instant> {
@@ -208,12 +252,21 @@ impl Job {
     }
 
     /// Stores how far the handler is. Beyond what any attempt reached before, it also proves that
-    /// the job is no poison: its deaths go back to zero.
+    /// the job is no poison: its deaths go back to zero. A report that differs from the one before
+    /// is movement, see [`Handler::progress_deadline`](crate::Handler::progress_deadline).
     ///
     /// # Errors
     /// [`QueueError::LeaseLost`]: stop. Database errors: progress is lost, the job is not.
     pub async fn progress(&self, progress: &Progress) -> Result<(), QueueError> {
+        // The handler moved, whether or not the database takes the report.
+        self.lease.reported(progress);
         self.lease.id.progress(self.lease.queue.pool(), progress).await
+    }
+
+    /// Shows movement without storing anything: the kind's progress deadline counts from here
+    /// again. Cheap enough for every received block.
+    pub fn moved(&self) {
+        self.lease.moved();
     }
 
     /// Proves, in the caller's control-plane transaction, that the lease holds, and keeps it from

@@ -7,6 +7,7 @@
 //! | `finished` | an outcome is in the database | queue, kind, outcome, attempt, wait, run |
 //! | `finish_written` | a batch of outcomes is in the database | jobs, latency |
 //! | `lease_lost` | an outcome was refused by its fence | queue, kind |
+//! | `handler_stuck` | a handler does not yield, its lease was taken from it | queue, kind |
 //! | `session_opened`, `session_lost` | leases begin, leases are no longer trusted | |
 //! | `database_error` | a step failed and will be tried again | step |
 
@@ -101,6 +102,10 @@ pub trait Observer: Send + Sync + 'static {
     }
     /// An outcome was refused: the job had been taken away.
     fn lease_lost(&self, queue: &str, kind: &str) {
+        let _ = (queue, kind);
+    }
+    /// A handler was told to stop and blocks its thread: its lease was taken from it.
+    fn handler_stuck(&self, queue: &str, kind: &str) {
         let _ = (queue, kind);
     }
     /// A session was opened.

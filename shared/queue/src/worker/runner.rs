@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use relevo_errors::chain;
 
 use super::connect::pause;
 use super::finish::Ending;
-use super::handler::{JobError, Verdict, chain};
+use super::handler::{JobError, Verdict};
 use super::job::{CancelReason, Lease};
 use super::tenure::Tenure;
 use super::{Job, full_jitter};
@@ -101,10 +102,7 @@ async fn mark_started(tenure: &Tenure, lease: &Lease) -> bool {
 }
 
 async fn call(tenure: &Tenure, job: Job, lease: &Lease) -> Run {
-    let limit = tenure.handler.timeout(&lease.kind);
-    if let Some(limit) = limit {
-        lease.set_deadline(Instant::now() + limit);
-    }
+    lease.begin(tenure.handler.timeout(&lease.kind), tenure.handler.progress_deadline(&lease.kind));
     let handler = &tenure.handler;
     // Inside the future, so that a panic before the first await is caught too.
     let handled = AssertUnwindSafe(async move { handler.run(job).await }).catch_unwind();
@@ -113,8 +111,8 @@ async fn call(tenure: &Tenure, job: Job, lease: &Lease) -> Run {
         biased;
         ended = &mut handled => Some(ended),
         () = lease.cancelled.cancelled() => None,
-        () = expire(limit) => {
-            lease.cancel(CancelReason::Timeout);
+        reason = expire(lease) => {
+            lease.cancel(reason);
             None
         }
     };
@@ -131,10 +129,18 @@ async fn call(tenure: &Tenure, job: Job, lease: &Lease) -> Run {
     }
 }
 
-async fn expire(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
+/// Waits until the handler passes one of its limits, and says which.
+async fn expire(lease: &Lease) -> CancelReason {
+    loop {
+        // Movement puts the second one off meanwhile, so it is looked at again when it comes.
+        let Some((at, reason)) = lease.limits().into_iter().flatten().min_by_key(|limit| limit.0)
+        else {
+            return std::future::pending().await;
+        };
+        if at <= Instant::now() {
+            return reason;
+        }
+        tokio::time::sleep_until(at.into()).await;
     }
 }
 
@@ -171,15 +177,21 @@ fn decide(tenure: &Tenure, lease: &Lease, run: Run) -> Ending {
         Some(CancelReason::Requested) => Ending::Cancelled(None),
         // What it said may be no more than that it was told to stop.
         Some(CancelReason::LeaseLost | CancelReason::Grace) => Ending::GiveBack,
-        Some(CancelReason::Timeout) => {
+        Some(reason @ (CancelReason::Timeout | CancelReason::Stalled)) => {
             let said = match verdict {
                 Some(Verdict::Retry { source, .. } | Verdict::Fail(source)) => {
                     format!(": {}", chain(source.as_ref()))
                 }
                 _ => String::new(),
             };
-            let limit = tenure.handler.timeout(&lease.kind).unwrap_or_default();
-            let text = format!("timed out after {} s{said}", limit.as_secs_f32());
+            let limit = |limit: Option<Duration>| limit.unwrap_or_default().as_secs_f32();
+            let text = if reason == CancelReason::Timeout {
+                let after = limit(tenure.handler.timeout(&lease.kind));
+                format!("timed out after {after} s{said}")
+            } else {
+                let within = limit(tenure.handler.progress_deadline(&lease.kind));
+                format!("no progress within {within} s{said}")
+            };
             retry(tenure, lease, &text, None)
         }
         None => match verdict {

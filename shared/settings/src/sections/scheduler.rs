@@ -21,6 +21,10 @@ pub struct Scheduler {
     pub missed_max_age_minutes: u64,
     /// How long completed and cancelled jobs are kept.
     pub history_retention_days: u32,
+    /// How long ended runs are kept, with their log, certificate and requests.
+    pub run_retention_days: u32,
+    /// How long the audit log is kept.
+    pub audit_retention_days: u32,
 }
 
 /// What happens to slots that passed while no scheduler ran.
@@ -83,6 +87,18 @@ pub(crate) const SECTION: Section = Section {
             "7",
             "Days that completed and cancelled jobs are kept.",
         ),
+        Key::integer(
+            "run_retention_days",
+            (1, 36_500),
+            "365",
+            "Days that ended runs are kept, with log and certificate. The newest success of a source stays.",
+        ),
+        Key::integer(
+            "audit_retention_days",
+            (1, 36_500),
+            "730",
+            "Days that the audit log is kept.",
+        ),
     ],
 };
 
@@ -98,6 +114,8 @@ impl Scheduler {
         });
         let missed_max_age_minutes = reader.integer("missed_max_age_minutes");
         let history_retention_days = reader.integer("history_retention_days");
+        let run_retention_days = reader.integer("run_retention_days");
+        let audit_retention_days = reader.integer("audit_retention_days");
         Some(Self {
             metrics_listen: metrics_listen?,
             lease_seconds: lease_seconds?,
@@ -105,6 +123,8 @@ impl Scheduler {
             missed_runs: missed_runs?,
             missed_max_age_minutes: missed_max_age_minutes?,
             history_retention_days: history_retention_days?,
+            run_retention_days: run_retention_days?,
+            audit_retention_days: audit_retention_days?,
         })
     }
 }

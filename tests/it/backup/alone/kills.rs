@@ -10,6 +10,7 @@ use relevo_runs::backup::BackupMode;
 use relevo_runs::{Run, RunId, typed_job};
 use relevo_tests::gateway::Fault;
 use relevo_tests::{ShopDump, wait_for};
+use sqlx::AssertSqlSafe;
 
 use crate::backup::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
@@ -114,12 +115,27 @@ async fn a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes() {
 
     // It holds the download and some chunks; another worker takes all of it over and ends the run.
     cluster.workers[0].stop();
-    cluster.start_worker().await;
-    let run = cluster.ended(id).await;
-    cluster.assert_succeeded(&run, &dump).await;
+    let run = ended_by_another(&mut cluster, id, &dump).await;
     let before = snapshot(&cluster, &run).await;
     assert!(before.lease_epoch > download.1, "the download was not taken over");
+    wakes_and_changes_nothing(&mut cluster, &run, before, &dump).await;
+}
 
+/// Starts a second worker, which has to end the run that the first one is frozen in.
+async fn ended_by_another(cluster: &mut Cluster, id: RunId, dump: &ShopDump) -> Run {
+    cluster.start_worker().await;
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, dump).await;
+    run
+}
+
+/// Lets the frozen first worker go on: it may change nothing of what the second one did.
+async fn wakes_and_changes_nothing(
+    cluster: &mut Cluster,
+    run: &Run,
+    before: Snapshot,
+    dump: &ShopDump,
+) {
     cluster.workers[0].resume();
     // It learns that its leases are lost, and works on under a new session: that is shown by a job
     // that only it can run.
@@ -131,13 +147,95 @@ async fn a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes() {
         (job.state == JobState::Completed).then_some(())
     })
     .await;
-    let after = snapshot(&cluster, &run).await;
+    let after = snapshot(cluster, run).await;
     assert!(after.run == before.run, "the run changed to {:?}", after.run);
     assert_eq!(after.log, before.log);
     assert_eq!(after.lease_epoch, before.lease_epoch);
     assert_eq!(after.jobs, before.jobs);
     assert_eq!(after.tables, before.tables);
+    cluster.assert_succeeded(run, dump).await;
+}
+
+/// Waits until a session of an import that is at `step` waits for a lock in the target.
+async fn waits_for_a_lock(cluster: &Cluster, step: &str) {
+    let name = format!("relevo import %{step}%");
+    wait_for("the import to wait for our lock", RUN_TIMEOUT, async || {
+        let waits: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity
+                            WHERE datname = current_database() AND application_name LIKE $1
+                              AND wait_event_type = 'Lock')",
+        )
+        .bind(&name)
+        .fetch_one(cluster.target().pool())
+        .await
+        .unwrap();
+        waits.then_some(())
+    })
+    .await;
+}
+
+/// Locks every table of a schema pattern in the target until the transaction ends.
+async fn lock_tables(cluster: &Cluster, schema: &str, mode: &str) -> sqlx::PgTransaction<'static> {
+    let mut lock = cluster.target().pool().begin().await.unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname LIKE $1 AND c.relkind = 'r'",
+    )
+    .bind(schema)
+    .fetch_all(&mut *lock)
+    .await
+    .unwrap();
+    assert!(!tables.is_empty(), "there is nothing to lock");
+    let sql = format!("LOCK TABLE {} IN {mode} MODE", tables.join(", "));
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *lock).await.unwrap();
+    lock
+}
+
+#[tokio::test]
+async fn a_worker_frozen_in_a_chunk_changes_nothing_when_it_wakes() {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(prepare(&dump)).await;
+    cluster.queue().pause("translate").await.unwrap();
+    let id = cluster.start_run(BackupMode::Sync).await;
+    wait_for("the download to end", RUN_TIMEOUT, async || {
+        (cluster.run(id).await.phase == "load").then_some(())
+    })
+    .await;
+    // A COPY can begin, and gets no further.
+    let lock = lock_tables(&cluster, "relevo\\_stage\\_%", "SHARE").await;
+    cluster.queue().resume("translate").await.unwrap();
+    waits_for_a_lock(&cluster, "chunk").await;
+
+    cluster.workers[0].stop();
+    lock.rollback().await.unwrap();
+    let run = ended_by_another(&mut cluster, id, &dump).await;
+    let before = snapshot(&cluster, &run).await;
+    wakes_and_changes_nothing(&mut cluster, &run, before, &dump).await;
+}
+
+#[tokio::test]
+async fn a_worker_frozen_in_the_finish_changes_nothing_when_it_wakes() {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(prepare(&dump)).await;
+    cluster.import(BackupMode::Sync, &dump).await;
+    // An application that reads keeps the cutover waiting.
+    let lock = lock_tables(&cluster, "public", "ACCESS SHARE").await;
+    let id = cluster.start_run(BackupMode::Sync).await;
+    waits_for_a_lock(&cluster, "finish").await;
+
+    cluster.workers[0].stop();
+    cluster.start_worker().await;
+    let filter = JobFilter { kinds: vec!["FinishImport".to_owned()], ..JobFilter::run(id.0) };
+    wait_for("the finish to be taken over", RUN_TIMEOUT, async || {
+        let job = cluster.queue().jobs(&filter).await.unwrap().into_iter().next()?;
+        (job.state == JobState::Running && job.lease_epoch > 1).then_some(())
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    let run = cluster.ended(id).await;
     cluster.assert_succeeded(&run, &dump).await;
+    let before = snapshot(&cluster, &run).await;
+    wakes_and_changes_nothing(&mut cluster, &run, before, &dump).await;
 }
 
 /// Waits until the run's download is running and has begun to bring bytes; its job and epoch.

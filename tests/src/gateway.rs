@@ -13,6 +13,9 @@ use crate::Process;
 /// The key a simulated gateway asks for unless told otherwise.
 pub const API_KEY: &str = "clave-de-prueba-0123456789";
 
+/// In the text of [`Fault::RefuseBackup`]: replaced by the webhook's address.
+pub const WEBHOOK_URL: &str = "{webhook_url}";
+
 /// One thing that goes wrong.
 ///
 /// Those about a backup are fixed when it is asked for, those about a download at each request.
@@ -21,7 +24,7 @@ pub const API_KEY: &str = "clave-de-prueba-0123456789";
 pub enum Fault {
     /// `POST /api/backup/full` answers `ok: false`; the real gateway does so with status 200.
     RefuseBackup {
-        /// The text in `error`.
+        /// The text in `error`; [`WEBHOOK_URL`] in it is replaced.
         error: String,
         /// The HTTP status.
         status: u16,
@@ -148,6 +151,8 @@ pub struct Asked {
     pub backup_id: String,
     /// Where the webhook goes; absent in synchronous mode.
     pub webhook_url: Option<String>,
+    /// When, in milliseconds since the simulator's start.
+    pub at_ms: u64,
 }
 
 /// One attempt at delivering a webhook.
@@ -192,12 +197,18 @@ impl Gateway {
 
     /// The same on a given address: a gateway that comes back after it was killed.
     pub async fn start_at(listen: &str, dump: &Path, time_scale: f64) -> Self {
+        Self::start_with(listen, dump, time_scale, &[]).await
+    }
+
+    /// The same with further flags of the simulator.
+    pub async fn start_with(listen: &str, dump: &Path, time_scale: f64, flags: &[&str]) -> Self {
         let process = Process::builder("relevo-gateway-simulator")
             .args(["--listen", listen])
             .arg("--dump")
             .arg(dump)
             .args(["--api-key", API_KEY])
             .args(["--time-scale", &time_scale.to_string()])
+            .args(flags.iter().copied())
             .spawn();
         let line = process.wait_line("listening on http://", Duration::from_secs(20)).await;
         let (_, url) = line.split_once("listening on ").expect("the line waited for");
@@ -208,6 +219,11 @@ impl Gateway {
     /// Its base URL, without a final slash: `gateway_url` of a source.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it listens, as `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     /// The process, to kill or freeze.

@@ -9,12 +9,12 @@ use axum::Json;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use relevo_jobs::JobKind;
-use relevo_runs::LogLevel;
 use relevo_runs::backup_requests::{
     self, Addressed, Delivered, Delivery, GATEWAY_JOB_ID_CHARS_MAX, Report, check_download_url,
     gateway_time,
 };
 use relevo_settings::BackupSource;
+use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
 
 use crate::app::App;
@@ -79,7 +79,10 @@ async fn with_token(
     let addressed =
         backup_requests::by_token(&app.pool, &token).await?.ok_or_else(request_not_found)?;
     let body = extract::bytes(request, &app).await?;
-    take(&app, &addressed, Message::parse(&body)?).await
+    let mut message = Message::parse(&body)?;
+    // Gateways echo what they were sent, and the token is a permission.
+    message.error = message.error.map(|error| error.replace(&token, "[token]"));
+    take(&app, &addressed, message).await
 }
 
 async fn bare(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
@@ -107,8 +110,7 @@ async fn take(app: &App, addressed: &Addressed, message: Message) -> Result<Resp
         Ok(report) => report,
         Err(error) => {
             // The operator should see in the run's log what was refused, and why.
-            let text = format!("a webhook was refused: {}", error.reason);
-            app.runs.log(addressed.run_id, LogLevel::Warn, &text, &json!({})).await?;
+            backup_requests::log_refusal(&app.pool, addressed.run_id, &error.reason).await?;
             return Err(ApiError::unprocessable(error.code, error.reason));
         }
     };
@@ -199,6 +201,7 @@ impl Message {
             "completed" | "ready" => {}
             "failed" | "error" => {
                 let error = self.error.unwrap_or_else(|| "the gateway gave no reason".to_owned());
+                let error = error.replace(source.api_key.expose_secret(), "[API key]");
                 return Ok(Report::Failed { error });
             }
             other => {

@@ -449,3 +449,84 @@ async fn the_synchronous_answer_has_the_same_effect() {
     accepted(asked.deliver(&completed("backup_1")).await, "repeat");
     assert_eq!(asked.downloads().await, 1);
 }
+
+#[tokio::test]
+async fn the_bare_path_knows_only_outstanding_requests() {
+    let asked = Asked::new().await;
+    let bare = "/webhook/backup-ready";
+    let mut conn = asked.server.db.pool().acquire().await.unwrap();
+    assert!(close_in(&mut conn, asked.request, CloseAs::Expired, "no webhook").await.unwrap());
+    deliver(&asked.server, bare, &completed("backup_1")).await.refused(404, "request_not_found");
+
+    let (second, token) = asked.next_round(2, "backup_2").await;
+    accepted(deliver(&asked.server, bare, &completed("backup_2")).await, "accepted");
+    accepted(deliver(&asked.server, bare, &completed("backup_2")).await, "repeat");
+    // Gateways do not repeat themselves for longer than some minutes.
+    sqlx::query(
+        "UPDATE relevo.backup_request SET delivered_at = now() - interval '2 hours' WHERE id = $1",
+    )
+    .bind(second)
+    .execute(&mut *conn)
+    .await
+    .unwrap();
+    deliver(&asked.server, bare, &completed("backup_2")).await.refused(404, "request_not_found");
+
+    let (_, later) = asked.next_round(3, "backup_3").await;
+    assert!(asked.server.deps.runs.fail_in(&mut conn, asked.run, "a test").await.unwrap());
+    deliver(&asked.server, bare, &completed("backup_3")).await.refused(404, "request_not_found");
+    // Who has the token still gets an answer that ends the repeats.
+    accepted(deliver(&asked.server, &path(&later), &completed("backup_3")).await, "too_late");
+    accepted(deliver(&asked.server, &path(&token), &completed("backup_2")).await, "repeat");
+    assert_eq!(asked.downloads().await, 1);
+}
+
+#[tokio::test]
+async fn what_is_refused_again_and_again_fills_no_log() {
+    let asked = Asked::new().await;
+    let mut body = completed("backup_1");
+    body["download_url"] = json!(format!("https://evil.test/{}", "x".repeat(1_500)));
+    for _ in 0..40 {
+        asked.deliver(&body).await.refused(422, "download_url_refused");
+    }
+    let lines: Vec<String> = sqlx::query_scalar(
+        "SELECT message FROM relevo.run_event WHERE fields ? 'refused_webhook' AND run_id = $1",
+    )
+    .bind(asked.run.0)
+    .fetch_all(asked.server.db.pool())
+    .await
+    .unwrap();
+    assert!((1..=5).contains(&lines.len()), "{} lines", lines.len());
+    assert!(lines.iter().all(|line| line.len() < 700));
+    // Of an ended run nothing is logged any more.
+    let mut conn = asked.server.db.pool().acquire().await.unwrap();
+    asked.server.deps.runs.fail_in(&mut conn, asked.run, "a test").await.unwrap();
+    sqlx::query("DELETE FROM relevo.run_event").execute(&mut *conn).await.unwrap();
+    asked.deliver(&body).await.refused(422, "download_url_refused");
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM relevo.run_event")
+        .fetch_one(&mut *conn)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn an_echoed_token_is_not_logged() {
+    let asked = Asked::new().await;
+    let error = format!("could not call /webhook/backup-ready/{} twice", asked.token);
+    let failed = json!({"backup_id": "backup_1", "status": "failed", "error": error});
+    accepted(asked.deliver(&failed).await, "accepted");
+    let stored = asked.request().await.error.unwrap();
+    assert_eq!(stored, "could not call /webhook/backup-ready/[token] twice");
+}
+
+#[tokio::test]
+async fn asked_twice_a_gateway_may_know_the_backup_by_either_id() {
+    let asked = Asked::new().await;
+    asked.deliver(&completed("backup_0")).await.refused(409, "other_backup");
+    // The answer to a first call was lost, its webhook comes.
+    let mut conn = asked.server.db.pool().acquire().await.unwrap();
+    let earlier = issue_token_in(&mut conn, asked.request).await.unwrap();
+    accepted(deliver(&asked.server, &path(&earlier), &completed("backup_0")).await, "accepted");
+    accepted(asked.deliver(&completed("backup_1")).await, "repeat");
+    assert_eq!(asked.downloads().await, 1);
+}

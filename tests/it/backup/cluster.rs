@@ -43,6 +43,8 @@ pub fn prepare(dump: &ShopDump) -> ClusterBuilder {
         .set("worker.grace_seconds", 10)
         .set("scheduler.upkeep_interval_ms", 200)
         .set("backup.sicar.webhook_timeout_seconds", 60)
+        .set("backup.sicar.sync_timeout_seconds", 15)
+        .set("backup.sicar.retry_pause_seconds", 1)
 }
 
 impl Cluster {

@@ -2,6 +2,7 @@
 //! queue and target, compared with what MariaDB says was dumped.
 
 mod alone;
+mod asking;
 mod bad_days;
 mod cluster;
 mod failures;

@@ -49,3 +49,18 @@ async fn a_single_handler_is_enough() {
     // A public URL is configured, so `auto` means webhook.
     assert!(cluster.gateway().record().await.asked[0].webhook_url.is_some());
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_else_may_look_at_dumps_and_chunks() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(prepare(&dump)).await;
+    cluster.import(BackupMode::Sync, &dump).await;
+    for folder in ["incoming", "dumps", "dumps/sicar", "chunks"] {
+        let path = cluster.data_dir().join(folder);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{folder} has mode {mode:o}");
+    }
+}

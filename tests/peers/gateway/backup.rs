@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
-use relevo_tests::gateway::{Asked, Fault};
+use relevo_tests::gateway::{Asked, Fault, WEBHOOK_URL};
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
@@ -117,13 +117,6 @@ pub(crate) async fn full(
 ) -> Response {
     // As in PHP, a body that is no JSON counts as an empty one.
     let order: Order = serde_json::from_slice(&body).unwrap_or_default();
-    let refusal = gateway.plan.take(|fault| match fault {
-        Fault::RefuseBackup { error, status } => Some((error.clone(), *status)),
-        _ => None,
-    });
-    if let Some((error, status)) = refusal {
-        return failure(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), &error);
-    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let base = gateway
         .plan
@@ -133,9 +126,21 @@ pub(crate) async fn full(
         })
         .unwrap_or_else(|| format!("http://{host}"));
     let id = new_id();
-    let asked = Asked { backup_id: id.clone(), webhook_url: order.webhook_url.clone() };
+    let asked = Asked {
+        backup_id: id.clone(),
+        webhook_url: order.webhook_url.clone(),
+        at_ms: gateway.age_ms(),
+    };
     println!("asked for {id}, webhook {:?}", asked.webhook_url);
     gateway.plan.note(|record| record.asked.push(asked));
+    let refusal = gateway.plan.take(|fault| match fault {
+        Fault::RefuseBackup { error, status } => Some((error.clone(), *status)),
+        _ => None,
+    });
+    if let Some((error, status)) = refusal {
+        let error = error.replace(WEBHOOK_URL, order.webhook_url.as_deref().unwrap_or_default());
+        return failure(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), &error);
+    }
     let delay = gateway.plan.take(|fault| match fault {
         Fault::SlowBackup { seconds } => Some(Duration::from_secs_f64(*seconds)),
         _ => None,

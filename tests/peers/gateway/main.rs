@@ -6,19 +6,19 @@
 //! `GET /_control` says what it has seen.
 //!
 //! What it leaves out: it makes no backup, but hands out the dump file it was given, under a new
-//! name each time; it speaks plain HTTP only, which is the gateway's documented fallback; it knows
-//! one API key; backups are forgotten when it ends, and their URLs with them; its Spanish messages
+//! name each time; over TLS it has only a certificate that nobody trusts; it knows one API key; backups are forgotten when it ends, and their URLs with them; its Spanish messages
 //! are examples, not the real ones; several backups at once don't slow each other down.
 
 mod backup;
 mod control;
 mod download;
+mod tls;
 mod webhook;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
@@ -71,6 +71,9 @@ struct Flags {
     /// The zone of the timestamps, which don't name it.
     #[arg(long, default_value = "America/Mexico_City")]
     timezone: Tz,
+    /// Speaks TLS too, on the same port, with a certificate that nobody trusts.
+    #[arg(long)]
+    bad_tls: bool,
 }
 
 impl Flags {
@@ -85,6 +88,14 @@ struct Gateway {
     plan: Plan,
     backups: backup::Backups,
     client: reqwest::Client,
+    started: Instant,
+}
+
+impl Gateway {
+    /// How long it has been running, in milliseconds.
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 #[tokio::main]
@@ -103,9 +114,12 @@ async fn main() -> anyhow::Result<()> {
             .timeout(Duration::from_secs_f64(flags.webhook_timeout_seconds))
             .build()
             .context("the webhook client")?,
+        started: Instant::now(),
         flags,
     };
     println!("serving {} as every backup", gateway.backups.source().display());
+    let listener =
+        if gateway.flags.bad_tls { tls::in_front_of_plain(listener).await? } else { listener };
     println!("listening on http://{address}");
     axum::serve(listener, router(Arc::new(gateway))).await.context("serve")
 }

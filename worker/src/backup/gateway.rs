@@ -65,13 +65,22 @@ pub(crate) enum AskError {
     /// No connection: the gateway has not heard of the request.
     #[error("the gateway could not be reached")]
     Unreachable(#[source] reqwest::Error),
+    /// It asks for patience, and has not taken the request.
+    #[error("the gateway is busy (HTTP 429)")]
+    Busy,
+    /// Whoever answers on https is not known to be the gateway.
+    #[error(
+        "the gateway\'s certificate is not accepted; renew it on the gateway, or allow plain http \
+         with allow_http_fallback"
+    )]
+    Certificate(#[source] reqwest::Error),
     /// The request went out, its answer did not arrive: a backup may be under way.
     #[error("the gateway's answer was lost")]
     AnswerLost(#[source] reqwest::Error),
     /// A proxy before the gateway gave up waiting for it: a backup may be under way.
     #[error("a proxy before the gateway lost its answer (HTTP {0})")]
     NoAnswer(StatusCode),
-    /// A server on the way, or the gateway itself, is not able to take the request now.
+    /// A server on the way, or the gateway itself, is not well: a backup may be under way.
     #[error("the gateway is not available (HTTP {0})")]
     Unavailable(StatusCode),
     /// The gateway says that its backup failed.
@@ -146,7 +155,9 @@ impl Gateway {
             .send("api/backup/full", |url| self.client.post(url).json(&body).timeout(timeout))
             .await
             .map_err(|error| {
-                if error.is_connect() || error.is_builder() {
+                if is_bad_certificate(&error) {
+                    AskError::Certificate(error)
+                } else if error.is_connect() || error.is_builder() {
                     AskError::Unreachable(error)
                 } else {
                     AskError::AnswerLost(error)
@@ -155,7 +166,7 @@ impl Gateway {
         let status = response.status();
         let headers = response.headers().clone();
         let text = read_limited(response).await.map_err(AskError::AnswerLost)?;
-        self.understand(status, &headers, &text, webhook_url.is_some())
+        self.understand(status, &headers, &text, webhook_url)
     }
 
     fn understand(
@@ -163,27 +174,29 @@ impl Gateway {
         status: StatusCode,
         headers: &HeaderMap,
         text: &str,
-        webhook: bool,
+        webhook_url: Option<&str>,
     ) -> Result<Answer, AskError> {
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Err(AskError::KeyRefused(status));
         }
         if status.is_redirection() {
-            return Err(AskError::Redirected { location: location(headers) });
+            let location = self.excerpt(&location(headers), webhook_url);
+            return Err(AskError::Redirected { location });
         }
         let answer: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
         if answer.get("ok") == Some(&Value::Bool(false)) {
             let message = text_of(&answer, "error")
                 .or_else(|| text_of(&answer, "message"))
                 .unwrap_or_else(|| "no reason given".to_owned());
-            return Err(AskError::Failed { message: self.excerpt(&message) });
+            return Err(AskError::Failed { message: self.excerpt(&message, webhook_url) });
         }
         if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
             return Err(AskError::NoAnswer(status));
         }
-        if status.is_server_error()
-            || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
-        {
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(AskError::Busy);
+        }
+        if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
             return Err(AskError::Unavailable(status));
         }
         if status.is_success() && answer.get("ok") == Some(&Value::Bool(true)) {
@@ -196,12 +209,12 @@ impl Gateway {
                     expires_at: text_of(&answer, "expires_at"),
                 }));
             }
-            if webhook {
+            if webhook_url.is_some() {
                 let job_id = text_of(&answer, "job_id").or_else(|| text_of(&answer, "backup_id"));
                 return Ok(Answer::Accepted { job_id });
             }
         }
-        Err(AskError::NotUnderstood { status, excerpt: self.excerpt(text) })
+        Err(AskError::NotUnderstood { status, excerpt: self.excerpt(text, webhook_url) })
     }
 
     /// Opens a download of `download_url`, whose host the caller has checked, with `headers` added.
@@ -250,10 +263,20 @@ impl Gateway {
         Err(last.unwrap())
     }
 
-    /// The beginning of a text from the gateway, on one line and without our key.
-    fn excerpt(&self, text: &str) -> String {
+    /// The beginning of a text from the gateway, on one line and without our secrets: gateways echo
+    /// what they are sent, and the webhook's address is a permission.
+    fn excerpt(&self, text: &str, webhook_url: Option<&str>) -> String {
+        let mut text = text.to_owned();
         let key = self.api_key.expose_secret();
-        let text = if key.is_empty() { text.to_owned() } else { text.replace(key, "[API key]") };
+        let token = webhook_url.and_then(|url| url.rsplit('/').next());
+        // The whole address first, since the token is a part of it.
+        let secrets =
+            [(webhook_url, "[webhook URL]"), (token, "[token]"), (Some(key), "[API key]")];
+        for (secret, name) in secrets {
+            if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
+                text = text.replace(secret, name);
+            }
+        }
         let mut excerpt: String = text
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
@@ -264,6 +287,23 @@ impl Gateway {
         }
         excerpt.trim().to_owned()
     }
+}
+
+/// Whether a connection failed because the server's certificate is not accepted.
+fn is_bad_certificate(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        // An I/O error does not name what it wraps as its source.
+        let wrapped = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped
+            .and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>())
+            .or_else(|| current.downcast_ref::<rustls::Error>());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
 }
 
 /// The target of a redirect, for messages.
@@ -305,13 +345,16 @@ fn integer_of(answer: &Map<String, Value>, field: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
+    const WEBHOOK_URL: &str = "https://relevo.example/webhook/backup-ready/0123456789abcdef";
+
     fn gateway(base: &str) -> Gateway {
         Gateway::new(base, &SecretString::from("s3cret".to_owned()), true).expect("an address")
     }
 
     fn understand(status: u16, text: &str, webhook: bool) -> Result<Answer, AskError> {
         let status = StatusCode::from_u16(status).expect("a status");
-        gateway("https://gateway.example").understand(status, &HeaderMap::new(), text, webhook)
+        let webhook_url = webhook.then_some(WEBHOOK_URL);
+        gateway("https://gateway.example").understand(status, &HeaderMap::new(), text, webhook_url)
     }
 
     #[test]
@@ -343,11 +386,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_gateway_echoes_holds_no_token() {
+        // As PHP writes JSON, with escaped slashes, and as a message in the middle of a word.
+        for text in [
+            r#"{"ok":false,"error":"cannot reach https://relevo.example/webhook/backup-ready/0123456789abcdef"}"#,
+            r#"{"ok":"no","webhook_url":"https:\/\/relevo.example\/webhook\/backup-ready\/0123456789abcdef"}"#,
+            "<html>x0123456789abcdefx s3cret",
+        ] {
+            let error = understand(200, text, true).expect_err("no answer").to_string();
+            assert!(!error.contains("0123456789abcdef"), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+            assert!(error.contains("[webhook URL]") || error.contains("[token]"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_not_the_contract_is_named() {
         assert!(matches!(understand(401, "", true), Err(AskError::KeyRefused(_))));
         assert!(matches!(understand(302, "", true), Err(AskError::Redirected { .. })));
         assert!(matches!(understand(502, "<html>", true), Err(AskError::NoAnswer(_))));
         assert!(matches!(understand(503, "<html>", true), Err(AskError::Unavailable(_))));
+        assert!(matches!(understand(429, "<html>", true), Err(AskError::Busy)));
         let error = understand(200, "<html>\nhello", true).expect_err("no JSON");
         assert!(error.to_string().contains("<html> hello"), "{error}");
         // Accepted, but nobody will ever call.

@@ -85,8 +85,9 @@ impl From<QueueError> for DeliverError {
 /// Takes a webhook's report for a request: recorded, and what follows enqueued, in one transaction.
 /// When this returns, it is durable. Two at once wait for each other; the second is a repeat.
 ///
-/// `gateway_job_id` is the id in the report; where the gateway promised another one for this request
-/// the report is refused, where its promise was lost on the way the id is noted.
+/// `gateway_job_id` is the id in the report; where the gateway promised another one for this request,
+/// and was called only once for it, the report is refused; where its promise was lost on the way the
+/// id is noted.
 ///
 /// # Errors
 /// [`DeliverError`]; nothing has changed then.
@@ -101,6 +102,7 @@ pub async fn deliver(
     let (run, request) = lock(&mut tx, queue, request_id).await?;
     if let (Some(expected), Some(found)) = (&request.gateway_job_id, gateway_job_id)
         && expected != found
+        && !asked_again(&mut tx, request_id).await?
     {
         return Err(DeliverError::OtherBackup {
             expected: expected.clone(),
@@ -134,6 +136,18 @@ pub async fn delivered_in(
     let (run, request) = lock(tx, queue, request_id).await?;
     let delivered = record(tx, queue, &run, &request, gateway_job_id, delivery).await?;
     Ok(matches!(delivered, Delivered::Download(_)))
+}
+
+/// Whether the gateway was called more than once for a request: then it may know the backup by the
+/// id of any of the calls, also of one whose answer was lost.
+async fn asked_again(tx: &mut PgConnection, request_id: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "-- backup_requests::asked_again
+        SELECT count(*) > 1 FROM relevo.backup_token WHERE request_id = $1",
+    )
+    .bind(request_id)
+    .fetch_one(tx)
+    .await
 }
 
 /// Locks the request's run, then the request: everybody's order.

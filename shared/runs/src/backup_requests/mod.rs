@@ -22,6 +22,8 @@ use crate::{RunError, RunId, bounded, secret};
 
 /// Longest error stored, in characters.
 const ERROR_CHARS_MAX: usize = 4_000;
+/// Longest reason of a refused delivery that is logged, in characters.
+const REFUSAL_CHARS_MAX: usize = 500;
 /// Longest gateway id, in characters.
 pub const GATEWAY_JOB_ID_CHARS_MAX: usize = 200;
 
@@ -337,8 +339,13 @@ pub async fn by_token(pool: &PgPool, token: &str) -> Result<Option<Addressed>, R
     Ok(addressed)
 }
 
+/// For how long a delivery that was taken may repeat on the bare path: beyond a gateway's own tries.
+const REPEATS_FOR: &str = "1 hour";
+
 /// The request that a delivery to the bare path belongs to: one in webhook mode that the gateway
-/// has promised under this id. Where an id came twice, a waiting one goes first, then the newest.
+/// has promised under this id, and that is outstanding. One that was delivered a short while ago
+/// counts too, since deliveries repeat; it changes nothing. Where an id came twice, a waiting one
+/// goes first, then the newest.
 ///
 /// # Errors
 /// When the database fails.
@@ -352,11 +359,51 @@ pub async fn by_gateway_job_id(
         FROM relevo.backup_request AS request
         JOIN relevo.run AS run ON run.id = request.run_id
         WHERE request.gateway_job_id = $1 AND request.mode = 'webhook'
+          AND (request.state IN ('asked', 'answered') AND run.state IN ('pending', 'running')
+               OR request.state = 'delivered' AND request.delivered_at > now() - $2::interval)
         ORDER BY request.state IN ('asked', 'answered') DESC, request.id DESC
         LIMIT 1",
     )
     .bind(gateway_job_id)
+    .bind(REPEATS_FOR)
     .fetch_optional(pool)
     .await?;
     Ok(addressed)
+}
+
+/// Lines about refused deliveries in the log of one run, and the least time between two.
+const REFUSALS_MAX: i64 = 20;
+const REFUSAL_EVERY: &str = "5 seconds";
+
+/// Writes into the log of a run, while it is active, that a delivery for it was refused, and why.
+/// Whoever repeats what is refused fills no log: there are at most 20 such lines in a run, one
+/// in five seconds.
+///
+/// # Errors
+/// When the database fails.
+pub async fn log_refusal(pool: &PgPool, run_id: RunId, reason: &str) -> Result<(), RunError> {
+    let message = format!("a webhook was refused: {}", bounded::text(reason, REFUSAL_CHARS_MAX));
+    sqlx::query(
+        "-- backup_requests::log_refusal
+        WITH locked AS (
+            SELECT id FROM relevo.run
+            WHERE id = $1 AND state IN ('pending', 'running')
+            FOR NO KEY UPDATE
+        ), former AS (
+            SELECT count(*) AS lines, max(at) AS last_at
+            FROM relevo.run_event WHERE run_id = $1 AND fields ? 'refused_webhook'
+        )
+        INSERT INTO relevo.run_event (run_id, level, message, fields)
+        SELECT locked.id, 'warn', $2, '{\"refused_webhook\": true}'
+        FROM locked, former
+        WHERE former.lines < $3
+          AND (former.last_at IS NULL OR former.last_at < clock_timestamp() - $4::interval)",
+    )
+    .bind(run_id)
+    .bind(message)
+    .bind(REFUSALS_MAX)
+    .bind(REFUSAL_EVERY)
+    .execute(pool)
+    .await?;
+    Ok(())
 }

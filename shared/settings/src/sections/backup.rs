@@ -37,6 +37,11 @@ pub struct BackupSource {
     pub webhook_timeout_seconds: u64,
     /// How long the gateway's synchronous answer may take.
     pub sync_timeout_seconds: u64,
+    /// How long after its start a run goes on trying a gateway that cannot be reached, and how long a
+    /// download may bring nothing.
+    pub gateway_patience_seconds: u64,
+    /// How long to wait after a backup that failed or was no good; doubled the next time.
+    pub retry_pause_seconds: u64,
     /// How long one chunk's COPY may take.
     pub copy_timeout_seconds: u64,
     /// How long one statement of the finish (an index, a key) may take.
@@ -47,6 +52,9 @@ pub struct BackupSource {
     pub tinyint1_as_boolean: bool,
     /// A table that lost more of its rows than this since the last certificate stops the import.
     pub guard_shrink_percent: u8,
+    /// Asked after each success, so that its keeper notices when none comes. Secret, since whoever
+    /// knows it can ask too.
+    pub heartbeat_url: Option<SecretString>,
 }
 
 /// How a backup is asked for.
@@ -131,8 +139,20 @@ pub(crate) const SECTION: Section = Section {
         Key::integer(
             "sync_timeout_seconds",
             (10, 86_400),
-            "600",
+            "720",
             "Seconds that the gateway's synchronous answer may take.",
+        ),
+        Key::integer(
+            "gateway_patience_seconds",
+            (10, 604_800),
+            "21600",
+            "Seconds after its start that a run goes on trying a gateway that cannot be reached; also how long a download may bring nothing.",
+        ),
+        Key::integer(
+            "retry_pause_seconds",
+            (1, 3_600),
+            "60",
+            "Seconds before the gateway is asked again after a backup that failed or was no good; doubled the next time.",
         ),
         Key::integer(
             "copy_timeout_seconds",
@@ -163,6 +183,11 @@ pub(crate) const SECTION: Section = Section {
             "30",
             "Percent of its rows that a table may lose against the last import before the import is refused; 100 switches the guard off.",
         ),
+        Key::secret(
+            "heartbeat_url",
+            Preset::Absent("nobody outside notices when this machine is dead"),
+            "URL that is asked after each success; a service such as healthchecks.io complains when that stays away.",
+        ),
     ],
 };
 
@@ -187,11 +212,14 @@ impl BackupSource {
         let retention_days = reader.integer("retention_days");
         let webhook_timeout_seconds = reader.integer("webhook_timeout_seconds");
         let sync_timeout_seconds = reader.integer("sync_timeout_seconds");
+        let gateway_patience_seconds = reader.integer("gateway_patience_seconds");
+        let retry_pause_seconds = reader.integer("retry_pause_seconds");
         let copy_timeout_seconds = reader.integer("copy_timeout_seconds");
         let statement_timeout_seconds = reader.integer("statement_timeout_seconds");
         let lock_timeout_ms = reader.integer("lock_timeout_ms");
         let tinyint1_as_boolean = reader.boolean("tinyint1_as_boolean");
         let guard_shrink_percent = reader.integer("guard_shrink_percent");
+        let heartbeat_url = reader.optional_secret("heartbeat_url", check::secret_http_url);
         Some(Self {
             gateway_url: gateway_url?,
             api_key: api_key?,
@@ -206,11 +234,14 @@ impl BackupSource {
             retention_days: retention_days?,
             webhook_timeout_seconds: webhook_timeout_seconds?,
             sync_timeout_seconds: sync_timeout_seconds?,
+            gateway_patience_seconds: gateway_patience_seconds?,
+            retry_pause_seconds: retry_pause_seconds?,
             copy_timeout_seconds: copy_timeout_seconds?,
             statement_timeout_seconds: statement_timeout_seconds?,
             lock_timeout_ms: lock_timeout_ms?,
             tinyint1_as_boolean: tinyint1_as_boolean?,
             guard_shrink_percent: guard_shrink_percent?,
+            heartbeat_url: heartbeat_url?,
         })
     }
 }

@@ -7,6 +7,7 @@
 //! A database that doesn't answer ends nothing here: each step is tried again, and a leader whose
 //! lease has run out meanwhile stops by itself.
 
+mod alerts;
 mod figures;
 pub mod fire;
 mod firing;
@@ -143,6 +144,7 @@ async fn lead(
     steps.spawn(upkeep::run(deps.clone(), over.clone()));
     steps.spawn(upkeep::prune(deps.clone(), over.clone()));
     steps.spawn(figures::run(deps.clone(), over.clone()));
+    steps.spawn(alerts::run(deps.clone(), over.clone()));
     while let Some(ended) = steps.join_next().await {
         // None of the steps ends before the tenure; one that panicked ends it, so that the
         // others don't go on without it.

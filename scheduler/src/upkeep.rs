@@ -30,7 +30,7 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Fires of schedules are kept for so many days, longer than jobs: one wants to look back a month.
 const FIRES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const STEPS: [&str; 4] = ["stage", "rescue", "prune", "figures"];
+const STEPS: [&str; 5] = ["stage", "rescue", "prune", "figures", "alerts"];
 
 /// Creates the series of every step at zero.
 pub fn declare(metrics: &Metrics) {

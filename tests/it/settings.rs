@@ -225,7 +225,27 @@ fn other_value(section: &str, key: &Key) -> String {
         (_, "otlp_headers", _) => "x-team=shop".into(),
         (_, "trace_ratio", _) => "0.25".into(),
         (_, "service_name", _) => "relevo-shop".into(),
-        (_, "email", _) => "a@b".into(),
+        (_, "email" | "from" | "to", _) => "a@b".into(),
+        ("channel.ops", "url", _) => "https://hooks.example.com/T1".into(),
+        ("channel.ops", "token", _) => "123:abc".into(),
+        ("channel.ops", "chat_id", _) => "-100".into(),
+        ("channel.ops", "connection", _) => "hooks".into(),
+        ("channel.ops", "sources", _) => "sicar".into(),
+        ("channel.ops", "events", _) => "failure".into(),
+        ("channel.ops", "template", _) => "{}".into(),
+        ("channel.ops", "kind", _) => "slack".into(),
+        ("connection.mail", "kind", _) => "gateway".into(),
+        ("connection.mail", "url", _) => "https://hooks.example.com/T1".into(),
+        (_, "language", _) => "es".into(),
+        ("smtp", "host", _) => "mail.example.com".into(),
+        ("smtp", "port", _) => "2525".into(),
+        ("smtp", "security", _) => "tls".into(),
+        ("smtp", "user" | "password", _) => "a@b".into(),
+        ("smtp", "ca_file", _) => "/etc/ca.pem".into(),
+        ("outbound", "allow", _) => "10.0.0.1:80".into(),
+        ("secrets", "key", _) => "0a".repeat(32),
+        ("secrets", "keys_path", _) => "/etc/relevo.key".into(),
+        (_, "heartbeat_url", _) => "https://hc.example.com/1".into(),
         (_, "mode", _) => "sync".into(),
         (_, "timezone", _) => "Europe/Madrid".into(),
         (_, "first_slot", _) => "07:30".into(),
@@ -236,9 +256,25 @@ fn other_value(section: &str, key: &Key) -> String {
 
 fn every_key() -> impl Iterator<Item = (String, &'static Key)> {
     Section::ALL.iter().flat_map(|section| {
-        let name = if section.name == "backup" { "backup.sicar" } else { section.name };
-        section.keys.iter().map(move |key| (name.to_owned(), key))
+        let name = if section.is_repeated() {
+            format!("{}.{}", section.name, section.example_name())
+        } else {
+            section.name.to_owned()
+        };
+        section.keys.iter().map(move |key| (name.clone(), key))
     })
+}
+
+/// What a section needs beside one of its keys, as lines of the file.
+fn company(section: &str, key: &str) -> String {
+    let lines: &[(&str, &str)] = match section {
+        "channel.ops" => &[("url", "https://h/x")],
+        "connection.mail" => &[("kind", "webhook"), ("url", "https://h/x")],
+        "smtp" => &[("user", "a@b")],
+        _ => &[],
+    };
+    let lines = lines.iter().filter(|(name, _)| *name != key);
+    lines.map(|(name, value)| format!("{name} = '{value}'\n")).collect()
 }
 
 #[test]
@@ -248,7 +284,11 @@ fn every_key_is_taken_from_the_environment_and_from_the_file() {
         let name = key.full_name(&section);
         let value = other_value(&section, key);
         let variable = key.env_name(&section);
-        let world = World::env(TUNNEL).and([target, (&variable, &value)]);
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let base = format!("{header}{}", company(&section, key.name));
+        // A table of the default source alone would be one without its gateway.
+        let base = if section.starts_with("backup.") { String::new() } else { base };
+        let world = World::file(&base).and(TUNNEL).and([target, (&variable, &value)]);
         let line = explained(&world.load(), &name);
         assert_eq!(line.origin, Origin::Env(variable), "{name}");
 
@@ -257,8 +297,8 @@ fn every_key_is_taken_from_the_environment_and_from_the_file() {
             Kind::List => format!("{:?}", value.split(',').collect::<Vec<_>>()),
             Kind::Text | Kind::Secret => format!("{value:?}"),
         };
-        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
-        let world = World::file(&format!("{header}{} = {literal}\n", key.name));
+        let lines = if base.is_empty() { header } else { base };
+        let world = World::file(&format!("{lines}{} = {literal}\n", key.name));
         let world = match (section.as_str(), key.name) {
             // What the environment says is stronger, so what the file says must be left out there.
             ("backup.sicar", "gateway_url") => world.and([TUNNEL[1], target]),
@@ -329,6 +369,30 @@ fn wrong_values_are_told_with_what_would_be_right() {
         ("[chunk_store]\n", "url = '/var/chunks'", &["file:///"]),
         ("[notify]\n", "email = 'nobody'", &["not an e-mail address"]),
         ("[notify]\n", "webhook_url = 'p4ss'", &["notify.webhook_url", "not a URL"]),
+        ("[notify]\n", "language = 'fr'", &["`fr` is not one of en, es"]),
+        ("[channel.ops]\n", "kind = 'pigeon'", &["webhook, slack, telegram, email"]),
+        ("[channel.ops]\n", "kind = 'slack'", &["channel.ops.url", "connection"]),
+        ("[channel.ops]\n", "kind = 'telegram'", &["channel.ops.token", "channel.ops.chat_id"]),
+        ("[channel.ops]\n", "kind = 'email'", &["channel.ops.to", "smtp.host"]),
+        ("[channel.ops]\n", "url = 'https://h'\nsources = ['x']", &["there is no source `x`"]),
+        ("[channel.ops]\n", "url = 'https://h'\ntemplate = '{'", &["template", "not JSON"]),
+        ("[channel.ops]\n", "url = 'https://h'\nevents = ['end']", &["success, failure, alert"]),
+        ("[channel.ops]\n", "token = 'p4ss/..'", &["not a bot's token"]),
+        ("[channel.email]\n", "url = 'https://h'", &["Relevo uses itself"]),
+        ("[channel]\n", "kind = 'slack'", &["[channel.NAME]", "[channel.ops]"]),
+        ("[smtp]\n", "host = 'https://mail'", &["smtp.host", "without scheme"]),
+        ("[smtp]\n", "host = 'mail'", &["smtp.from"]),
+        ("[smtp]\n", "port = '0'", &["1 to 65535"]),
+        (
+            "[smtp]\n",
+            "host = 'mail'\nsecurity = 'none'\nuser = 'a@b'\npassword = 'p4ss'",
+            &["smtp.security", "in the clear"],
+        ),
+        ("[outbound]\n", "allow = ['10.0.0.1']", &["host:port"]),
+        ("[secrets]\n", "key = 'p4ss'", &["64 hexadecimal digits"]),
+        ("[connection.x]\n", "kind = 'smtp'\nurl = 'smtp://u:p4ss@h'", &["in the clear"]),
+        ("[connection.x]\n", "kind = 'postgres'\nurl = 'mysql://u:p4ss@h'", &["postgres://"]),
+        ("[connection.x]\n", "kind = 'ftp'", &["postgres, gateway, smtp, webhook"]),
         (source, "mode = 'hook'", &["auto, webhook, sync"]),
         (source, "mode = 'webhook'", &["needs api.public_url"]),
         (source, "timezone = 'America/Mexico'", &["did you mean America/Mexico_City?"]),

@@ -1,9 +1,10 @@
 //! What every handler may use.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use relevo_jobs::Payload;
+use relevo_notify::Sender;
 use relevo_queue::{Job, NewJob, Queue};
 use relevo_runs::{
     Runs,
@@ -12,7 +13,6 @@ use relevo_runs::{
 };
 use relevo_settings::{BackupSource, Settings};
 use relevo_telemetry::metrics::Metrics;
-use reqwest::redirect;
 use sqlx::{PgPool, PgTransaction};
 use tokio::sync::Notify;
 
@@ -20,9 +20,6 @@ use crate::{
     backup::{ChunkStore, Files, Names},
     targets::Targets,
 };
-
-/// How long one message to an outside webhook may take.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Everything the handlers of one worker share.
 pub(crate) struct Context {
@@ -38,8 +35,8 @@ pub(crate) struct Context {
     pub(crate) files: Files,
     /// How this control plane names what it leaves outside itself.
     pub(crate) names: Names,
-    /// For messages to people's webhooks; follows no redirect.
-    pub(crate) messenger: reqwest::Client,
+    /// For messages to people.
+    pub(crate) sender: Sender,
     /// Wakes this process's reconciler: a run has just ended.
     pub(crate) run_ended: Notify,
 }
@@ -54,13 +51,7 @@ impl Context {
         let identity = control_plane::identity(&pool)
             .await
             .context("the control plane does not say who it is; run `relevo migrate` first")?;
-        let messenger = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(MESSAGE_TIMEOUT)
-            .timeout(MESSAGE_TIMEOUT)
-            .user_agent(concat!("relevo/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("the HTTP client could not be set up")?;
+        let sender = Sender::new(&pool, Arc::clone(&settings)).await?;
         let names = Names::new(&identity.cluster_id);
         Ok(Self {
             runs: Runs::new(pool.clone()),
@@ -68,7 +59,7 @@ impl Context {
             chunks: ChunkStore::open(&settings.chunk_store.url, names.clone())?,
             files: Files::new(&settings.data_dir, names.clone()),
             names,
-            messenger,
+            sender,
             run_ended: Notify::new(),
             pool,
             queue,

@@ -91,6 +91,7 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
         });
     }
     let reconciler = tokio::spawn(backup::reconcile_forever(Arc::clone(&context), beside.clone()));
+    let disk = tokio::spawn(notify::watch_disk(Arc::clone(&context), beside.clone()));
 
     let observer = Arc::new(QueueMetrics::new(Arc::clone(&context.metrics)));
     let registry = Arc::new(Registry::new(Arc::clone(&context)));
@@ -100,6 +101,9 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
     // Its steps are idempotent and bounded; a panic in it must not look like a failed drain.
     if let Err(error) = reconciler.await {
         tracing::error!(error = &error as &dyn std::error::Error, "the reconciler crashed");
+    }
+    if let Err(error) = disk.await {
+        tracing::error!(error = &error as &dyn std::error::Error, "the watch of the disk crashed");
     }
     context.targets.close().await;
     Ok(())

@@ -116,7 +116,8 @@ impl Handler for Registry {
                     | JobKind::FinishImport
                     | JobKind::BackupDeadline,
                 ) => Ok(backup::on_dead(&self.context, tx, job, error).await?),
-                Ok(JobKind::Notify | JobKind::Noop) | Err(_) => Ok(()),
+                Ok(JobKind::Notify) => notify::on_dead(&self.context, tx, job, error).await,
+                Ok(JobKind::Noop) | Err(_) => Ok(()),
             }
         }))
     }

@@ -18,7 +18,7 @@ pub enum JobKind {
     FinishImport,
     /// Looks after a request whose webhook did not come.
     BackupDeadline,
-    /// Tells people how a run ended.
+    /// Tells people how a run ended, or of a state they should look at.
     Notify,
     /// Does nothing, on request slowly or with a failure: for tests and benchmarks.
     Noop,

@@ -110,7 +110,7 @@ pub const fn summary(kind: JobKind) -> &'static str {
             "Completes the import: indexes, keys, verification, cutover, certificate."
         }
         JobKind::BackupDeadline => "Looks after a request whose webhook did not come.",
-        JobKind::Notify => "Tells people how a run ended.",
+        JobKind::Notify => "Tells people how a run ended, or of a state they should look at.",
         JobKind::Noop => {
             "Does nothing, on request slowly or with a failure: for tests and benchmarks."
         }
@@ -131,7 +131,7 @@ mod tests {
             example(&TranslateChunk { run_id: 7, request_id: 3, ordinal: 12 }),
             example(&FinishImport { run_id: 7, request_id: 3, round: 1 }),
             example(&BackupDeadline { run_id: 7, request_id: 3 }),
-            example(&Notify { run_id: 7 }),
+            example(&Notify::of_run(7)),
             example(&Noop::default()),
         ]
     }

@@ -238,3 +238,115 @@ pub(crate) fn one_of<T: Copy>(
         format!("`{text}` is not one of {}", names.join(", "))
     })
 }
+
+/// Addresses with commas between.
+pub(crate) fn emails(text: &str) -> Result<Vec<String>, String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(email).collect()
+}
+
+/// The name of a source, a channel or a connection.
+pub(crate) fn plain_name(text: &str) -> Result<String, String> {
+    let plain = (1..=40).contains(&text.len())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_'));
+    if plain {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 40 small letters, digits, - and _".to_owned())
+    }
+}
+
+/// A host alone, without scheme, port or path.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if bare.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(bare.to_owned());
+    }
+    match url::Host::parse(text) {
+        Ok(url::Host::Domain(name)) => Ok(name),
+        _ => Err(format!("`{text}` is not the name of a host; write it without scheme and port")),
+    }
+}
+
+pub(crate) fn port(text: &str) -> Result<u16, String> {
+    match text.trim().parse::<u16>() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("`{text}` is not a port from 1 to 65535")),
+    }
+}
+
+/// `host:port` in small letters, as the guard of outgoing requests compares it.
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
+    let wrong = || format!("`{text}` is not host:port, such as 10.0.0.5:8080 or [::1]:8080");
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(wrong());
+    }
+    let host = host_name(host).map_err(|_| wrong())?;
+    Ok(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
+/// Keys of 32 bytes in hexadecimal digits.
+pub(crate) fn sealing_keys(text: &str) -> Result<(), String> {
+    let good = |key: &str| key.len() == 64 && key.chars().all(|c| c.is_ascii_hexdigit());
+    if text.split(',').all(|key| good(key.trim())) {
+        Ok(())
+    } else {
+        Err("must be 64 hexadecimal digits, as `relevo secret generate` prints them".to_owned())
+    }
+}
+
+/// A mail server's address; the message never repeats it.
+pub(crate) fn smtp_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text).map_err(|error| {
+        format!("not a URL ({error}); write smtps://user:password@host or smtp+starttls://…")
+    })?;
+    if !matches!(url.scheme(), "smtps" | "smtp+starttls" | "smtp") {
+        return Err("must begin with smtps://, smtp+starttls:// or smtp://".to_owned());
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err("names no host".to_owned());
+    }
+    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        return Err(
+            "has a path or a query; only user, password, host and port are wanted".to_owned()
+        );
+    }
+    if url.scheme() == "smtp" && url.password().is_some() {
+        return Err(
+            "smtp:// would send the password in the clear; write smtp+starttls:// or smtps://"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Part of an address, so that nothing else than a token fits.
+pub(crate) fn bot_token(text: &str) -> Result<(), String> {
+    let fits = !text.is_empty()
+        && text.len() <= 200
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '-'));
+    if fits { Ok(()) } else { Err("is not a bot's token, such as 123456:ABC-DEF".to_owned()) }
+}
+
+pub(crate) fn chat_id(text: &str) -> Result<String, String> {
+    let number = text.parse::<i64>().is_ok();
+    let name = text.strip_prefix('@').is_some_and(|name| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    });
+    if number || name {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("`{text}` is neither a chat's number nor @name"))
+    }
+}
+
+/// JSON, in whose texts `{{name}}` stands for values.
+pub(crate) fn json_template(text: &str) -> Result<String, String> {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("is not JSON: {error}")),
+    }
+}

@@ -1,6 +1,6 @@
 //! The example file, made from the table of keys.
 
-use crate::schema::{BACKUP, Key, Kind, Preset, Section};
+use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, Section};
 
 /// `relevo.example.toml`: every key with its meaning; defaults are commented out.
 pub fn example() -> String {
@@ -12,7 +12,9 @@ pub fn example() -> String {
         comment(&mut out, section.help);
         match section.name {
             "" => out.push('\n'),
-            BACKUP => out.push_str("# [backup.sicar]\n"),
+            name if section.is_repeated() => {
+                out.push_str(&format!("# [{name}.{}]\n", section.example_name()));
+            }
             name => out.push_str(&format!("[{name}]\n")),
         }
         for key in section.keys {
@@ -80,8 +82,26 @@ fn sample(section: &str, key: &str) -> &'static str {
         ("chunk_store", "url") => "file:///var/lib/relevo/chunks",
         ("notify", "webhook_url") => "https://hooks.example.com/services/${HOOK}",
         ("notify", "email") => "ops@example.com",
+        (CHANNEL, "url") => "https://hooks.example.com/services/${HOOK}",
+        (CHANNEL, "token") => "${BOT_TOKEN}",
+        (CHANNEL, "chat_id") => "-1001234567890",
+        (CHANNEL | CONNECTION, "connection") => "mail",
+        (CHANNEL, "language") => "es",
+        (CHANNEL, "template") => r#"{"content": "{{text}}", "rows": "{{stats.rows}}"}"#,
+        ("smtp", "host") => "smtp.example.com",
+        ("smtp", "port") => "587",
+        ("smtp", "user") => "relevo@example.com",
+        ("smtp", "password") => "${SMTP_PASSWORD}",
+        ("smtp" | CONNECTION, "from") => "relevo@example.com",
+        ("smtp", "ca_file") => "/etc/relevo/mail-ca.pem",
+        ("secrets", "key") => "${SEALING_KEY}",
+        ("secrets", "keys_path") => "/etc/relevo/secret.key",
+        (CONNECTION, "kind") => "smtp",
+        (CONNECTION, "url") => "smtp+starttls://relevo:${SMTP_PASSWORD}@smtp.example.com",
+        (CONNECTION, "api_key") => "${TUNNEL_KEY}",
         (BACKUP, "gateway_url") => "https://tunnel.example.com",
         (BACKUP, "api_key") => "${TUNNEL_KEY}",
+        (BACKUP, "heartbeat_url") => "https://hc-ping.example.com/${HEARTBEAT}",
         (BACKUP, "target_url") => "postgres://shop:${SHOP_PASSWORD}@db.example.com/shop",
         _ => "",
     }

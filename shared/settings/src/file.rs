@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::check;
 use crate::error::{Problem, SettingsError};
 use crate::nearest::nearest;
 use crate::origin::Origin;
 use crate::reader::{Entries, Entry};
 use crate::reference::expand;
-use crate::schema::{BACKUP, Key, Kind, Section};
+use crate::schema::{Key, Kind, REPEATED, Section};
 
 /// Where a file is looked for when neither a flag nor `RELEVO_CONFIG` names one.
 const SEARCH: [&str; 2] = ["relevo.toml", "/etc/relevo/relevo.toml"];
@@ -30,8 +31,8 @@ pub(crate) fn find(
 /// What a file says.
 pub(crate) struct FileContent {
     pub(crate) entries: Entries,
-    /// The names of `[backup.NAME]` tables, also empty ones.
-    pub(crate) sources: BTreeSet<String>,
+    /// The tables of repeated sections, such as `backup.sicar`, also empty ones.
+    pub(crate) named: BTreeSet<String>,
 }
 
 pub(crate) fn read(
@@ -46,7 +47,7 @@ pub(crate) fn read(
         line: line_of(&text, error.span().map_or(0, |span| span.start)),
         message: error.message().to_owned(),
     })?;
-    let content = FileContent { entries: Entries::new(), sources: BTreeSet::new() };
+    let content = FileContent { entries: Entries::new(), named: BTreeSet::new() };
     let mut walk = Walk { path, text: &text, env, problems, content };
     walk.root(table.get_ref());
     Ok(walk.content)
@@ -80,8 +81,8 @@ impl Walk<'_> {
             let offset = name.span().start;
             let name = name.get_ref().as_ref();
             match (Section::find(name).filter(|_| !name.is_empty()), value.get_ref()) {
-                (Some(section), DeValue::Table(inner)) if section.name == BACKUP => {
-                    self.sources(inner);
+                (Some(section), DeValue::Table(inner)) if section.is_repeated() => {
+                    self.named(section, inner);
                 }
                 (Some(section), DeValue::Table(inner)) => self.section(section, name, inner),
                 (Some(_), _) => {
@@ -92,30 +93,28 @@ impl Walk<'_> {
         }
     }
 
-    fn sources(&mut self, table: &DeTable<'_>) {
+    fn named(&mut self, section: &'static Section, table: &DeTable<'_>) {
+        let kind = section.name;
         for (name, value) in table {
             let offset = name.span().start;
             let name = name.get_ref().as_ref();
-            let full_name = format!("{BACKUP}.{name}");
+            let full_name = format!("{kind}.{name}");
             let DeValue::Table(inner) = value.get_ref() else {
-                let message = "a source is a table of its own; write [backup.NAME], such as \
-                               [backup.sicar], and the keys below it";
+                let message = format!(
+                    "is a table of its own for each {kind}; write [{kind}.NAME], such as \
+                     [{kind}.{}], and the keys below it",
+                    section.example_name()
+                );
                 self.problem(full_name, offset, message);
                 continue;
             };
-            let plain = (1..=40).contains(&name.len())
-                && name.chars().all(|c| {
-                    c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_')
-                });
-            if !plain {
-                let message = "a source's name has 1 to 40 small letters, digits, - and _";
+            if check::plain_name(name).is_err() {
+                let message = format!("a {kind}'s name has 1 to 40 small letters, digits, - and _");
                 self.problem(full_name, offset, message);
                 continue;
             }
-            self.content.sources.insert(name.to_owned());
-            if let Some(section) = Section::find(BACKUP) {
-                self.section(section, &full_name, inner);
-            }
+            self.content.named.insert(full_name.clone());
+            self.section(section, &full_name, inner);
         }
     }
 
@@ -225,7 +224,9 @@ fn unknown(section: &Section, name: &str) -> String {
     let elsewhere = Section::ALL.iter().find(|other| other.key(name).is_some());
     match elsewhere.map(|other| other.name) {
         Some("") => "is not known here; it belongs at the top, above the first section".to_owned(),
-        Some(BACKUP) => "is not known here; it belongs under [backup.NAME]".to_owned(),
+        Some(other) if REPEATED.contains(&other) => {
+            format!("is not known here; it belongs under [{other}.NAME]")
+        }
         Some(other) => format!("is not known here; it belongs under [{other}]"),
         None => format!("is not known; known here: {}", names.collect::<Vec<_>>().join(", ")),
     }

@@ -28,13 +28,19 @@ pub use example::example;
 pub use explain::Explained;
 pub use load::{Loaded, load};
 pub use origin::Origin;
-pub use schema::{BACKUP, Key, Kind, Preset, Section};
+pub use schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, REPEATED, Section};
+pub use sections::alerts::Alerts;
 pub use sections::api::Api;
 pub use sections::backup::{BackupSource, GatewayMode};
+pub use sections::channel::{Channel, ChannelEvent, ChannelKind, Language};
 pub use sections::chunk_store::ChunkStore;
+pub use sections::connection::{Connection, ConnectionKind};
 pub use sections::database::Database;
 pub use sections::notify::Notify;
+pub use sections::outbound::Outbound;
 pub use sections::scheduler::{MissedRuns, Scheduler};
+pub use sections::secrets::Secrets;
+pub use sections::smtp::{Smtp, SmtpSecurity};
 pub use sections::telemetry::{LogFormat, Telemetry};
 pub use sections::worker::Worker;
 
@@ -58,8 +64,20 @@ pub struct Settings {
     pub telemetry: Telemetry,
     /// Where the pieces of a dump wait.
     pub chunk_store: ChunkStore,
-    /// Who hears how a run ended.
+    /// Who hears how a run ended, in the simplest words.
     pub notify: Notify,
+    /// Further ways to tell people, by name.
+    pub channel: BTreeMap<String, Channel>,
+    /// The mail server.
+    pub smtp: Smtp,
+    /// What is noticed without anybody looking.
+    pub alerts: Alerts,
+    /// Where messages may go.
+    pub outbound: Outbound,
+    /// The named endpoints of the file.
+    pub connection: BTreeMap<String, Connection>,
+    /// The key that seals secrets kept in the control plane.
+    pub secrets: Secrets,
     /// The sources by name.
     pub backup: BTreeMap<String, BackupSource>,
 }

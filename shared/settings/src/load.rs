@@ -1,6 +1,6 @@
 //! Lays the environment over the file, and reads the result into [`Settings`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -11,13 +11,19 @@ use crate::file;
 use crate::nearest::nearest;
 use crate::origin::Origin;
 use crate::reader::{Entries, Entry, Reader};
-use crate::schema::{BACKUP, Key, Kind, Section};
+use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Section};
+use crate::sections::alerts::Alerts;
 use crate::sections::api::Api;
 use crate::sections::backup::{BackupSource, GatewayMode};
+use crate::sections::channel::{Channel, ChannelKind};
 use crate::sections::chunk_store::ChunkStore;
+use crate::sections::connection::{Connection, ConnectionKind};
 use crate::sections::database::Database;
 use crate::sections::notify::Notify;
+use crate::sections::outbound::Outbound;
 use crate::sections::scheduler::Scheduler;
+use crate::sections::secrets::Secrets;
+use crate::sections::smtp::{Smtp, SmtpSecurity};
 use crate::sections::telemetry::Telemetry;
 use crate::sections::worker::Worker;
 use crate::{DEFAULT_SOURCE, Settings, check};
@@ -31,7 +37,8 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
     said: Entries,
     in_force: Entries,
-    sources: BTreeSet<String>,
+    /// The tables of repeated sections, such as `backup.sicar`.
+    named: BTreeSet<String>,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -56,19 +63,19 @@ pub fn load(
     let env = |name: &str| env(name).filter(|value| !value.is_empty());
     let mut problems = Vec::new();
     let file = file::find(cli_path, &env);
-    let (mut said, mut sources) = match &file {
+    let (mut said, mut named) = match &file {
         Some(path) => {
             let content = file::read(path, &env, &mut problems)?;
-            (content.entries, content.sources)
+            (content.entries, content.named)
         }
         None => (Entries::new(), BTreeSet::new()),
     };
     if default_source_in(&env) {
-        sources.insert(DEFAULT_SOURCE.to_owned());
+        named.insert(format!("{BACKUP}.{DEFAULT_SOURCE}"));
     }
-    overlay(&mut said, &sources, &env, &mut problems);
-    let (settings, in_force) = build(&said, &sources, problems)?;
-    Ok(Loaded { settings, file, said, in_force, sources })
+    overlay(&mut said, &named, &env, &mut problems);
+    let (settings, in_force) = build(&said, &named, problems)?;
+    Ok(Loaded { settings, file, said, in_force, named })
 }
 
 impl Loaded {
@@ -91,7 +98,7 @@ impl Loaded {
         let mut said = self.said.clone();
         let origin = Origin::Flag(flag.to_owned());
         said.insert(key.to_owned(), Entry { text: value.to_owned(), origin });
-        let (settings, in_force) = build(&said, &self.sources, Vec::new())?;
+        let (settings, in_force) = build(&said, &self.named, Vec::new())?;
         (self.settings, self.in_force, self.said) = (settings, in_force, said);
         Ok(())
     }
@@ -136,17 +143,17 @@ impl Loaded {
             .collect()
     }
 
-    /// Every key with its section's name, that of a source spelt out.
+    /// Every key with its section's name, the names of repeated ones spelt out.
     fn keys(&self) -> impl Iterator<Item = (String, &'static Key)> {
-        every_key(&self.sources).into_iter()
+        every_key(&self.named).into_iter()
     }
 }
 
-fn every_key(sources: &BTreeSet<String>) -> Vec<(String, &'static Key)> {
+fn every_key(named: &BTreeSet<String>) -> Vec<(String, &'static Key)> {
     let mut keys = Vec::new();
     for section in Section::ALL {
-        let names = if section.name == BACKUP {
-            sources.iter().map(|source| format!("{BACKUP}.{source}")).collect()
+        let names = if section.is_repeated() {
+            of_section(named, section.name).map(|(full_name, _)| full_name.to_owned()).collect()
         } else {
             vec![section.name.to_owned()]
         };
@@ -155,6 +162,17 @@ fn every_key(sources: &BTreeSet<String>) -> Vec<(String, &'static Key)> {
         }
     }
     keys
+}
+
+/// The tables of one repeated section: `backup.sicar`, and `sicar`.
+fn of_section<'a>(
+    named: &'a BTreeSet<String>,
+    section: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    named.iter().filter_map(move |full_name| {
+        let name = full_name.strip_prefix(section)?.strip_prefix('.')?;
+        Some((full_name.as_str(), name))
+    })
 }
 
 /// Whether the environment speaks of a gateway. `DATABASE_URL` alone doesn't: it is set on many
@@ -172,14 +190,14 @@ fn default_source_in(env: &dyn Fn(&str) -> Option<String>) -> bool {
 /// Lays the environment over what the file said.
 fn overlay(
     said: &mut Entries,
-    sources: &BTreeSet<String>,
+    named: &BTreeSet<String>,
     env: &dyn Fn(&str) -> Option<String>,
     problems: &mut Vec<Problem>,
 ) {
     let default_section = format!("{BACKUP}.{DEFAULT_SOURCE}");
-    for (section, key) in every_key(sources) {
+    for (section, key) in every_key(named) {
         let full_name = key.full_name(&section);
-        let of_a_source = section.starts_with(BACKUP) && section != BACKUP;
+        let of_a_source = section.strip_prefix(BACKUP).is_some_and(|rest| rest.starts_with('.'));
         let fixed = key.fixed_env.filter(|_| !of_a_source || section == default_section);
         // The weaker name first: the stronger one replaces it.
         for name in fixed.map(str::to_owned).into_iter().chain([key.env_name(&section)]) {
@@ -223,11 +241,11 @@ fn overlay(
 /// Reads every section. `problems` are those already known.
 fn build(
     said: &Entries,
-    sources: &BTreeSet<String>,
+    named: &BTreeSet<String>,
     mut problems: Vec<Problem>,
 ) -> Result<(Settings, Entries), SettingsError> {
     let mut entries = said.clone();
-    let settings = read_all(&mut entries, sources, &mut problems);
+    let settings = read_all(&mut entries, named, &mut problems);
     match settings {
         Some(settings) if problems.is_empty() => Ok((settings, entries)),
         _ => Err(SettingsError::Invalid(problems)),
@@ -236,7 +254,7 @@ fn build(
 
 fn read_all(
     entries: &mut Entries,
-    sources: &BTreeSet<String>,
+    named: &BTreeSet<String>,
     problems: &mut Vec<Problem>,
 ) -> Option<Settings> {
     use crate::sections;
@@ -272,17 +290,43 @@ fn read_all(
     );
     let notify =
         Notify::read(&mut Reader::new(entries, problems, &sections::notify::SECTION, "notify"));
+    let smtp = Smtp::read(&mut Reader::new(entries, problems, &sections::smtp::SECTION, "smtp"));
+    let alerts =
+        Alerts::read(&mut Reader::new(entries, problems, &sections::alerts::SECTION, "alerts"));
+    let outbound = Outbound::read(&mut Reader::new(
+        entries,
+        problems,
+        &sections::outbound::SECTION,
+        "outbound",
+    ));
+    let secrets =
+        Secrets::read(&mut Reader::new(entries, problems, &sections::secrets::SECTION, "secrets"));
+    let language = notify.as_ref().map_or("en", |notify| notify.language.as_str());
+    let mut channel = BTreeMap::new();
+    for (prefix, name) in of_section(named, CHANNEL) {
+        let mut reader = Reader::new(entries, problems, &sections::channel::SECTION, prefix);
+        reader.compute("language", || language.to_owned());
+        if let Some(read) = Channel::read(&mut reader) {
+            channel.insert(name.to_owned(), read);
+        }
+    }
+    let mut connection = BTreeMap::new();
+    for (prefix, name) in of_section(named, CONNECTION) {
+        let mut reader = Reader::new(entries, problems, &sections::connection::SECTION, prefix);
+        if let Some(read) = Connection::read(&mut reader) {
+            connection.insert(name.to_owned(), read);
+        }
+    }
     let embedded = !entries.contains_key("database.url");
-    let mut backup = std::collections::BTreeMap::new();
-    for name in sources {
-        let prefix = format!("{BACKUP}.{name}");
-        let mut reader = Reader::new(entries, problems, &sections::backup::SECTION, prefix.clone());
+    let mut backup = BTreeMap::new();
+    for (prefix, name) in of_section(named, BACKUP) {
+        let mut reader = Reader::new(entries, problems, &sections::backup::SECTION, prefix);
         if embedded {
             let database = name.replace('-', "_");
             reader.compute("target_url", || format!("{}{database}", check::EMBEDDED_PREFIX));
         }
         if let Some(source) = BackupSource::read(&mut reader) {
-            backup.insert(name.clone(), source);
+            backup.insert(name.to_owned(), source);
         }
     }
     let settings = Settings {
@@ -294,6 +338,12 @@ fn read_all(
         telemetry: telemetry?,
         chunk_store: chunk_store?,
         notify: notify?,
+        channel,
+        smtp: smtp?,
+        alerts: alerts?,
+        outbound: outbound?,
+        connection,
+        secrets: secrets?,
         backup,
     };
     cross_check(&settings, entries, problems);
@@ -318,6 +368,79 @@ fn cross_check(settings: &Settings, entries: &Entries, problems: &mut Vec<Proble
                 format!("{BACKUP}.{name}.target_url"),
                 "asks for the embedded server, but database.url names another one; give a postgres:// URL",
             );
+        }
+    }
+    cross_check_channels(settings, &mut problem);
+}
+
+/// What the ways to tell people need of each other.
+fn cross_check_channels(settings: &Settings, problem: &mut impl FnMut(String, &str)) {
+    if settings.smtp.password.is_some() {
+        let host = settings.smtp.host.as_deref();
+        let local = host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "::1"));
+        if settings.smtp.security == SmtpSecurity::None && host.is_some() && !local {
+            problem(
+                "smtp.security".to_owned(),
+                "none would send the password in the clear; use starttls or tls, or no password",
+            );
+        }
+        if settings.smtp.user.is_none() {
+            problem("smtp.user".to_owned(), "is missing; smtp.password is given");
+        }
+    }
+    if settings.smtp.host.is_some() && settings.smtp.sender().is_none() {
+        problem(
+            "smtp.from".to_owned(),
+            "is missing; give the address that e-mail is to be sent from",
+        );
+    }
+    for (name, channel) in &settings.channel {
+        let key = |key: &str| format!("{CHANNEL}.{name}.{key}");
+        if matches!(name.as_str(), "webhook" | "email" | "heartbeat") {
+            let message = "is a name Relevo uses itself; choose another";
+            problem(format!("{CHANNEL}.{name}"), message);
+        }
+        match channel.kind {
+            ChannelKind::Webhook | ChannelKind::Slack => {
+                if channel.url.is_none() && channel.connection.is_none() {
+                    problem(key("url"), "is missing; give it, or the name of a connection");
+                }
+            }
+            ChannelKind::Telegram => {
+                if channel.token.is_none() {
+                    problem(key("token"), "is missing; Telegram's @BotFather gives one");
+                }
+                if channel.chat_id.is_none() {
+                    problem(key("chat_id"), "is missing; it says whom the bot writes to");
+                }
+            }
+            ChannelKind::Email => {
+                if channel.to.is_empty() {
+                    problem(key("to"), "is empty; give the addresses that get the e-mail");
+                }
+                if settings.smtp.host.is_none() && channel.connection.is_none() {
+                    let message = "e-mail needs smtp.host, or the name of a connection";
+                    problem(key("kind"), message);
+                }
+            }
+        }
+        if let Some(connection) =
+            channel.connection.as_ref().and_then(|name| settings.connection.get(name))
+        {
+            let wanted = match channel.kind {
+                ChannelKind::Email => ConnectionKind::Smtp,
+                ChannelKind::Webhook | ChannelKind::Slack | ChannelKind::Telegram => {
+                    ConnectionKind::Webhook
+                }
+            };
+            if connection.kind != wanted {
+                problem(key("connection"), "names a connection of a kind that does not fit");
+            }
+        }
+        if let Some(source) =
+            channel.sources.iter().find(|source| !settings.backup.contains_key(*source))
+        {
+            problem(key("sources"), &format!("there is no source `{source}`"));
         }
     }
 }

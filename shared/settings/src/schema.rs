@@ -6,8 +6,8 @@ use crate::sections;
 /// One section of the file.
 #[derive(Debug, Clone, Copy)]
 pub struct Section {
-    /// `""` for the keys at the top, else the table's name; [`BACKUP`] stands for every
-    /// `[backup.NAME]`.
+    /// `""` for the keys at the top, else the table's name; of those in [`REPEATED`] there is one
+    /// table for each name, such as `[backup.NAME]`.
     pub name: &'static str,
     /// One or two sentences for the example file.
     pub help: &'static str,
@@ -17,6 +17,15 @@ pub struct Section {
 
 /// The section of which there is one per source.
 pub const BACKUP: &str = "backup";
+
+/// The section of which there is one per way to tell people.
+pub const CHANNEL: &str = "channel";
+
+/// The section of which there is one per named endpoint.
+pub const CONNECTION: &str = "connection";
+
+/// The sections of which there are several, each under a name of its own.
+pub const REPEATED: [&str; 3] = [BACKUP, CHANNEL, CONNECTION];
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
@@ -78,12 +87,32 @@ impl Section {
         sections::telemetry::SECTION,
         sections::chunk_store::SECTION,
         sections::notify::SECTION,
+        sections::channel::SECTION,
+        sections::smtp::SECTION,
+        sections::alerts::SECTION,
+        sections::outbound::SECTION,
+        sections::connection::SECTION,
+        sections::secrets::SECTION,
         sections::backup::SECTION,
     ];
 
     /// The section of that name.
     pub fn find(name: &str) -> Option<&'static Section> {
         Self::ALL.iter().find(|section| section.name == name)
+    }
+
+    /// Whether there may be several, each under a name of its own.
+    pub fn is_repeated(&self) -> bool {
+        REPEATED.contains(&self.name)
+    }
+
+    /// A fitting name for one of several.
+    pub fn example_name(&self) -> &'static str {
+        match self.name {
+            CHANNEL => "ops",
+            CONNECTION => "mail",
+            _ => crate::DEFAULT_SOURCE,
+        }
     }
 
     /// The key of that name.

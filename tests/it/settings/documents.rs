@@ -45,7 +45,10 @@ fn the_example_file_lists_every_key_and_parses() {
             let word = bare.split(' ').next().unwrap_or_default();
             let key = bare[word.len()..].starts_with(" = ")
                 && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-            if key || bare.starts_with("[backup") { bare } else { line }
+            let tables = Section::ALL.iter().filter(|section| section.is_repeated());
+            let mut tables = tables.map(|section| format!("[{}.", section.name));
+            let table = tables.any(|start| bare.starts_with(&start));
+            if key || table { bare } else { line }
         })
         .collect();
     let world = World::file(&switched_on.join("\n")).and([
@@ -54,6 +57,10 @@ fn the_example_file_lists_every_key_and_parses() {
         ("HOOK", "b"),
         ("TUNNEL_KEY", "c"),
         ("SHOP_PASSWORD", "d"),
+        ("SMTP_PASSWORD", "f"),
+        ("BOT_TOKEN", "123:abc"),
+        ("HEARTBEAT", "g"),
+        ("SEALING_KEY", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
     ]);
     let loaded = world.load();
     for (section, key) in every_key() {
@@ -70,7 +77,7 @@ fn the_document_lists_every_key() {
     for section in Section::ALL {
         let (title, prefix) = match section.name {
             "" => ("At the top".to_owned(), String::new()),
-            "backup" => ("`[backup.NAME]`".to_owned(), "backup.NAME".to_owned()),
+            name if section.is_repeated() => (format!("`[{name}.NAME]`"), format!("{name}.NAME")),
             name => (format!("`[{name}]`"), name.to_owned()),
         };
         table.push_str(&format!("\n### {title}\n\n{}\n\n", section.help));

@@ -114,7 +114,7 @@ pub(crate) async fn succeed_in(
 }
 
 async fn notify_in(context: &Context, tx: &mut PgConnection, run: &Run) -> anyhow::Result<()> {
-    let job = run.in_trace(typed_job(&Notify { run_id: run.id.0 }));
+    let job = run.in_trace(typed_job(&Notify::of_run(run.id.0)));
     context.queue.enqueue_in(tx, &[job]).await?;
     Ok(())
 }

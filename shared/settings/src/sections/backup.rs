@@ -42,6 +42,8 @@ pub struct BackupSource {
     pub gateway_patience_seconds: u64,
     /// How long to wait after a backup that failed or was no good; doubled the next time.
     pub retry_pause_seconds: u64,
+    /// How long a download's line may be silent before it is cut and resumed.
+    pub download_idle_seconds: u64,
     /// How long one chunk's COPY may take.
     pub copy_timeout_seconds: u64,
     /// How long one statement of the finish (an index, a key) may take.
@@ -155,6 +157,12 @@ pub(crate) const SECTION: Section = Section {
             "Seconds before the gateway is asked again after a backup that failed or was no good; doubled the next time.",
         ),
         Key::integer(
+            "download_idle_seconds",
+            (2, 3_600),
+            "60",
+            "Seconds that a download's line may be silent before it is cut and the download resumed.",
+        ),
+        Key::integer(
             "copy_timeout_seconds",
             (10, 86_400),
             "600",
@@ -214,6 +222,7 @@ impl BackupSource {
         let sync_timeout_seconds = reader.integer("sync_timeout_seconds");
         let gateway_patience_seconds = reader.integer("gateway_patience_seconds");
         let retry_pause_seconds = reader.integer("retry_pause_seconds");
+        let download_idle_seconds = reader.integer("download_idle_seconds");
         let copy_timeout_seconds = reader.integer("copy_timeout_seconds");
         let statement_timeout_seconds = reader.integer("statement_timeout_seconds");
         let lock_timeout_ms = reader.integer("lock_timeout_ms");
@@ -236,6 +245,7 @@ impl BackupSource {
             sync_timeout_seconds: sync_timeout_seconds?,
             gateway_patience_seconds: gateway_patience_seconds?,
             retry_pause_seconds: retry_pause_seconds?,
+            download_idle_seconds: download_idle_seconds?,
             copy_timeout_seconds: copy_timeout_seconds?,
             statement_timeout_seconds: statement_timeout_seconds?,
             lock_timeout_ms: lock_timeout_ms?,

@@ -1,11 +1,17 @@
 //! One file per section: its struct, its keys, how it is read.
 
+pub(crate) mod alerts;
 pub(crate) mod api;
 pub(crate) mod backup;
+pub(crate) mod channel;
 pub(crate) mod chunk_store;
+pub(crate) mod connection;
 pub(crate) mod database;
 pub(crate) mod notify;
+pub(crate) mod outbound;
 pub(crate) mod scheduler;
+pub(crate) mod secrets;
+pub(crate) mod smtp;
 pub(crate) mod telemetry;
 pub(crate) mod worker;
 

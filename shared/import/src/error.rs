@@ -180,6 +180,28 @@ pub enum ImportError {
          whether the new data are live"
     )]
     CutoverUndecided(#[source] Box<ImportError>),
+    /// Only what readers see can be rolled back.
+    #[error("import {id} is not live ({state}): there is nothing to roll back")]
+    NotLive {
+        /// The import.
+        id: String,
+        /// What it is.
+        state: String,
+    },
+    /// The import replaced no tables, or it changed rows in place.
+    #[error("import {id} kept no previous tables: it was the first one, or it merged its rows")]
+    NothingKept {
+        /// The import.
+        id: String,
+    },
+    /// The kept tables are not there any more.
+    #[error("the tables that import {id} had replaced are not in schema {schema} any more")]
+    PreviousGone {
+        /// The import.
+        id: String,
+        /// Where they were.
+        schema: String,
+    },
     /// A newer import of the same schema went live in between.
     #[error(
         "schema {schema} was meanwhile replaced by the later import {newer}; this older one is not put over it"
@@ -300,6 +322,17 @@ fn detail_of(error: &sqlx::Error) -> String {
 }
 
 impl ImportError {
+    /// Whether the role lacks a right in the target.
+    pub(crate) fn is_missing_rights(&self) -> bool {
+        match self {
+            Self::Target(PgError::MissingRights { .. }) => true,
+            Self::Target(PgError::Database { source, .. }) => {
+                relevo_pg::error::sqlstate(source).as_deref() == Some("42501")
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the same step may succeed later without anyone changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -333,6 +366,9 @@ impl ImportError {
             | Self::OtherDump { .. }
             | Self::Fenced { .. }
             | Self::EarlierIncarnation { .. }
+            | Self::NotLive { .. }
+            | Self::NothingKept { .. }
+            | Self::PreviousGone { .. }
             | Self::Superseded { .. }
             | Self::ChunkDamaged { .. }
             | Self::RowsDiffer { .. }

@@ -250,8 +250,11 @@ async fn a_new_control_plane_over_an_old_data_dir() {
         prepared.set("data_dir", data_dir.to_string_lossy().into_owned())
     };
     let old = Cluster::start(shared(prepare(&dump))).await;
-    let run = old.import(BackupMode::Sync, &dump).await;
-    assert_eq!(run.id.0, 1);
+    let id = old.start_run(BackupMode::Sync).await;
+    let run = old.ended(id).await;
+    assert_eq!((run.id.0, run.state), (1, RunState::Succeeded), "{:?}", run.error);
+    wait_for("the clean-up after the run", RUN_TIMEOUT, async || old.run(id).await.cleaned_at)
+        .await;
     let old_id: String = sqlx::query_scalar("SELECT cluster_id FROM relevo.control")
         .fetch_one(old.pool())
         .await

@@ -19,7 +19,11 @@ pub(crate) const DIRECT_OWNER: &str = "relevo dump import";
 /// then on.
 pub async fn abandon(pool: &PgPool, id: &ImportId, reason: &str) -> Result<(), ImportError> {
     let mut connection = ledger::acquire(pool).await?;
-    ledger::ensure(&mut connection).await?;
+    match ledger::ensure(&mut connection).await {
+        // Who may not make the ledger has begun no import there, and will begin none.
+        Err(error) if error.is_missing_rights() => return Ok(()),
+        made => made?,
+    }
     let state: String = sqlx::query_scalar(
         "-- abandon_import
          INSERT INTO relevo_ledger.import AS i

@@ -68,6 +68,9 @@ const BULK: usize = 1000;
 /// A round takes less than a minute; one that hangs must say so.
 const ROUND_MAX: Duration = Duration::from_secs(600);
 
+/// Between two samples of the latency: the queue is idle, and past the throttle of notifications.
+const IDLE: Duration = Duration::from_millis(50);
+
 /// Connections of each side's pool.
 const CONNECTIONS_MAX: u32 = 8;
 
@@ -129,7 +132,7 @@ async fn one_round(args: &Args, pool: &PgPool, url: &str, samples: &mut Samples)
     }
 
     settle().await?;
-    samples.raw_bulk.push(rate(args.jobs, raw::copy_bulk(pool, url, args.jobs).await?));
+    samples.raw_bulk.push(rate(args.jobs, raw::copy_bulk(pool, url, args.jobs, BULK).await?));
     settle().await?;
     let singles = usize::try_from(args.singles)?;
     samples.raw_single.push(rate(singles, raw::insert_single(pool, url, args.singles).await?));

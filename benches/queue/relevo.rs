@@ -139,8 +139,7 @@ pub async fn latency(pool: &PgPool, samples: usize) -> Result<Vec<Duration>> {
         if sample > 0 {
             latencies.push(started.duration_since(enqueued));
         }
-        // Idle again, and past the throttle of the notifications.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(super::IDLE).await;
     }
     shutdown.cancel();
     worker.await??;

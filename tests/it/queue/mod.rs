@@ -8,6 +8,7 @@ mod enqueue;
 mod faults;
 mod fencing;
 mod keys;
+mod progress;
 mod rescue;
 mod scripts;
 mod states;

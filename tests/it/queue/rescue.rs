@@ -1,5 +1,7 @@
 //! Processes that die or stand still: their jobs go on elsewhere, poison does not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use relevo_queue::{FailedMemberPolicy, JobId, JobState, Progress, WorkerConfig};
@@ -182,40 +184,36 @@ async fn nothing_is_lost_or_doubled_when_processes_are_killed_again_and_again() 
 #[tokio::test]
 async fn a_healthy_worker_is_left_alone() {
     let fixture = Fixture::new().await;
-    // Its handler blocks every thread of the runtime; the heartbeat has its own.
-    let config =
-        WorkerConfig { lease_ttl: Duration::from_millis(600), concurrency: 32, ..config() };
-    let worker = fixture.worker(config, |_| async {
-        block_for(Duration::from_secs(2));
+    let ttl = Duration::from_secs(2);
+    // Its handler blocks the only thread of the runtime for several leases; the heartbeat has a
+    // thread of its own.
+    let worker = fixture.worker(WorkerConfig { lease_ttl: ttl, ..config() }, move |_| async move {
+        block_for(ttl * 4);
         Ok(())
     });
-    let ids: Vec<JobId> = fixture
-        .queue
-        .enqueue_many(&vec![job(); 3])
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|enqueued| enqueued.id)
-        .collect();
     // The test's own runtime is blocked too; a thread of its own rescues meanwhile.
-    let url = fixture.database.url().to_owned();
-    let rescuer = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let pool = sqlx::PgPool::connect(&url).await.unwrap();
-            let queue = relevo_queue::Queue::new(pool);
-            let started = std::time::Instant::now();
-            while started.elapsed() < Duration::from_secs(3) {
-                let rescued = queue.rescue().await.unwrap();
-                assert_eq!(rescued.sessions, 0, "a live session was declared dead");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        });
+    let over = Arc::new(AtomicBool::new(false));
+    let rescuer = std::thread::spawn({
+        let (url, over) = (fixture.database.url().to_owned(), Arc::clone(&over));
+        move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let queue = relevo_queue::Queue::new(sqlx::PgPool::connect(&url).await.unwrap());
+                let mut look = tokio::time::interval(Duration::from_millis(50));
+                while !over.load(Ordering::SeqCst) {
+                    look.tick().await;
+                    let rescued = queue.rescue().await.unwrap();
+                    assert_eq!(rescued.sessions, 0, "a live session was declared dead");
+                }
+            });
+        }
     });
-    for id in ids {
-        fixture.reaches(id, JobState::Completed).await;
-    }
+    let id = fixture.queue.enqueue(job()).await.unwrap().id;
+    let completed = fixture.reaches(id, JobState::Completed).await;
+    over.store(true, Ordering::SeqCst);
     tokio::task::spawn_blocking(move || rescuer.join().unwrap()).await.unwrap();
+    assert_eq!((completed.attempt, completed.lease_epoch), (1, 1));
     assert_eq!(worker.counts.sessions_lost(), 0);
     worker.stop().await;
 }

@@ -161,6 +161,7 @@ impl Drop for Worker {
 pub struct Counts {
     outcomes: Mutex<HashMap<Outcome, usize>>,
     lost: Mutex<usize>,
+    stuck: Mutex<usize>,
     sessions: Mutex<(usize, usize)>,
 }
 
@@ -171,6 +172,10 @@ impl Counts {
 
     pub fn lost(&self) -> usize {
         *self.lost.lock().unwrap()
+    }
+
+    pub fn stuck(&self) -> usize {
+        *self.stuck.lock().unwrap()
     }
 
     pub fn sessions_opened(&self) -> usize {
@@ -189,6 +194,10 @@ impl Observer for Counts {
 
     fn lease_lost(&self, _: &str, _: &str) {
         *self.lost.lock().unwrap() += 1;
+    }
+
+    fn handler_stuck(&self, _: &str, _: &str) {
+        *self.stuck.lock().unwrap() += 1;
     }
 
     fn session_opened(&self) {
@@ -212,6 +221,7 @@ pub struct Closure {
     run: Run,
     pub backoff: Duration,
     pub timeout: Option<Duration>,
+    pub progress_deadline: Option<Duration>,
     pub on_dead: Option<OnDead>,
 }
 
@@ -225,6 +235,7 @@ impl Closure {
             run: Box::new(move |job| Box::pin(run(job))),
             backoff: Duration::ZERO,
             timeout: None,
+            progress_deadline: None,
             on_dead: None,
         }
     }
@@ -241,6 +252,10 @@ impl Handler for Closure {
 
     fn timeout(&self, _: &str) -> Option<Duration> {
         self.timeout
+    }
+
+    fn progress_deadline(&self, _: &str) -> Option<Duration> {
+        self.progress_deadline
     }
 
     fn on_dead<'a>(

@@ -19,11 +19,14 @@ use relevo_settings::Settings;
 use relevo_telemetry::ReadyCheck;
 use relevo_telemetry::metrics::Metrics;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use crate::console;
 use crate::error::ApiError;
-use crate::limits::{DepthLimit, RateLimit};
+use crate::limits::{DepthLimit, LogInLimit, RateLimit};
+use crate::live::Live;
 use crate::openapi::{self, Operation};
 use crate::routes;
 
@@ -65,13 +68,25 @@ pub(crate) struct Shared {
     pub(crate) rate_limit: RateLimit,
     /// How deep a queue may get.
     pub(crate) depth_limit: DepthLimit,
+    /// How often one address may fail to log in.
+    pub(crate) log_ins: LogInLimit,
+    /// The runs that are being followed.
+    pub(crate) live: Arc<Live>,
 }
 
 impl App {
-    fn new(deps: ApiDeps) -> Self {
+    fn new(deps: ApiDeps, stopping: CancellationToken) -> Self {
         let rate_limit = RateLimit::new(deps.settings.api.rate_limit_per_second);
         let depth_limit = DepthLimit::new(deps.settings.api.queue_depth_max);
-        Self(Arc::new(Shared { deps, keys: KeyCache::default(), rate_limit, depth_limit }))
+        let live = Live::new(deps.runs.clone(), stopping);
+        Self(Arc::new(Shared {
+            deps,
+            keys: KeyCache::default(),
+            rate_limit,
+            depth_limit,
+            log_ins: LogInLimit::default(),
+            live,
+        }))
     }
 }
 
@@ -106,8 +121,9 @@ impl ApiDeps {
     }
 }
 
-/// The whole application, for a server or a test to call.
-pub fn router(deps: ApiDeps) -> Router {
+/// The whole application, for a server or a test to call. What would go on for ever (following a
+/// run) ends with `stopping`.
+pub fn router(deps: ApiDeps, stopping: CancellationToken) -> Router {
     for kind in relevo_jobs::JobKind::ALL {
         let queue = relevo_jobs::policy(kind).queue;
         deps.metrics.jobs_enqueued.with_label_values(&[queue, kind.as_str()]);
@@ -116,10 +132,11 @@ pub fn router(deps: ApiDeps) -> Router {
     let body_limit_bytes = deps.settings.api.body_limit_bytes;
     let metrics = deps.metrics.clone();
     let bare_webhook = deps.settings.api.bare_webhook;
-    let app = App::new(deps);
+    let app = App::new(deps, stopping);
     let (routes, operations) = routes::all(Some(&app), bare_webhook).split();
     Router::new()
         .merge(routes)
+        .merge(console::router())
         .with_state(app)
         .merge(openapi::router(&operations))
         .merge(health)

@@ -203,9 +203,10 @@ impl From<RunError> for ApiError {
             RunError::Ended { run, state } => Self::conflict("run_ended", error.to_string())
                 .with("run_id", run.0)
                 .with("state", state.as_str()),
+            RunError::UploadUnusable { .. } => Self::conflict("upload_unusable", error.to_string()),
             RunError::Database(error) => error.into(),
             RunError::Queue(error) => error.into(),
-            other @ RunError::Randomness(_) => Self::internal(other),
+            other @ (RunError::Randomness(_) | RunError::Uploads(_)) => Self::internal(other),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Limits: how often one key may ask, and how deep a queue may get.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use axum::http::StatusCode;
 use sqlx::PgPool;
 
 use crate::error::ApiError;
+use crate::listen::Peer;
 
 /// How long a queue's depth is believed.
 const DEPTH_LIFE: Duration = Duration::from_secs(1);
@@ -147,6 +149,47 @@ async fn count(pool: &PgPool, queue: &str, max: u64) -> Result<u64, sqlx::Error>
     Ok(depth.unsigned_abs())
 }
 
+/// Failed attempts to log in that one address may make in a row.
+const LOG_INS_BURST: f64 = 10.0;
+/// Further ones each second.
+const LOG_INS_PER_SECOND: f64 = 1.0 / 6.0;
+/// Addresses remembered at once.
+const ADDRESSES_MAX: usize = 10_000;
+
+/// How often one address may fail to log in. A key cannot be guessed; this keeps those who try from
+/// costing a query each. Without an address, all share one bucket.
+#[derive(Debug, Default)]
+pub(crate) struct LogInLimit {
+    buckets: Mutex<HashMap<Option<IpAddr>, Bucket>>,
+}
+
+impl LogInLimit {
+    /// Whether this address may try once more.
+    pub(crate) fn may_try(&self, peer: Option<Peer>) -> bool {
+        self.left(peer, Instant::now(), 0.0) >= 1.0
+    }
+
+    /// Notes an attempt that failed.
+    pub(crate) fn failed(&self, peer: Option<Peer>) {
+        self.left(peer, Instant::now(), 1.0);
+    }
+
+    /// Attempts left, after so many were taken.
+    fn left(&self, peer: Option<Peer>, now: Instant, taken: f64) -> f64 {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= ADDRESSES_MAX {
+            buckets.clear();
+        }
+        let full = Bucket { tokens: LOG_INS_BURST, filled_at: now };
+        let bucket = buckets.entry(peer.map(|Peer(address)| address)).or_insert(full);
+        let gained =
+            now.saturating_duration_since(bucket.filled_at).as_secs_f64() * LOG_INS_PER_SECOND;
+        bucket.tokens = (bucket.tokens + gained).min(LOG_INS_BURST) - taken;
+        bucket.filled_at = now;
+        bucket.tokens
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +210,21 @@ mod tests {
         let much_later = start + Duration::from_secs(3_600);
         let passed = (0..20).filter(|_| limit.take(1, much_later).is_ok()).count();
         assert_eq!(passed, 10, "a long silence saves up no more than a second");
+    }
+
+    #[test]
+    fn an_address_that_fails_too_often_waits() {
+        let limit = LogInLimit::default();
+        let peer = |address: [u8; 4]| Some(Peer(IpAddr::from(address)));
+        let (one, two) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let start = Instant::now();
+        for _ in 0..10 {
+            assert!(limit.left(peer(one), start, 0.0) >= 1.0);
+            limit.left(peer(one), start, 1.0);
+        }
+        assert!(limit.left(peer(one), start, 0.0) < 1.0);
+        assert!(limit.left(peer(two), start, 0.0) >= 1.0, "each has its own");
+        assert!(limit.left(peer(one), start + Duration::from_secs(7), 0.0) >= 1.0);
     }
 
     #[test]

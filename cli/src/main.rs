@@ -1,6 +1,7 @@
 //! `relevo`, the one binary: each command calls one function of a crate beside it.
 
 mod args;
+mod audited;
 mod certificate;
 mod commands;
 mod control;
@@ -20,7 +21,10 @@ use relevo_telemetry::{redact, trace};
 use serde_json::json;
 
 use crate::args::{Cli, Command, ConfigCommand};
-use crate::commands::{configuration, dumps, jobs, keys, queues, runs, schedules, services, up};
+use crate::commands::{
+    configuration, connections, console, doctor, dumps, jobs, keys, notify, queues, runs,
+    schedules, services, up,
+};
 use crate::control::ControlPlane;
 use crate::failure::{Exit, Failure, OrFail as _};
 use crate::output::Output;
@@ -75,6 +79,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(args) => Box::pin(services::scheduler(config, args)).await,
         Command::Migrate => migrate(config, out).await,
         Command::Key(command) => keys::key(&open(config).await?, command, out).await,
+        Command::Console(command) => console::console(&open(config).await?, command, out).await,
         Command::Job(command) => {
             let plane = open(config).await?;
             Box::pin(traced(&plane, "relevo job", jobs::job(&plane, command, out))).await
@@ -88,6 +93,14 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Schedule(command) => schedules::schedule(&open(config).await?, command, out).await,
         Command::Dump(command) => Box::pin(dumps::dump(command, out)).await,
+        Command::Notify(command) => {
+            Box::pin(notify::notify(&open(config).await?, command, out)).await
+        }
+        Command::Connection(command) => {
+            Box::pin(connections::connection(&open(config).await?, command, out)).await
+        }
+        Command::Secret(command) => Box::pin(connections::secrets(config, command, out)).await,
+        Command::Doctor(args) => Box::pin(doctor::doctor(config, args, out)).await,
         Command::Config(ConfigCommand::Check) => configuration::check(config, out),
     }
 }

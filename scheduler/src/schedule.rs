@@ -237,13 +237,13 @@ pub async fn follow_configuration_in(
 ///
 /// # Errors
 /// Errors of the database.
-pub async fn remove(pool: &PgPool, name: &str) -> Result<bool, sqlx::Error> {
+pub async fn remove_in(tx: &mut PgConnection, name: &str) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "-- remove_schedule
          DELETE FROM relevo.schedule WHERE name = $1 AND origin = 'operator'",
     )
     .bind(name)
-    .execute(pool)
+    .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
 }

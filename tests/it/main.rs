@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where by the line of its unwrap")]
 
 mod api;
+mod architecture;
 mod backup;
 mod cli;
+mod console;
 mod embedded;
 mod import;
 mod peers;

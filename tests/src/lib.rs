@@ -4,21 +4,29 @@
 //! What fails here fails the test, so these functions panic with a message that says what was
 //! being waited for, instead of handing errors back.
 
+mod browser;
 mod cluster;
 mod database;
 pub mod gateway;
+pub mod mail;
 mod mariadb;
+mod postgres;
 mod process;
 pub mod reference;
 pub mod rotel;
 mod shop;
+mod small_disk;
 mod wait;
 
+pub use browser::Browser;
 pub use cluster::{Cluster, ClusterBuilder, CommandOutput, SOURCE};
 pub use database::TestDatabase;
 pub use gateway::Gateway;
+pub use mail::MailServer;
 pub use mariadb::MariaDb;
+pub use postgres::OwnPostgres;
 pub use process::{Process, ProcessBuilder, binary_path, clean_command, free_port};
 pub use rotel::Rotel;
 pub use shop::ShopDump;
+pub use small_disk::SmallDisk;
 pub use wait::wait_for;

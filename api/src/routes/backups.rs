@@ -53,7 +53,7 @@ async fn start(
 }
 
 /// Starts a run of `source`, noted as `action` on `object`.
-pub(super) async fn start_run(
+pub(crate) async fn start_run(
     app: &App,
     actor: Actor,
     action: &'static str,

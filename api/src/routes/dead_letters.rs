@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use relevo_queue::{JobId, JobState, JobView};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use relevo_runs::job_from_json;
 use serde::Deserialize;
 use serde_json::json;
@@ -98,11 +99,16 @@ async fn retry(
     State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    find(&app, id).await?;
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    retry_in(&app, &mut audited, id).await?;
-    audited.commit("dead_letter.retry", &id.to_string(), None, None).await?;
+    retry_dead(&app, caller.actor(), id).await?;
     Ok(Json(json!({"id": id, "outcome": "retried"})).into_response())
+}
+
+/// Puts a dead letter back to work.
+pub(crate) async fn retry_dead(app: &App, actor: Actor, id: JobId) -> Result<(), ApiError> {
+    find(app, id).await?;
+    let mut audited = Audited::begin(app, actor).await?;
+    retry_in(app, &mut audited, id).await?;
+    audited.commit("dead_letter.retry", &id.to_string(), None, None).await
 }
 
 #[derive(Deserialize)]
@@ -119,28 +125,39 @@ async fn edit(
     Named(id): Named<JobId>,
     Body(body): Body<EditBody>,
 ) -> Result<Response, ApiError> {
-    let before = find(&app, id).await?;
-    let job = job_from_json(&before.kind, &body.payload).map_err(refuse_payload)?;
+    let job = edit_dead(&app, caller.actor(), id, &body.payload, body.retry).await?;
+    Ok(Json(job).into_response())
+}
+
+/// Gives a dead letter another payload, and puts it back to work where `retry` says so.
+pub(crate) async fn edit_dead(
+    app: &App,
+    actor: Actor,
+    id: JobId,
+    payload: &RawValue,
+    retry: bool,
+) -> Result<JobView, ApiError> {
+    let before = find(app, id).await?;
+    let job = job_from_json(&before.kind, payload).map_err(refuse_payload)?;
     if job.run_id != before.run_id {
         return Err(ApiError::unprocessable(
             "run_differs",
             "the payload belongs to another run than the job does",
         ));
     }
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    let mut audited = Audited::begin(app, actor).await?;
     let edited =
         app.queue.edit_dead_in(&mut audited.tx, id, &job.payload, job.payload_version).await?;
     if !edited {
         return Err(dead_letter_not_found(id));
     }
-    if body.retry {
-        retry_in(&app, &mut audited, id).await?;
+    if retry {
+        retry_in(app, &mut audited, id).await?;
     }
-    let after = json!({"payload": job.payload, "retry": body.retry});
+    let after = json!({"payload": job.payload, "retry": retry});
     let before = json!({"payload": before.payload});
     audited.commit("dead_letter.edit", &id.to_string(), Some(before), Some(after)).await?;
-    let job = app.queue.job(id).await?.ok_or_else(|| dead_letter_not_found(id))?;
-    Ok(Json(job).into_response())
+    app.queue.job(id).await?.ok_or_else(|| dead_letter_not_found(id))
 }
 
 async fn discard(
@@ -148,13 +165,18 @@ async fn discard(
     State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    let reason = format!("discarded by {}", caller.label());
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    discard_dead(&app, caller.actor(), id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Gives a dead letter up for good.
+pub(crate) async fn discard_dead(app: &App, actor: Actor, id: JobId) -> Result<(), ApiError> {
+    let reason = format!("discarded by {}", actor.label());
+    let mut audited = Audited::begin(app, actor).await?;
     if !app.queue.discard_dead_in(&mut audited.tx, id, &reason).await? {
         return Err(dead_letter_not_found(id));
     }
-    audited.commit("dead_letter.discard", &id.to_string(), None, None).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    audited.commit("dead_letter.discard", &id.to_string(), None, None).await
 }
 
 fn dead_letter_not_found(id: JobId) -> ApiError {

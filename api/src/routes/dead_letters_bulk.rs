@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use relevo_queue::{JobFilter, JobId, Queue, QueueError};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use serde::Deserialize;
 use serde_json::json;
 use sqlx::PgConnection;
@@ -20,7 +21,7 @@ use crate::openapi::schema::{
 use crate::openapi::{Operation, Routes};
 
 /// Jobs that one request may act on: it is one transaction.
-const JOBS_MAX: u32 = 10_000;
+pub(crate) const JOBS_MAX: u32 = 10_000;
 
 pub(super) fn routes() -> Routes {
     let described = |operation: Operation| {
@@ -129,18 +130,21 @@ impl BulkFilter {
 }
 
 /// What is done to the locked dead letters.
-trait Act {
+pub(crate) trait Act {
+    /// Its name in the audit log.
     const ACTION: &'static str;
 
-    async fn act(
+    /// Does it; answers to how many.
+    fn act(
         queue: &Queue,
         tx: &mut PgConnection,
         ids: &[JobId],
         by: &str,
-    ) -> Result<u64, QueueError>;
+    ) -> impl Future<Output = Result<u64, QueueError>> + Send;
 }
 
-struct Retry;
+/// They go back to work.
+pub(crate) struct Retry;
 
 impl Act for Retry {
     const ACTION: &'static str = "dead_letter.retry_many";
@@ -155,7 +159,8 @@ impl Act for Retry {
     }
 }
 
-struct Discard;
+/// They are given up for good.
+pub(crate) struct Discard;
 
 impl Act for Discard {
     const ACTION: &'static str = "dead_letter.discard_many";
@@ -212,9 +217,23 @@ async fn run<A: Act>(
             "ask with ?dry_run=true first, then say in expected how many are meant",
         ));
     };
-    let mut audited = Audited::begin(app, caller.actor()).await?;
+    let (matching, changed) = act_on_matching::<A>(app, caller.actor(), &filter, expected).await?;
+    let answer = json!({"dry_run": false, "matching": matching, "changed": changed});
+    Ok(Json(answer).into_response())
+}
+
+/// Does it to all that match, provided that they are as many as expected: how many matched, and how
+/// many it was done to.
+pub(crate) async fn act_on_matching<A: Act>(
+    app: &App,
+    actor: Actor,
+    filter: &JobFilter,
+    expected: u32,
+) -> Result<(u32, u64), ApiError> {
+    let by = actor.label();
+    let mut audited = Audited::begin(app, actor).await?;
     // One more than may be, to see that there are too many.
-    let ids = app.queue.lock_dead_in(&mut audited.tx, &filter, JOBS_MAX + 1).await?;
+    let ids = app.queue.lock_dead_in(&mut audited.tx, filter, JOBS_MAX + 1).await?;
     let matching = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     if matching > JOBS_MAX {
         return Err(ApiError::unprocessable(
@@ -229,7 +248,7 @@ async fn run<A: Act>(
         )
         .with("matching", matching));
     }
-    let changed = A::act(&app.queue, &mut audited.tx, &ids, &caller.label()).await?;
+    let changed = A::act(&app.queue, &mut audited.tx, &ids, &by).await?;
     if changed > 0 {
         let filter = json!({
             "kinds": filter.kinds, "queue": filter.queue, "run_id": filter.run_id,
@@ -238,6 +257,5 @@ async fn run<A: Act>(
         let after = json!({"filter": filter, "matching": matching, "changed": changed});
         audited.commit(A::ACTION, "dead letters by filter", None, Some(after)).await?;
     }
-    let answer = json!({"dry_run": false, "matching": matching, "changed": changed});
-    Ok(Json(answer).into_response())
+    Ok((matching, changed))
 }

@@ -5,6 +5,7 @@ use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
 use relevo_queue::{BatchId, CancelOutcome, JobFilter, JobId, JobState, RetryOutcome};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -168,14 +169,23 @@ async fn cancel(
     OptionalBody(body): OptionalBody<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason(&caller.label())?;
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    let outcome = match app.queue.cancel_in(&mut audited.tx, id, &reason).await? {
+    let outcome = cancel_job(&app, caller.actor(), id, &reason).await?;
+    Ok(Json(json!({"id": id, "outcome": outcome})).into_response())
+}
+
+/// Cancels a job: `cancelled`, or `requested` while it runs.
+pub(crate) async fn cancel_job(
+    app: &App,
+    actor: Actor,
+    id: JobId,
+    reason: &str,
+) -> Result<&'static str, ApiError> {
+    let mut audited = Audited::begin(app, actor).await?;
+    let outcome = match app.queue.cancel_in(&mut audited.tx, id, reason).await? {
         CancelOutcome::Cancelled => "cancelled",
         CancelOutcome::Requested => "requested",
         // Asking twice is no mistake.
-        CancelOutcome::AlreadyEnded(JobState::Cancelled) => {
-            return Ok(Json(json!({"id": id, "outcome": "cancelled"})).into_response());
-        }
+        CancelOutcome::AlreadyEnded(JobState::Cancelled) => return Ok("cancelled"),
         CancelOutcome::AlreadyEnded(state) => {
             return Err(ApiError::conflict(
                 "job_ended",
@@ -187,7 +197,7 @@ async fn cancel(
     };
     let after = json!({"outcome": outcome, "reason": reason});
     audited.commit("job.cancel", &id.to_string(), None, Some(after)).await?;
-    Ok(Json(json!({"id": id, "outcome": outcome})).into_response())
+    Ok(outcome)
 }
 
 async fn retry(
@@ -195,10 +205,15 @@ async fn retry(
     State(app): State<App>,
     Named(id): Named<JobId>,
 ) -> Result<Response, ApiError> {
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    retry_in(&app, &mut audited, id).await?;
-    audited.commit("job.retry", &id.to_string(), None, None).await?;
+    retry_job(&app, caller.actor(), id).await?;
     Ok(Json(json!({"id": id, "outcome": "retried"})).into_response())
+}
+
+/// Makes a job available now.
+pub(crate) async fn retry_job(app: &App, actor: Actor, id: JobId) -> Result<(), ApiError> {
+    let mut audited = Audited::begin(app, actor).await?;
+    retry_in(app, &mut audited, id).await?;
+    audited.commit("job.retry", &id.to_string(), None, None).await
 }
 
 /// Makes a job available now, also a dead letter.
@@ -219,6 +234,6 @@ pub(super) async fn retry_in(app: &App, audited: &mut Audited, id: JobId) -> Res
     }
 }
 
-pub(super) fn job_not_found(id: JobId) -> ApiError {
+pub(crate) fn job_not_found(id: JobId) -> ApiError {
     ApiError::not_found("job_not_found", format!("there is no job {id}")).with("id", id.0)
 }

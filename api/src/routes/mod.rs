@@ -1,18 +1,21 @@
 //! The routes, by resource.
 
+pub(crate) mod attention;
 mod audit;
-mod backups;
-mod dead_letters;
-mod dead_letters_bulk;
+pub(crate) mod backups;
+pub(crate) mod connections;
+pub(crate) mod dead_letters;
+pub(crate) mod dead_letters_bulk;
 mod enqueue;
 mod health;
-mod jobs;
+pub(crate) mod jobs;
 mod keys;
 mod kinds;
-mod queues;
-mod runs;
-mod schedules;
-mod sources;
+pub(crate) mod queues;
+pub(crate) mod run_events;
+pub(crate) mod runs;
+pub(crate) mod schedules;
+pub(crate) mod sources;
 mod webhook;
 
 use axum::http::{HeaderName, HeaderValue, header};
@@ -40,7 +43,10 @@ fn api_v1(app: Option<&App>) -> Routes {
         .merge(kinds::routes())
         .merge(backups::routes())
         .merge(runs::routes())
+        .merge(run_events::routes())
         .merge(sources::routes())
+        .merge(connections::routes())
+        .merge(attention::routes())
         .merge(schedules::routes())
         .merge(queues::routes())
         .merge(dead_letters::routes())

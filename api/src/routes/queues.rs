@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use serde_json::json;
 
 use crate::app::App;
@@ -45,11 +46,7 @@ async fn pause(
     State(app): State<App>,
     Named(queue): Named<String>,
 ) -> Result<Response, ApiError> {
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    let changed = app.queue.pause_in(&mut audited.tx, &queue).await?;
-    if changed {
-        audited.commit("queue.pause", &queue, None, None).await?;
-    }
+    let changed = set_paused(&app, caller.actor(), &queue, true).await?;
     Ok(Json(json!({"queue": queue, "paused": true, "changed": changed})).into_response())
 }
 
@@ -58,10 +55,25 @@ async fn resume(
     State(app): State<App>,
     Named(queue): Named<String>,
 ) -> Result<Response, ApiError> {
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    let changed = app.queue.resume_in(&mut audited.tx, &queue).await?;
-    if changed {
-        audited.commit("queue.resume", &queue, None, None).await?;
-    }
+    let changed = set_paused(&app, caller.actor(), &queue, false).await?;
     Ok(Json(json!({"queue": queue, "paused": false, "changed": changed})).into_response())
+}
+
+/// Pauses or resumes a queue. False when it was so before.
+pub(crate) async fn set_paused(
+    app: &App,
+    actor: Actor,
+    queue: &str,
+    paused: bool,
+) -> Result<bool, ApiError> {
+    let mut audited = Audited::begin(app, actor).await?;
+    let (changed, action) = if paused {
+        (app.queue.pause_in(&mut audited.tx, queue).await?, "queue.pause")
+    } else {
+        (app.queue.resume_in(&mut audited.tx, queue).await?, "queue.resume")
+    };
+    if changed {
+        audited.commit(action, queue, None, None).await?;
+    }
+    Ok(changed)
 }

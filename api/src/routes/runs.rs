@@ -5,6 +5,7 @@ use axum::extract::{OriginalUri, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use relevo_runs::{RunError, RunFilter, RunId, RunState};
 use serde::Deserialize;
 use serde_json::json;
@@ -153,17 +154,28 @@ async fn cancel(
     OptionalBody(body): OptionalBody<CancelBody>,
 ) -> Result<Response, ApiError> {
     let reason = body.reason(&caller.label())?;
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    match app.runs.request_cancel_in(&mut audited.tx, id, &reason).await? {
+    let Some(jobs) = cancel_run(&app, caller.actor(), id, &reason).await? else {
+        return Ok(Json(json!({"id": id, "outcome": "cancelled"})).into_response());
+    };
+    let answer = json!({"id": id, "outcome": "requested", "jobs_cancelled": jobs});
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// Asks for a run's end and cancels its jobs: how many there were, or none when it was cancelled
+/// before.
+pub(crate) async fn cancel_run(
+    app: &App,
+    actor: Actor,
+    id: RunId,
+    reason: &str,
+) -> Result<Option<u64>, ApiError> {
+    let mut audited = Audited::begin(app, actor).await?;
+    match app.runs.request_cancel_in(&mut audited.tx, id, reason).await? {
         None => {}
-        Some(RunState::Cancelled) => {
-            return Ok(Json(json!({"id": id, "outcome": "cancelled"})).into_response());
-        }
+        Some(RunState::Cancelled) => return Ok(None),
         Some(state) => return Err(RunError::Ended { run: id, state }.into()),
     }
     let after = json!({"reason": reason});
     audited.commit("run.cancel", &id.to_string(), None, Some(after)).await?;
-    let jobs = app.runs.cancel_jobs(id, &reason).await?;
-    let answer = json!({"id": id, "outcome": "requested", "jobs_cancelled": jobs});
-    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+    Ok(Some(app.runs.cancel_jobs(id, reason).await?))
 }

@@ -4,10 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
+use relevo_queue::JobId;
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use relevo_runs::backup::StartOptions;
-use relevo_runs::job_from_json;
 use relevo_runs::schedules::{self, StoredSchedule};
+use relevo_runs::{RunId, job_from_json};
 use serde_json::{Value, json};
 
 use super::backups::start_run;
@@ -55,12 +58,16 @@ async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiEr
     Ok(Json(json!({"schedules": schedules})).into_response())
 }
 
+/// The slots to come of a schedule that is active.
+pub(crate) fn next_slots(app: &App, schedule: &StoredSchedule) -> Vec<DateTime<Utc>> {
+    if !schedule.active {
+        return Vec::new();
+    }
+    (app.next_slots)(&schedule.rhythm, &schedule.timezone, schedule.now, NEXT_SLOTS)
+}
+
 fn view(app: &App, schedule: &StoredSchedule) -> Value {
-    let next_slots = if schedule.active {
-        (app.next_slots)(&schedule.rhythm, &schedule.timezone, schedule.now, NEXT_SLOTS)
-    } else {
-        Vec::new()
-    };
+    let next_slots = next_slots(app, schedule);
     let last_fire = schedule.last_slot.map(|slot| {
         json!({
             "slot": slot,
@@ -91,27 +98,44 @@ async fn start(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    let found = schedules::list(&app.pool, Some(&name)).await?.into_iter().next();
+    let started = run_schedule(&app, caller.actor(), &name).await?;
+    let answer = Json(json!({"run_id": started.run, "job_id": started.job}));
+    let at = match (started.run, started.job) {
+        (Some(run), _) => location("runs", run.0),
+        (None, job) => location("jobs", job.map_or(0, |job| job.0)),
+    };
+    Ok((StatusCode::ACCEPTED, at, answer).into_response())
+}
+
+/// What was started by hand: a run or a job.
+pub(crate) struct Started {
+    /// The run.
+    pub(crate) run: Option<RunId>,
+    /// The job.
+    pub(crate) job: Option<JobId>,
+}
+
+/// Starts what a schedule would start.
+pub(crate) async fn run_schedule(app: &App, actor: Actor, name: &str) -> Result<Started, ApiError> {
+    let found = schedules::list(&app.pool, Some(name)).await?.into_iter().next();
     let schedule = found.ok_or_else(|| {
         ApiError::not_found("schedule_not_found", "no schedule has this name; GET lists them")
     })?;
     let action = "schedule.run";
     if let Some(source) = &schedule.backup_source {
         let options = StartOptions::default();
-        let run = start_run(&app, caller.actor(), action, &name, source, &options).await?;
-        let answer = json!({"run_id": run, "job_id": null});
-        return Ok((StatusCode::ACCEPTED, location("runs", run.0), Json(answer)).into_response());
+        let run = start_run(app, actor, action, name, source, &options).await?;
+        return Ok(Started { run: Some(run), job: None });
     }
     let (Some(kind), Some(payload)) = (&schedule.job_kind, &schedule.job_payload) else {
         return Err(ApiError::internal("a schedule starts neither a backup nor a job"));
     };
     let job = job_from_json(kind, &payload.0).map_err(refuse_payload)?;
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
+    let mut audited = Audited::begin(app, actor).await?;
     let enqueued = app.queue.enqueue_in(&mut audited.tx, &[job]).await?;
     let Some(id) = enqueued.first().map(|enqueued| enqueued.id) else {
         return Err(ApiError::internal("an enqueue answered nothing"));
     };
-    audited.commit(action, &name, None, Some(json!({"job_id": id}))).await?;
-    let answer = json!({"run_id": null, "job_id": id});
-    Ok((StatusCode::ACCEPTED, location("jobs", id.0), Json(answer)).into_response())
+    audited.commit(action, name, None, Some(json!({"job_id": id}))).await?;
+    Ok(Started { run: None, job: Some(id) })
 }

@@ -58,7 +58,7 @@ fn view(name: &str, source: &BackupSource, last_run: Option<&Run>) -> Value {
 }
 
 /// An address with neither user nor password nor parameters, any of which may be secret.
-fn without_secrets(text: &str) -> String {
+pub(crate) fn without_secrets(text: &str) -> String {
     let Ok(mut url) = Url::parse(text) else { return "(not an address)".to_owned() };
     if url.cannot_be_a_base() {
         // As in embedded:NAME.

@@ -2,6 +2,7 @@
 
 pub mod dump;
 pub mod operate;
+pub mod outside;
 pub mod services;
 
 use std::path::PathBuf;
@@ -10,8 +11,10 @@ use clap::{Args, Parser, Subcommand};
 
 pub use dump::DumpCommand;
 pub use operate::{
-    BackupCommand, DeadCommand, JobCommand, KeyCommand, QueueCommand, RunCommand, ScheduleCommand,
+    BackupCommand, ConsoleCommand, DeadCommand, JobCommand, KeyCommand, QueueCommand, RunCommand,
+    ScheduleCommand,
 };
+pub use outside::{ConnectionCommand, DoctorArgs, NotifyCommand, SecretCommand};
 pub use services::{ConfigCommand, ServeArgs, UpArgs, WorkerArgs};
 
 /// What follows every command's help: the same exit codes hold everywhere.
@@ -83,6 +86,9 @@ pub enum Command {
     /// API keys: create, list, revoke
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The console: a link that logs a browser in once
+    #[command(subcommand)]
+    Console(ConsoleCommand),
     /// Jobs: enqueue, list, show, cancel, retry
     #[command(subcommand)]
     Job(JobCommand),
@@ -104,6 +110,19 @@ pub enum Command {
     /// MySQL dumps as files: import, translate, inspect; needs no queue and no control plane
     #[command(subcommand)]
     Dump(DumpCommand),
+    /// Who is told what goes wrong: test, channels, alerts
+    #[command(subcommand)]
+    Notify(NotifyCommand),
+    /// Connections: list, show, add, set, remove, test
+    #[command(subcommand)]
+    Connection(ConnectionCommand),
+    /// The key that seals the secrets of kept connections: init, generate, rotate
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// Examine everything and say what is wrong and what to do about it
+    ///
+    /// Asks this machine, the databases, gateways, mail servers and webhooks. Changes nothing.
+    Doctor(DoctorArgs),
     /// The configuration: check what is in force and where it comes from
     #[command(subcommand)]
     Config(ConfigCommand),

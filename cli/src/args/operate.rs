@@ -29,6 +29,26 @@ pub enum KeyCommand {
     },
 }
 
+/// `relevo console …`.
+#[derive(Debug, Subcommand)]
+pub enum ConsoleCommand {
+    /// Print a link that opens the console, once and soon
+    #[command(after_help = "Examples:
+  relevo console link
+  relevo console link --read-only --minutes 30
+
+Whoever opens it first is logged in for 12 hours at most, without knowing an API key; what
+they do stands in the audit log under the name of the user who made the link.")]
+    Link {
+        /// The session may look, not act
+        #[arg(long)]
+        read_only: bool,
+        /// How long the link is good
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1440))]
+        minutes: u16,
+    },
+}
+
 /// `relevo job …`.
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {

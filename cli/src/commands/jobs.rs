@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::args::operate::{EnqueueArgs, JobListArgs, PageArgs};
 use crate::args::{DeadCommand, JobCommand};
+use crate::audited::{Audited, actor};
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, moment, moment_or_none, record, table};
@@ -27,7 +28,7 @@ pub async fn job(control: &ControlPlane, command: JobCommand, out: Output) -> Re
         JobCommand::List(args) => list(control, args, out).await,
         JobCommand::Show { id } => show(control, JobId(id), out).await,
         JobCommand::Cancel { id, reason } => cancel(control, JobId(id), &reason, out).await,
-        JobCommand::Retry { id } => retry(control, JobId(id), out).await,
+        JobCommand::Retry { id } => retry(control, JobId(id), "job.retry", out).await,
     }
 }
 
@@ -49,13 +50,17 @@ pub async fn dead(
             if job.state != JobState::Dead {
                 return Err(not_dead(id, &job));
             }
-            retry(control, id, out).await
+            retry(control, id, "dead_letter.retry", out).await
         }
         DeadCommand::Discard { id } => {
             let id = JobId(id);
-            if !control.queue.discard_dead(id).await.context("discarding failed")? {
+            let mut audited = Audited::begin(control).await?;
+            let reason = format!("discarded by {}", actor().label());
+            let discarded = control.queue.discard_dead_in(&mut audited.tx, id, &reason).await;
+            if !discarded.context("discarding failed")? {
                 return Err(not_dead(id, &found(control, id).await?));
             }
+            audited.commit("dead_letter.discard", &id.to_string(), None, None).await?;
             out.document(&json!({"id": id, "discarded": true}), || format!("job {id} is discarded"))
         }
     }
@@ -204,7 +209,9 @@ async fn cancel(
     reason: &str,
     out: Output,
 ) -> Result<(), Failure> {
-    let outcome = control.queue.cancel(id, reason).await.context("cancelling failed")?;
+    let mut audited = Audited::begin(control).await?;
+    let outcome =
+        control.queue.cancel_in(&mut audited.tx, id, reason).await.context("cancelling failed")?;
     let text = match outcome {
         CancelOutcome::Cancelled => format!("job {id} is cancelled"),
         CancelOutcome::Requested => {
@@ -215,11 +222,19 @@ async fn cancel(
         }
         CancelOutcome::NotFound => return Err(no_job(id)),
     };
+    let after = json!({"outcome": outcome, "reason": reason});
+    audited.commit("job.cancel", &id.to_string(), None, Some(after)).await?;
     out.document(&json!({"id": id, "outcome": outcome}), || text)
 }
 
-async fn retry(control: &ControlPlane, id: JobId, out: Output) -> Result<(), Failure> {
-    let outcome = control.queue.retry(id).await.context("retrying failed")?;
+async fn retry(
+    control: &ControlPlane,
+    id: JobId,
+    action: &'static str,
+    out: Output,
+) -> Result<(), Failure> {
+    let mut audited = Audited::begin(control).await?;
+    let outcome = control.queue.retry_in(&mut audited.tx, id).await.context("retrying failed")?;
     let text = match outcome {
         RetryOutcome::Retried => format!("job {id} is available again"),
         RetryOutcome::NotRetryable(state) => {
@@ -237,5 +252,6 @@ async fn retry(control: &ControlPlane, id: JobId, out: Output) -> Result<(), Fai
         }
         RetryOutcome::NotFound => return Err(no_job(id)),
     };
+    audited.commit(action, &id.to_string(), None, None).await?;
     out.document(&json!({"id": id, "outcome": outcome}), || text)
 }

@@ -5,6 +5,7 @@ use relevo_runs::api_keys::{self, ApiKeyError, Scope};
 use serde_json::json;
 
 use crate::args::KeyCommand;
+use crate::audited::Audited;
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, moment, moment_or_none, table};
@@ -15,8 +16,10 @@ pub async fn key(control: &ControlPlane, command: KeyCommand, out: Output) -> Re
         KeyCommand::Create { name, scopes } => create(control, &name, &scopes, out).await,
         KeyCommand::List => list(control, out).await,
         KeyCommand::Revoke { id } => {
-            let revoked =
-                api_keys::revoke(&control.pool, id).await.context("revoking the key failed")?;
+            let mut audited = Audited::begin(control).await?;
+            let revoked = api_keys::revoke_in(&mut audited.tx, id)
+                .await
+                .context("revoking the key failed")?;
             if !revoked {
                 return Err(Failure::new(
                     Exit::NotFound,
@@ -24,6 +27,7 @@ pub async fn key(control: &ControlPlane, command: KeyCommand, out: Output) -> Re
                 )
                 .advise("`relevo key list` shows them"));
             }
+            audited.commit("key.revoke", &id.to_string(), None, None).await?;
             out.document(&json!({"id": id, "revoked": true}), || format!("key {id} is revoked"))
         }
     }
@@ -37,12 +41,15 @@ async fn create(
 ) -> Result<(), Failure> {
     let scopes: Vec<Scope> =
         scopes.iter().map(|scope| scope.parse()).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
-    let (key, secret) = match api_keys::create(&control.pool, name, &scopes).await {
+    let mut audited = Audited::begin(control).await?;
+    let (key, secret) = match api_keys::create_in(&mut audited.tx, name, &scopes).await {
         Err(error @ (ApiKeyError::Name | ApiKeyError::NoScope)) => {
             return Err(error).or_exit(Exit::Usage);
         }
         other => other.context("making the key failed")?,
     };
+    let after = json!({"name": key.name, "scopes": key.scopes});
+    audited.commit("key.create", &key.id.to_string(), None, Some(after)).await?;
     // The one place that shows it: the person who asked, once.
     let shown = secret.expose();
     out.document(&json!({"key": key, "secret": shown}), || {

@@ -1,9 +1,13 @@
 //! One module per family of commands; each calls the crate that does the work.
 
 pub mod configuration;
+pub mod connections;
+pub mod console;
+pub mod doctor;
 pub mod dumps;
 pub mod jobs;
 pub mod keys;
+pub mod notify;
 pub mod queues;
 pub mod runs;
 pub mod schedules;

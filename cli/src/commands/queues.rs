@@ -5,6 +5,7 @@ use relevo_queue::QueueError;
 use serde_json::json;
 
 use crate::args::QueueCommand;
+use crate::audited::Audited;
 use crate::control::ControlPlane;
 use crate::failure::{Exit, Failure, OrFail as _};
 use crate::output::{Output, count, moment_or_none, table};
@@ -18,14 +19,14 @@ pub async fn queue(
     match command {
         QueueCommand::List => list(control, out).await,
         QueueCommand::Pause { queue } => {
-            let changed = refuse_bad_name(control.queue.pause(&queue).await)?;
+            let changed = set_paused(control, &queue, true).await?;
             out.document(&json!({"queue": queue, "paused": true, "changed": changed}), || {
                 let already = if changed { "" } else { " already" };
                 format!("queue {queue} is paused{already}; what runs goes on")
             })
         }
         QueueCommand::Resume { queue } => {
-            let changed = refuse_bad_name(control.queue.resume(&queue).await)?;
+            let changed = set_paused(control, &queue, false).await?;
             out.document(&json!({"queue": queue, "paused": false, "changed": changed}), || {
                 if changed {
                     format!("queue {queue} goes on")
@@ -35,6 +36,21 @@ pub async fn queue(
             })
         }
     }
+}
+
+/// False when it was so before.
+async fn set_paused(control: &ControlPlane, queue: &str, paused: bool) -> Result<bool, Failure> {
+    let mut audited = Audited::begin(control).await?;
+    let (outcome, action) = if paused {
+        (control.queue.pause_in(&mut audited.tx, queue).await, "queue.pause")
+    } else {
+        (control.queue.resume_in(&mut audited.tx, queue).await, "queue.resume")
+    };
+    let changed = refuse_bad_name(outcome)?;
+    if changed {
+        audited.commit(action, queue, None, None).await?;
+    }
+    Ok(changed)
 }
 
 fn refuse_bad_name(outcome: Result<bool, QueueError>) -> Result<bool, Failure> {

@@ -47,7 +47,7 @@ pub async fn backup(
         Some(ModeArg::Webhook) => RequestMode::Webhook,
         Some(ModeArg::Sync) => RequestMode::Sync,
     };
-    let options = backup::StartOptions { mode, force };
+    let options = backup::StartOptions { mode, force, upload: None };
     let mut audited = Audited::begin(control).await?;
     let by = actor().label();
     let started = backup::start_in(&mut audited.tx, &control.queue, &source, &options, &by).await;

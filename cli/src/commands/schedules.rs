@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::args::ScheduleCommand;
 use crate::args::operate::ScheduleAddArgs;
+use crate::audited::Audited;
 use crate::commands::jobs::payload;
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
@@ -24,8 +25,9 @@ pub async fn schedule(
         ScheduleCommand::List => list(control, out).await,
         ScheduleCommand::Add(args) => add(control, args, out).await,
         ScheduleCommand::Remove { name } => {
+            let mut audited = Audited::begin(control).await?;
             let removed =
-                schedule::remove(&control.pool, &name).await.context("removing failed")?;
+                schedule::remove_in(&mut audited.tx, &name).await.context("removing failed")?;
             if !removed {
                 return Err(Failure::new(
                     Exit::NotFound,
@@ -37,6 +39,7 @@ pub async fn schedule(
                     "those of the configuration end with schedule_enabled = false in their section",
                 ));
             }
+            audited.commit("schedule.remove", &name, None, None).await?;
             out.document(&json!({"name": name, "removed": true}), || {
                 format!("schedule {name} is removed")
             })
@@ -68,10 +71,11 @@ async fn add(control: &ControlPlane, args: ScheduleAddArgs, out: Output) -> Resu
             max_age: chrono::Duration::minutes(i64::from(args.missed_max_age)),
         },
     };
-    let mut conn = control.pool.acquire().await.context("storing the schedule failed")?;
-    let stored = schedule::put_in(&mut conn, &wanted, Origin::Operator, "relevo schedule add")
-        .await
-        .context("storing the schedule failed")?;
+    let mut audited = Audited::begin(control).await?;
+    let stored =
+        schedule::put_in(&mut audited.tx, &wanted, Origin::Operator, "relevo schedule add")
+            .await
+            .context("storing the schedule failed")?;
     if !stored {
         return Err(Failure::new(
             Exit::Usage,
@@ -79,6 +83,8 @@ async fn add(control: &ControlPlane, args: ScheduleAddArgs, out: Output) -> Resu
         )
         .advise("choose another name"));
     }
+    let after = json!({"rhythm": args.cron, "timezone": args.timezone});
+    audited.commit("schedule.put", &wanted.name, None, Some(after)).await?;
     let next = wanted.rhythm.next_after(zone, chrono::Utc::now());
     out.document(&json!({"name": wanted.name, "next_slot": next}), || match next {
         Some(next) => {

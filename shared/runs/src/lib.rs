@@ -15,7 +15,9 @@ mod run;
 mod runs;
 pub mod schedules;
 mod secret;
+pub mod state;
 mod typed;
+pub mod uploads;
 
 pub use cancel::CancelRequest;
 pub use event::{LogLevel, RunEvent};

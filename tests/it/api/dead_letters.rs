@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relevo_queue::{
-    BoxFuture, Handler, Job, JobError, JobState, KnownKind, NoObserver, WorkerConfig, run_worker,
+    BoxFuture, Handler, Job, JobError, JobState, KnownKind, NoObserver, Queue, WorkerConfig,
+    run_worker,
 };
 use relevo_tests::wait_for;
 use serde_json::json;
@@ -28,6 +29,12 @@ pub async fn dead(server: &Server, count: usize) -> Vec<i64> {
         let created = server.post_json("/api/v1/jobs", &json!({"kind": "Noop"})).await.ok(202);
         ids.push(created["id"].as_i64().unwrap());
     }
+    give_up(&server.deps.queue, &ids).await;
+    ids
+}
+
+/// Lets a worker give these jobs up, whose kind is `Noop`.
+pub async fn give_up(queue: &Queue, ids: &[i64]) {
     let config = WorkerConfig {
         name: "gives-up".to_owned(),
         kinds: vec![KnownKind { kind: "Noop".to_owned(), max_payload_version: 1 }],
@@ -36,7 +43,7 @@ pub async fn dead(server: &Server, count: usize) -> Vec<i64> {
     };
     let stop = CancellationToken::new();
     let worker = tokio::spawn(run_worker(
-        server.deps.queue.clone(),
+        queue.clone(),
         config,
         Arc::new(GivesUp),
         Arc::new(NoObserver),
@@ -44,15 +51,14 @@ pub async fn dead(server: &Server, count: usize) -> Vec<i64> {
     ));
     wait_for("the jobs to be dead", Duration::from_secs(30), async || {
         let mut states = Vec::new();
-        for id in &ids {
-            states.push(server.deps.queue.job((*id).into()).await.unwrap()?.state);
+        for id in ids {
+            states.push(queue.job((*id).into()).await.unwrap()?.state);
         }
         states.iter().all(|state| *state == JobState::Dead).then_some(())
     })
     .await;
     stop.cancel();
     worker.await.unwrap().unwrap();
-    ids
 }
 
 #[tokio::test]

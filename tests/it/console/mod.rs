@@ -1,0 +1,5 @@
+//! The console: who gets in, what the pages do in a real browser, and following a run.
+
+mod access;
+mod follow;
+mod pages;

@@ -9,7 +9,7 @@ use relevo_queue::{Job, NewJob, Queue};
 use relevo_runs::{
     Runs,
     control_plane::{self, Identity},
-    typed_job,
+    typed_job, uploads,
 };
 use relevo_settings::{BackupSource, Settings};
 use relevo_telemetry::metrics::Metrics;
@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) targets: Targets,
     pub(crate) chunks: ChunkStore,
     pub(crate) files: Files,
+    /// Dumps that were handed over.
+    pub(crate) uploads: uploads::Store,
     /// How this control plane names what it leaves outside itself.
     pub(crate) names: Names,
     /// For messages to people.
@@ -53,10 +55,12 @@ impl Context {
             .context("the control plane does not say who it is; run `relevo migrate` first")?;
         let sender = Sender::new(&pool, Arc::clone(&settings)).await?;
         let names = Names::new(&identity.cluster_id);
+        let chunks = ChunkStore::open(&settings.chunk_store.url, names.clone())?;
         Ok(Self {
             runs: Runs::new(pool.clone()),
             targets: Targets::new(),
-            chunks: ChunkStore::open(&settings.chunk_store.url, names.clone())?,
+            uploads: uploads::Store::new(chunks.root(), &identity.cluster_id),
+            chunks,
             files: Files::new(&settings.data_dir, names.clone()),
             names,
             sender,

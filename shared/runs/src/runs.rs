@@ -40,6 +40,17 @@ pub enum RunError {
         /// How it ended.
         state: RunState,
     },
+    /// The upload that a run was to load cannot be had.
+    #[error("upload {upload} cannot be loaded: {reason}")]
+    UploadUnusable {
+        /// The upload.
+        upload: i64,
+        /// Why not.
+        reason: String,
+    },
+    /// The folder of uploads failed.
+    #[error("the folder of uploads failed")]
+    Uploads(#[from] std::io::Error),
     /// The control plane's database failed.
     #[error("the control plane's database failed")]
     Database(#[from] sqlx::Error),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::NaiveTime;
 use chrono_tz::Tz;
+use secrecy::SecretString;
 use url::Url;
 
 use crate::nearest::nearest;
@@ -110,6 +111,54 @@ pub(crate) fn file_path(text: &str) -> Result<PathBuf, String> {
         return Err(format!("`{text}` names a folder; write the file's name too"));
     }
     Ok(path)
+}
+
+/// A folder's path, made absolute.
+pub(crate) fn folder_path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("names no folder".to_owned());
+    }
+    std::path::absolute(text).map_err(|error| format!("`{text}`: {error}"))
+}
+
+/// A pattern for the names of files.
+pub(crate) fn pattern(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty() && text.len() <= 200 && !text.chars().any(char::is_control);
+    if !fits || text.contains('/') {
+        return Err(format!("`{text}` is no pattern for a file's name, such as *.sql.gz"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An address to fetch from: https, or http where that is allowed.
+pub(crate) fn download_url(text: &str, http_too: bool) -> Result<(), String> {
+    secret_http_url(text)?;
+    if !http_too && !text.to_ascii_lowercase().starts_with("https:") {
+        return Err("must be an https URL; plain http needs allow_http_fallback = true".to_owned());
+    }
+    Ok(())
+}
+
+/// Headers, one `NAME: VALUE` per line.
+pub(crate) fn header_lines(text: &str) -> Result<Vec<(String, SecretString)>, String> {
+    let name_fits = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| match line.split_once(':') {
+            Some((name, value)) if name_fits(name.trim()) => {
+                let value = value.trim();
+                if value.is_empty() || value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+                    return Err(
+                        "a header's value is empty or holds a letter outside ASCII".to_owned()
+                    );
+                }
+                Ok((name.trim().to_owned(), SecretString::from(value)))
+            }
+            _ => Err("must be lines of NAME: VALUE".to_owned()),
+        })
+        .collect()
 }
 
 /// A share of a whole.

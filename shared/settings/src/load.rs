@@ -14,7 +14,7 @@ use crate::reader::{Entries, Entry, Reader};
 use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Section};
 use crate::sections::alerts::Alerts;
 use crate::sections::api::Api;
-use crate::sections::backup::{BackupSource, GatewayMode};
+use crate::sections::backup::{BackupSource, GatewayMode, SourceKind};
 use crate::sections::channel::{Channel, ChannelKind};
 use crate::sections::chunk_store::ChunkStore;
 use crate::sections::connection::{Connection, ConnectionKind};
@@ -357,7 +357,8 @@ fn cross_check(settings: &Settings, entries: &Entries, problems: &mut Vec<Proble
         problems.push(Problem { origin: origin(&key), key, message: message.to_owned() });
     };
     for (name, source) in &settings.backup {
-        if source.mode == GatewayMode::Webhook && settings.api.public_url.is_none() {
+        let asks = source.kind == SourceKind::Gateway;
+        if asks && source.mode == GatewayMode::Webhook && settings.api.public_url.is_none() {
             problem(
                 format!("{BACKUP}.{name}.mode"),
                 "webhook needs api.public_url, where the gateway can reach this API; set it, or use auto or sync",

@@ -2,7 +2,7 @@
 
 use relevo_runs::backup::BackupMode;
 use relevo_tests::gateway::Fault;
-use relevo_tests::{ShopDump, wait_for};
+use relevo_tests::{Gateway, ShopDump, wait_for};
 
 use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
@@ -120,4 +120,130 @@ async fn a_backup_that_failed_at_the_gateway_is_asked_for_again() {
     cluster.gateway().plan(vec![failed().times(1)]).await;
     cluster.import(BackupMode::Sync, &dump).await;
     assert_eq!(cluster.gateway().record().await.asked.len(), 4);
+}
+
+#[tokio::test]
+async fn a_webhook_that_comes_late_is_welcome_while_the_run_waits() {
+    let dump = ShopDump::committed();
+    let prepared = prepare(&dump).set("backup.sicar.webhook_timeout_seconds", 10);
+    let cluster = Cluster::start(prepared).await;
+    cluster.gateway().plan(vec![Fault::WebhookLate { seconds: 14.0 }.times(1)]).await;
+    let id = cluster.start_run(BackupMode::Webhook).await;
+    wait_for("the first webhook to be late", RUN_TIMEOUT, async || {
+        cluster.gateway().record().await.faults.is_empty().then_some(())
+    })
+    .await;
+    // The second request's never comes.
+    cluster.gateway().plan(vec![Fault::WebhookNever.times(1)]).await;
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, &dump).await;
+    let record = cluster.gateway().record().await;
+    assert_eq!(record.asked.len(), 2, "{record:?}");
+    let log = cluster.log(run.id).await;
+    assert!(log.contains("no webhook came within 10 s"), "{log}");
+}
+
+#[tokio::test]
+async fn a_refusal_with_status_200_is_a_refusal() {
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(prepare(&dump)).await;
+    for mode in [BackupMode::Webhook, BackupMode::Sync] {
+        let error = "MySQL no responde".to_owned();
+        cluster.gateway().plan(vec![Fault::RefuseBackup { error, status: 200 }.times(1)]).await;
+        let run = cluster.import(mode, &dump).await;
+        let log = cluster.log(run.id).await;
+        assert!(log.contains("MySQL no responde"), "{log}");
+    }
+    assert_eq!(cluster.gateway().record().await.asked.len(), 4);
+}
+
+#[tokio::test]
+async fn a_line_that_falls_silent_is_cut_and_resumed() {
+    let dump = ShopDump::committed();
+    let prepared = prepare(&dump).set("backup.sicar.download_idle_seconds", 3);
+    let cluster = Cluster::start(prepared).await;
+    let size = std::fs::metadata(&dump.path).unwrap().len();
+    cluster.gateway().plan(vec![Fault::StallAfter { bytes: size / 2 }.times(1)]).await;
+    cluster.import(BackupMode::Webhook, &dump).await;
+    let downloads = cluster.gateway().record().await.downloads;
+    assert_eq!(downloads.len(), 2);
+    assert_eq!((downloads[1].start, downloads[1].status), (size / 2, 206));
+}
+
+#[tokio::test]
+async fn a_dump_that_was_not_completed_is_asked_for_anew() {
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(prepare(&dump)).await;
+    cluster.gateway().plan(vec![Fault::MissingCompleted.times(1)]).await;
+    let run = cluster.import(BackupMode::Webhook, &dump).await;
+    let log = cluster.log(run.id).await;
+    assert!(log.contains("Dump completed"), "{log}");
+    assert_eq!(cluster.gateway().record().await.asked.len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_stranger_delivers_changes_nothing() {
+    let dump = ShopDump::committed();
+    let cluster = Cluster::start(prepare(&dump)).await;
+    cluster.gateway().plan(vec![Fault::SlowBackup { seconds: 4.0 }.times(1)]).await;
+    let id = cluster.start_run(BackupMode::Webhook).await;
+    let asked = wait_for("the gateway to be asked", RUN_TIMEOUT, async || {
+        cluster.gateway().record().await.asked.first().cloned()
+    })
+    .await;
+    let path = asked.webhook_url.as_deref().expect("webhook mode");
+    let delivery = |backup_id: &str, url: &str| serde_json::json!({"backup_id": backup_id, "status": "completed", "download_url": url});
+    let own = format!("{}/api/backup/download/otro.sql.gz", cluster.gateway().url());
+    let guessed = format!("{}/webhook/backup-ready/{}", cluster.api_url(), "0".repeat(64));
+    let bare = format!("{}/webhook/backup-ready", cluster.api_url());
+    let client = reqwest::Client::new();
+    for (address, body, status) in [
+        (guessed.as_str(), delivery(&asked.backup_id, &own), 404),
+        (&bare, delivery("backup_0000000000000", &own), 404),
+        (path, delivery(&asked.backup_id, "http://169.254.169.254/latest/meta-data"), 422),
+        (path, delivery(&asked.backup_id, "http://evil.test/a.sql.gz"), 422),
+    ] {
+        let answer = client.post(address).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{address} {body}");
+    }
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, &dump).await;
+    assert_eq!(cluster.gateway().record().await.downloads.len(), 1);
+}
+
+/// A cluster whose gateway is asked over TLS, where it shows a certificate that nobody trusts.
+async fn with_bad_tls(dump: &ShopDump, allow_http_fallback: bool) -> (Gateway, Cluster) {
+    let gateway = Gateway::start_with("127.0.0.1:0", &dump.path, 0.002, &["--bad-tls"]).await;
+    let prepared = prepare(dump)
+        .set("backup.sicar.gateway_url", format!("https://{}", gateway.address()))
+        .set("backup.sicar.allow_http_fallback", allow_http_fallback);
+    (gateway, Cluster::start(prepared).await)
+}
+
+#[tokio::test]
+async fn without_the_fallback_a_bad_certificate_fails_the_run() {
+    let dump = ShopDump::committed();
+    let (gateway, cluster) = with_bad_tls(&dump, false).await;
+    for mode in [BackupMode::Webhook, BackupMode::Sync] {
+        let id = cluster.start_run(mode).await;
+        let run = cluster.ended(id).await;
+        cluster.assert_failed(&run, "certificate is not accepted").await;
+        let error = run.error.unwrap_or_default();
+        assert!(error.contains("allow_http_fallback"), "{error}");
+    }
+    // Not even an attempt: the key never went out unencrypted.
+    let record = gateway.record().await;
+    assert_eq!((record.asked.len(), record.unauthorised), (0, 0));
+}
+
+#[tokio::test]
+async fn where_it_is_configured_plain_http_follows_a_failed_https() {
+    let dump = ShopDump::committed();
+    let (gateway, cluster) = with_bad_tls(&dump, true).await;
+    for mode in [BackupMode::Webhook, BackupMode::Sync] {
+        cluster.import(mode, &dump).await;
+    }
+    assert_eq!(gateway.record().await.asked.len(), 2);
+    let output = cluster.workers[0].output();
+    assert!(output.contains("trying plain http as configured"), "nobody is told");
 }

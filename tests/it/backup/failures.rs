@@ -36,7 +36,7 @@ async fn dumps_that_are_always_damaged() {
         (Fault::TruncateGzip { keep_bytes: size / 2 }, "cut off"),
         (Fault::CorruptGzip, "damaged"),
         (Fault::MissingCompleted, "Dump completed"),
-        (Fault::WrongFilesize { delta: -5_000 }, "the gateway announced"),
+        (Fault::WrongFilesize { delta: -5_000 }, "bytes were announced"),
     ] {
         cluster.gateway().plan(vec![fault.always()]).await;
         must_fail(&cluster, BackupMode::Sync, reason, &dump).await;

@@ -5,6 +5,8 @@ mod alone;
 mod asking;
 mod bad_days;
 mod cluster;
+mod disks;
 mod failures;
 mod modes;
 mod notify;
+mod targets;

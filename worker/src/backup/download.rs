@@ -29,14 +29,13 @@ use relevo_runs::{
     backup::PIPELINE,
     backup_requests::{self, BackupRequest, RequestState},
 };
-use reqwest::Url;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use super::{
     files::Files,
-    gateway::Gateway,
+    origin::Origin,
     progress::{Meter, bytes_line, mib, seconds, thousands},
     room::{self, Need},
     splitting::{self, Figures, Piece},
@@ -45,9 +44,6 @@ use super::{
     transfer::{Transfer, TransferError},
 };
 use crate::{context::Context, stopping::must_stop};
-
-/// How long the line may be silent.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -200,13 +196,9 @@ impl Work<'_> {
     async fn move_bytes(&self, part: &Path, chunk_size_bytes: u64) -> Result<Moved, Stop> {
         let context = self.step.context;
         let began = Instant::now();
-        let gateway = Gateway::new(
-            &self.step.source.gateway_url,
-            &self.step.source.api_key,
-            self.step.source.allow_http_fallback,
-        )
-        .map_err(|error| Stop::Run(describe(error.as_ref())))?;
-        let url = self.download_url()?;
+        let address = self.request.download_url.as_deref().unwrap_or_default();
+        let origin = Origin::of(context, self.step.source, address)
+            .map_err(|error| Stop::Run(describe(error.as_ref())))?;
         let done = steps::load_progress(self.target, self.import).await.map_err(import_stop)?;
 
         let present = present_bytes(part).await?;
@@ -228,12 +220,11 @@ impl Work<'_> {
             *arrived = (bytes, total);
         };
         let transfer = Transfer {
-            gateway: &gateway,
-            url: &url,
+            origin: &origin,
             part,
             expected_bytes: self.request.filesize_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
             watermark: &watermark,
-            idle_timeout: IDLE_TIMEOUT,
+            idle_timeout: Duration::from_secs(self.step.source.download_idle_seconds),
             on_bytes: &on_bytes,
         };
         let fetch = async {
@@ -299,8 +290,8 @@ impl Work<'_> {
         let silent = seconds(silence.as_secs_f64());
         if silence >= patience {
             return Err(Stop::Run(format!(
-                "the download has brought nothing for {silent}: {}; check the line to the gateway, \
-                 then start a new run",
+                "the download has brought nothing for {silent}: {}; check the line, then start a new \
+                 run",
                 describe(&error)
             )));
         }
@@ -313,14 +304,6 @@ impl Work<'_> {
         let fields = json!({ "request_id": self.request.id });
         self.step.log(LogLevel::Warn, &message, fields).await;
         Err(Stop::Job(JobError::snooze(pause)))
-    }
-
-    fn download_url(&self) -> Result<Url, Stop> {
-        let text = self.request.download_url.as_deref().unwrap_or_default();
-        // Checked when it was delivered; the settings may have changed since.
-        backup_requests::check_download_url(&self.step.source.gateway_url, text)
-            .map_err(|error| Stop::Run(describe(&error)))?;
-        text.parse().map_err(|_| Stop::Run("the download URL cannot be read".to_owned()))
     }
 
     /// Takes the pieces as they come: tables are made, chunks stored and enqueued.
@@ -512,16 +495,19 @@ async fn seal(
 
 fn transfer_stop(error: TransferError) -> Stop {
     match &error {
-        TransferError::Gone(_) | TransferError::Changed | TransferError::WrongLength { .. } => {
-            Stop::Backup(describe(&error))
-        }
+        TransferError::Gone(_)
+        | TransferError::Vanished(_)
+        | TransferError::Changed
+        | TransferError::WrongLength { .. } => Stop::Backup(describe(&error)),
         TransferError::KeyRefused(_)
         | TransferError::Redirected { .. }
         | TransferError::Refused(_) => Stop::Run(describe(&error)),
         TransferError::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Stop::Run(format!("{}; free some space", describe(&error)))
         }
-        TransferError::Disk { .. } | TransferError::Fruitless { .. } => error.into(),
+        TransferError::Disk { .. }
+        | TransferError::Unreadable { .. }
+        | TransferError::Fruitless { .. } => error.into(),
     }
 }
 

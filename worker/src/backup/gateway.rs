@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use relevo_settings::BackupSource;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
     header::{HeaderMap, HeaderValue, LOCATION},
@@ -115,8 +116,13 @@ pub(crate) enum AskError {
 }
 
 impl Gateway {
+    /// The gateway of a source.
+    pub(crate) fn of(source: &BackupSource) -> anyhow::Result<Self> {
+        Self::new(&source.gateway_url, &source.api_key, source.allow_http_fallback)
+    }
+
     /// A client for the gateway at `base_url`.
-    pub(crate) fn new(
+    fn new(
         base_url: &str,
         api_key: &SecretString,
         allow_http_fallback: bool,
@@ -293,15 +299,15 @@ impl Gateway {
 fn is_bad_certificate(error: &reqwest::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
+        if let Some(tls) = current.downcast_ref::<rustls::Error>() {
+            return matches!(tls, rustls::Error::InvalidCertificate(_));
+        }
         // An I/O error does not name what it wraps as its source.
         let wrapped = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = wrapped
-            .and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>())
-            .or_else(|| current.downcast_ref::<rustls::Error>());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        cause = current.source();
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => current.source(),
+        };
     }
     false
 }

@@ -9,6 +9,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `request`, `deadline` | asking the gateway, and what happens when nothing comes |
+//! | `offered`, `origin` | dumps that are there without asking: files, uploads, web servers |
 //! | `download`, `transfer`, `tail`, `splitting` | fetching, unpacking and cutting the dump |
 //! | `chunk`, `chunk_store` | loading one chunk, and where chunks wait |
 //! | `finish` | from loaded rows to live tables |
@@ -28,6 +29,8 @@ mod ending;
 mod files;
 mod finish;
 mod gateway;
+mod offered;
+mod origin;
 mod private_dir;
 mod progress;
 mod reconcile;

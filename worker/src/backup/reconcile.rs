@@ -11,6 +11,7 @@
 //! | the same, but the target says the import is live | the run succeeds with the target's certificate |
 //! | an ended run, not cleaned | its jobs are cancelled, staging schemas and chunks removed |
 //! | files and chunks of ended runs, on this disk | removed |
+//! | uploads that were loaded or have expired | removed |
 //!
 //! Killed here, then what? The connection closes and the lock with it; the next pass, here or in
 //! another worker, finds the same things.
@@ -25,7 +26,7 @@ use anyhow::Context as _;
 use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
-use relevo_runs::{Run, RunId, RunState, backup::PIPELINE, backup_requests};
+use relevo_runs::{Run, RunId, RunState, backup::PIPELINE, backup_requests, uploads};
 use relevo_settings::BackupSource;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -119,6 +120,10 @@ async fn with_lock(context: &Context, memory: &mut Memory) -> anyhow::Result<()>
     if memory.swept.is_none_or(|at| at.elapsed() > SWEEP_TARGETS_EVERY) {
         memory.swept = Some(Instant::now());
         sweep_targets(context, memory).await?;
+    }
+    let removed = uploads::sweep(&context.pool, &context.uploads).await?;
+    if removed > 0 {
+        tracing::info!("removed {removed} uploaded file(s) that no run needs any more");
     }
     Ok(())
 }

@@ -22,13 +22,14 @@ use relevo_runs::{
     LogLevel, Run,
     backup_requests::{self, AskMode, BackupRequest, Delivery, RequestState},
 };
-use relevo_settings::{BackupSource, GatewayMode, Settings};
+use relevo_settings::{BackupSource, GatewayMode, Settings, SourceKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
     gateway::{Answer, AskError, Gateway, ReadyBackup},
+    offered::{offer, upload_of},
     progress::seconds,
     step::{Step, Stop, describe},
 };
@@ -131,10 +132,18 @@ pub(crate) async fn request_backup(
     let Some(step) = Step::enter(context, job, payload.run_id).await? else { return Ok(()) };
     // At a drain it goes on: the synchronous answer may come within the grace.
     let mut opened = None;
+    let asks = step.source.kind == SourceKind::Gateway && upload_of(&step.run).is_none();
+    let obtain = async {
+        if asks {
+            ask(&step, payload, &mut opened).await
+        } else {
+            offer(&step, payload, &mut opened).await
+        }
+    };
     let outcome = tokio::select! {
         biased;
         () = job.cancelled().cancelled() => Err(Stop::Job(stopped(job))),
-        outcome = ask(&step, payload, &mut opened) => outcome,
+        outcome = obtain => outcome,
     };
     step.end(outcome, opened.as_ref()).await
 }
@@ -146,12 +155,7 @@ async fn ask(
 ) -> Result<(), Stop> {
     let context = step.context;
     let mode = resolve(step, payload.mode)?;
-    let gateway = Gateway::new(
-        &step.source.gateway_url,
-        &step.source.api_key,
-        step.source.allow_http_fallback,
-    )
-    .map_err(|error| Stop::Run(describe(error.as_ref())))?;
+    let gateway = Gateway::of(step.source).map_err(|error| Stop::Run(describe(error.as_ref())))?;
 
     let mut tx = context.fenced(step.job).await?;
     let Some(run) = context.runs.get_for_update_in(&mut tx, step.run.id).await? else {
@@ -315,7 +319,7 @@ async fn failed(step: &Step<'_>, request: &BackupRequest, error: AskError) -> Re
             answered(step).await?;
             Err(Stop::Backup(describe(&error)))
         }
-        AskError::Unreachable(_) | AskError::Busy => Err(unheard(step, &error).await?),
+        AskError::Unreachable(_) | AskError::Busy => Err(unheard(step, &describe(&error)).await?),
         AskError::AnswerLost(_) | AskError::NoAnswer(_) | AskError::Unavailable(_) => {
             Err(unclear(step, request, &error).await?)
         }
@@ -332,8 +336,9 @@ async fn answered(step: &Step<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The gateway has not heard: it is tried again until the source's patience with this run ends.
-async fn unheard(step: &Step<'_>, error: &AskError) -> Result<Stop, Stop> {
+/// Nothing is there, for this reason: it is tried again until the source's patience with this run
+/// ends.
+pub(crate) async fn unheard(step: &Step<'_>, why: &str) -> Result<Stop, Stop> {
     let context = step.context;
     let mut tx = context.fenced(step.job).await?;
     let Some(run) = context.runs.get_for_update_in(&mut tx, step.run.id).await? else {
@@ -346,20 +351,19 @@ async fn unheard(step: &Step<'_>, error: &AskError) -> Result<Stop, Stop> {
     let patience = Duration::from_secs(step.source.gateway_patience_seconds);
     let left = later(run.created_at, patience).and_then(|end| (end - now).to_std().ok());
     let Some(left) = left.filter(|left| !left.is_zero()) else {
+        let tried = seconds((now - run.created_at).to_std().unwrap_or_default().as_secs_f64());
         return Ok(Stop::Run(format!(
-            "the gateway was tried {} times in {} and did not answer, the last time: {}; check that \
-             it runs and can be reached from here, then start a new run",
+            "{why}; it was tried {} times in {tried}; check that it is there and can be reached from \
+             here, then start a new run",
             asking.unheard,
-            seconds((now - run.created_at).to_std().unwrap_or_default().as_secs_f64()),
-            describe(error)
         )));
     };
     // The last try comes at the very end.
     let pause = unheard_pause(asking.unheard).min(left);
     asking.not_before = later(now, pause);
-    asking.last_error = Some(describe(error));
+    asking.last_error = Some(why.to_owned());
     asking.store_in(step, &mut tx).await?;
-    let message = format!("{}; trying again in {}", describe(error), seconds(pause.as_secs_f64()));
+    let message = format!("{why}; trying again in {}", seconds(pause.as_secs_f64()));
     let fields = json!({ "tries": asking.unheard, "pause_ms": millis(pause) });
     context.runs.log_in(&mut tx, run.id, LogLevel::Warn, &message, &fields).await?;
     tx.commit().await?;

@@ -1,5 +1,7 @@
 //! What every step of the import shares: entering it, and ending it otherwise than well.
 
+use std::{cmp::Ordering, time::Duration};
+
 /// An error and its causes in one line.
 pub(crate) use relevo_errors::chain as describe;
 use relevo_import::{Fence, Guard, ImportError, ImportId, ImportOptions};
@@ -9,13 +11,14 @@ use relevo_runs::{
     LogLevel, Run, RunId, RunState,
     backup_requests::{self, AskMode, BackupRequest, RequestState},
 };
-use relevo_settings::BackupSource;
+use relevo_settings::{BackupSource, SourceKind};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use sqlx::{PgConnection, PgPool};
 
 use super::{
     ending::{self, Previous},
+    offered::upload_of,
     request,
     run_names::RunKey,
 };
@@ -24,6 +27,9 @@ use crate::context::Context;
 /// How often a run asks for a backup before it fails: a second time as it was asked, then in
 /// synchronous mode.
 pub(crate) const ROUNDS_MAX: i32 = 3;
+
+/// For how long a worker that was started before a restore leaves a job to others.
+const STALE_PAUSE: Duration = Duration::from_secs(10);
 
 /// A step of an active run.
 pub(crate) struct Step<'a> {
@@ -65,6 +71,17 @@ impl<'a> Step<'a> {
         if run.state.is_ended() {
             return Ok(None);
         }
+        match run.incarnation.cmp(&context.identity.incarnation) {
+            Ordering::Equal => {}
+            // The reconciler ends it as its target says.
+            Ordering::Less => {
+                return Err(JobError::cancel(
+                    "the control plane was restored since its run began",
+                ));
+            }
+            // This process is of the past; it is about to find out, and to end.
+            Ordering::Greater => return Err(JobError::snooze(STALE_PAUSE)),
+        }
         let Some(source) = context.source(&run.source) else {
             // Its job may be in the hands of a worker that was started with other settings.
             return Err(JobError::retry(format!(
@@ -84,7 +101,10 @@ impl<'a> Step<'a> {
     ) -> Result<(), JobError> {
         match outcome {
             Ok(()) => Ok(()),
-            Err(Stop::Job(error)) => Err(error),
+            Err(Stop::Job(error)) => {
+                self.tell_of_failure(&error).await;
+                Err(error)
+            }
             Err(Stop::Run(reason)) => self.fail_run(&reason).await,
             Err(Stop::Backup(reason)) => match request {
                 Some(request) => self.ask_again(request, &reason).await,
@@ -95,6 +115,17 @@ impl<'a> Step<'a> {
                 self.context.run_ended.notify_one();
                 Err(JobError::cancel("the run is being cancelled"))
             }
+        }
+    }
+
+    /// Writes the failure of an attempt into the run's log, where people look first: every one at
+    /// first, ever fewer as they repeat themselves.
+    async fn tell_of_failure(&self, error: &JobError) {
+        let attempt = self.job.attempt;
+        if error.is_failure() && attempt.count_ones() == 1 && attempt < self.job.max_attempts {
+            let message = format!("attempt {attempt} of {} failed: {error}", self.job.kind);
+            let fields = json!({ "job_id": self.job.id, "attempt": attempt });
+            self.log(LogLevel::Warn, &message, fields).await;
         }
     }
 
@@ -121,6 +152,20 @@ impl<'a> Step<'a> {
             ending::ended(self.context, &self.run, RunState::Failed);
         }
         Ok(())
+    }
+
+    /// What the run's dump comes from, for people.
+    fn from(&self) -> &'static str {
+        if upload_of(&self.run).is_some() {
+            return "the upload";
+        }
+        match self.source.kind {
+            SourceKind::Gateway => "the gateway",
+            SourceKind::Folder => "the folder",
+            SourceKind::File => "the file",
+            SourceKind::Url => "the server",
+            SourceKind::Upload => "the uploads",
+        }
     }
 
     /// The run, as what it leaves outside is named after it.
@@ -231,8 +276,10 @@ pub(crate) async fn next_round_in(
         context.queue.seal_batch(tx, batch).await?;
     }
     let asked = requests.iter().map(|request| request.round).max().unwrap_or(request.round);
-    if asked >= ROUNDS_MAX || run.cancel_requested {
-        let reason = format!("no usable backup after {asked} request(s) to the gateway: {reason}");
+    // An upload stays what it is, however often it is read.
+    if asked >= ROUNDS_MAX || run.cancel_requested || upload_of(&run).is_some() {
+        let from = step.from();
+        let reason = format!("no usable backup after {asked} request(s) to {from}: {reason}");
         return ending::fail_in(context, tx, &run, Previous::Untouched, &reason).await;
     }
     let round = asked + 1;
@@ -248,7 +295,8 @@ pub(crate) async fn next_round_in(
     let job = Context::child(step.job, &payload).delay(pause);
     context.queue.enqueue_in(tx, &[job]).await?;
     context.runs.set_phase_in(tx, run.id, "request").await?;
-    let message = format!("asking the gateway again, request {round} of {ROUNDS_MAX}: {reason}");
+    let message =
+        format!("asking {} again, request {round} of {ROUNDS_MAX}: {reason}", step.from());
     tracing::warn!(run_id = run.id.0, round, "{message}");
     let fields = json!({ "request_id": request.id, "round": round });
     context.runs.log_in(tx, run.id, LogLevel::Warn, &message, &fields).await?;

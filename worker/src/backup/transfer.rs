@@ -1,5 +1,4 @@
-//! Fetching one file from the gateway into its `.part` file, through any number of broken
-//! connections.
+//! Fetching one file from its origin into its `.part` file, through any number of broken connections.
 //!
 //! A broken connection is resumed with `Range` and `If-Range`. A server that ignores `Range` sends
 //! the file anew: what is there already is then compared instead of written, so that a file that
@@ -18,7 +17,7 @@ use std::{
 
 use relevo_queue::full_jitter;
 use reqwest::{
-    Response, StatusCode, Url,
+    Response, StatusCode,
     header::{
         ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED,
         RANGE,
@@ -31,11 +30,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    files::Files,
-    gateway::{Gateway, location},
-    tail::Watermark,
-};
+use super::{files::Files, gateway::location, origin::Origin, tail::Watermark};
 use crate::backoff::ceiling;
 
 /// Connections in a row that may bring no new byte before the job itself is put off.
@@ -53,14 +48,26 @@ const WRITE_AFTER: Duration = Duration::from_millis(500);
 /// Why a file could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransferError {
-    /// 404 or 410: the gateway keeps only its two newest backups.
-    #[error("the gateway no longer has the backup (HTTP {0})")]
+    /// 404 or 410: a gateway keeps only its two newest backups.
+    #[error("the server no longer has the backup (HTTP {0})")]
     Gone(StatusCode),
+    /// The file is not there any more.
+    #[error("{path} is not there any more", path = .0.display())]
+    Vanished(PathBuf),
+    /// The file cannot be read.
+    #[error("{path} cannot be read", path = .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// What is fetched is not what was begun.
-    #[error("the file on the gateway changed while it was fetched")]
+    #[error("the file changed while it was fetched")]
     Changed,
     /// The announced and the served length differ.
-    #[error("the gateway announced {expected_bytes} bytes and serves {served_bytes}")]
+    #[error("{expected_bytes} bytes were announced and {served_bytes} are served")]
     WrongLength {
         /// As announced with the backup.
         expected_bytes: u64,
@@ -69,20 +76,21 @@ pub(crate) enum TransferError {
     },
     /// Wrong or missing key.
     #[error(
-        "the gateway refused the API key for the download (HTTP {0}); check api_key (TUNNEL_API_KEY)"
+        "the server refused the key for the download (HTTP {0}); check api_key (TUNNEL_API_KEY), or \
+         headers where the source has a url"
     )]
     KeyRefused(StatusCode),
     /// A redirect, which is not followed.
     #[error(
-        "the gateway redirects the download to {location}, which is not followed because the API \
-         key would travel along"
+        "the server redirects the download to {location}, which is not followed because the key would \
+         travel along; name the right address in the settings"
     )]
     Redirected {
         /// Where it points.
         location: String,
     },
     /// A status that no repetition will change.
-    #[error("the gateway refused the download (HTTP {0})")]
+    #[error("the server refused the download (HTTP {0})")]
     Refused(StatusCode),
     /// The own disk.
     #[error("the download could not be written to {path}", path = .path.display())]
@@ -116,8 +124,8 @@ pub(crate) enum Broken {
     /// Closed in the middle.
     #[error("the connection ended early")]
     Early,
-    /// The gateway, or a proxy before it, is not well.
-    #[error("the gateway is not available (HTTP {0})")]
+    /// The server, or a proxy before it, is not well.
+    #[error("the server is not available (HTTP {0})")]
     Unavailable(StatusCode),
 }
 
@@ -150,9 +158,8 @@ struct PartNotes {
 
 /// One file to fetch.
 pub(crate) struct Transfer<'a> {
-    pub(crate) gateway: &'a Gateway,
-    /// Its address, already checked to be on the gateway's host.
-    pub(crate) url: &'a Url,
+    /// Where it comes from.
+    pub(crate) origin: &'a Origin,
     /// Where it goes.
     pub(crate) part: &'a Path,
     /// The length announced with the backup, where it was exact.
@@ -169,6 +176,9 @@ impl Transfer<'_> {
     /// Fetches what is missing of the file and returns its length. Safe to drop at any point and
     /// to begin again.
     pub(crate) async fn fetch(&self) -> Result<u64, TransferError> {
+        if let Origin::File(path) = self.origin {
+            return self.copy(path).await;
+        }
         let mut state = Progress::open(self).await.map_err(|error| self.disk(error))?;
         self.watermark.advance(state.offset_bytes);
         let mut fruitless = 0;
@@ -197,6 +207,51 @@ impl Transfer<'_> {
         }
     }
 
+    /// Copies a file, from where an earlier attempt stopped.
+    async fn copy(&self, path: &Path) -> Result<u64, TransferError> {
+        let unreadable = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => TransferError::Vanished(path.to_owned()),
+            _ => TransferError::Unreadable { path: path.to_owned(), source },
+        };
+        let mut file = File::open(path).await.map_err(unreadable)?;
+        let metadata = file.metadata().await.map_err(unreadable)?;
+        let mut state = Progress::open(self).await.map_err(|error| self.disk(error))?;
+        self.watermark.advance(state.offset_bytes);
+        let total_bytes = metadata.len();
+        // When it was written tells an earlier file of the same length from this one.
+        let written = metadata.modified().map_err(unreadable)?;
+        let notes =
+            PartNotes { validator: Some(format!("{written:?}")), total_bytes: Some(total_bytes) };
+        let begun = state.notes != PartNotes::default();
+        let other = self.expected_bytes.is_some_and(|expected| expected != total_bytes);
+        if other || state.offset_bytes > total_bytes || (begun && state.notes != notes) {
+            return Err(TransferError::Changed);
+        }
+        self.note(&mut state, notes).await?;
+        state.total_bytes = Some(total_bytes);
+        file.seek(io::SeekFrom::Start(state.offset_bytes)).await.map_err(unreadable)?;
+        let mut pending = Vec::with_capacity(WRITE_BYTES_MIN);
+        loop {
+            let room = total_bytes - state.offset_bytes;
+            let read = (&mut file)
+                .take(room.min(WRITE_BYTES_MIN as u64))
+                .read_to_end(&mut pending)
+                .await
+                .map_err(unreadable)?;
+            if read == 0 {
+                break;
+            }
+            self.write(&mut state, &mut pending).await?;
+        }
+        let after = file.metadata().await.map_err(unreadable)?;
+        let unchanged = after.len() == total_bytes && after.modified().ok() == Some(written);
+        if state.offset_bytes == total_bytes && unchanged {
+            Ok(total_bytes)
+        } else {
+            Err(TransferError::Changed)
+        }
+    }
+
     /// One connection, from the offset to the end of the file.
     async fn connection(&self, state: &mut Progress) -> Result<(), Interruption> {
         let mut headers = HeaderMap::new();
@@ -212,9 +267,10 @@ impl Transfer<'_> {
                     .map(|value| (IF_RANGE, value)),
             );
         }
-        let response = timeout(self.idle_timeout, self.gateway.open_download(self.url, &headers))
+        let response = timeout(self.idle_timeout, self.origin.open(&headers))
             .await
             .map_err(|_| Broken::Idle(self.idle_timeout))?
+            .ok_or(Broken::Early)?
             .map_err(Broken::Connection)?;
         match response.status() {
             StatusCode::OK => {
@@ -278,6 +334,11 @@ impl Transfer<'_> {
         }
         let notes =
             PartNotes { validator: validator(response.headers()), total_bytes: state.total_bytes };
+        self.note(state, notes).await
+    }
+
+    /// Keeps what is known of the whole file beside it.
+    async fn note(&self, state: &mut Progress, notes: PartNotes) -> Result<(), TransferError> {
         if notes != state.notes {
             state.notes = notes;
             let path = Files::part_notes(self.part);

@@ -1,8 +1,11 @@
-//! `[backup.NAME]`: one source of dumps behind a gateway, and the target they are loaded into.
+//! `[backup.NAME]`: one source of dumps, and the target they are loaded into.
+
+use std::path::PathBuf;
 
 use chrono::NaiveTime;
 use chrono_tz::Tz;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
 use crate::check;
 use crate::reader::Reader;
@@ -11,10 +14,24 @@ use crate::schema::{BACKUP, Key, Preset, Section};
 /// One shop: where its dumps come from, where they go, when, and how careful to be.
 #[derive(Debug, Clone)]
 pub struct BackupSource {
-    /// The gateway's base URL without a trailing slash.
+    /// What the dumps come from.
+    pub kind: SourceKind,
+    /// The gateway's base URL without a trailing slash; empty where dumps come from elsewhere.
     pub gateway_url: String,
-    /// Sent as `API-KEY` with every call to the gateway.
+    /// Sent as `API-KEY` with every call to the gateway; empty where dumps come from elsewhere.
     pub api_key: SecretString,
+    /// The folder, or the file, that dumps come from; present exactly for those kinds.
+    pub path: Option<PathBuf>,
+    /// Which names in the folder are dumps.
+    pub pattern: String,
+    /// How long a file must have been left unchanged to count as complete.
+    pub settle_seconds: u64,
+    /// Where the dump is fetched; present exactly for that kind.
+    pub url: Option<SecretString>,
+    /// Sent with every request to `url`.
+    pub headers: Vec<(String, SecretString)>,
+    /// The largest dump that may be uploaded for this source.
+    pub upload_max_mb: u64,
     /// When https cannot be had, plain http to the same host may be tried.
     pub allow_http_fallback: bool,
     /// How a backup is asked for.
@@ -59,6 +76,37 @@ pub struct BackupSource {
     pub heartbeat_url: Option<SecretString>,
 }
 
+/// What the dumps of a source come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A gateway that makes them on request.
+    Gateway,
+    /// A folder that somebody else puts them into: the newest complete file.
+    Folder,
+    /// One file that somebody else replaces.
+    File,
+    /// A web server.
+    Url,
+    /// Uploads through the API, and nothing else.
+    Upload,
+}
+
+impl SourceKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Gateway, Self::Folder, Self::File, Self::Url, Self::Upload];
+
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Folder => "folder",
+            Self::File => "file",
+            Self::Url => "url",
+            Self::Upload => "upload",
+        }
+    }
+}
+
 /// How a backup is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GatewayMode {
@@ -86,10 +134,23 @@ pub(crate) const SECTION: Section = Section {
     help: "One table for each source: [backup.sicar] is the one that TUNNEL_API_URL, DATABASE_URL and \
            their like speak of.",
     keys: &[
-        Key::text("gateway_url", Preset::Required, "Base URL of the gateway, https://host:port.")
-            .fixed_env("TUNNEL_API_URL"),
-        Key::secret("api_key", Preset::Required, "Key that the gateway expects with every call.")
-            .fixed_env("TUNNEL_API_KEY"),
+        Key::text(
+            "kind",
+            Preset::Value("gateway"),
+            "What dumps come from: gateway, folder (its newest complete file), file, url, or upload (through the API only).",
+        ),
+        Key::text(
+            "gateway_url",
+            Preset::Required,
+            "Base URL of the gateway, https://host:port; for the kind gateway.",
+        )
+        .fixed_env("TUNNEL_API_URL"),
+        Key::secret(
+            "api_key",
+            Preset::Required,
+            "Key that the gateway expects with every call; for the kind gateway.",
+        )
+        .fixed_env("TUNNEL_API_KEY"),
         Key::boolean(
             "allow_http_fallback",
             "false",
@@ -99,6 +160,38 @@ pub(crate) const SECTION: Section = Section {
             "mode",
             Preset::Value("auto"),
             "webhook (needs api.public_url), sync, or auto: webhook where a public URL is known.",
+        ),
+        Key::text(
+            "path",
+            Preset::Absent("needed for the kinds folder and file"),
+            "Folder or file that dumps come from; every worker must see it.",
+        ),
+        Key::text(
+            "pattern",
+            Preset::Value("*.sql.gz"),
+            "Names in the folder that are dumps; * stands for any text, ? for one letter.",
+        ),
+        Key::integer(
+            "settle_seconds",
+            (1, 3_600),
+            "60",
+            "Seconds that a file must have been left unchanged to count as complete.",
+        ),
+        Key::secret(
+            "url",
+            Preset::Absent("needed for the kind url"),
+            "Where the dump is fetched, https://…; redirects are not followed.",
+        ),
+        Key::secret(
+            "headers",
+            Preset::Absent("the kind url asks without any"),
+            "Headers sent to the url, one NAME: VALUE per line, such as an authorisation.",
+        ),
+        Key::integer(
+            "upload_max_mb",
+            (1, 1_048_576),
+            "20480",
+            "Megabytes that an uploaded dump may have, as it is sent.",
         ),
         Key::secret(
             "target_url",
@@ -200,10 +293,57 @@ pub(crate) const SECTION: Section = Section {
 };
 
 impl BackupSource {
+    /// What the dumps come from, for people: without user, password and parameters, any of which
+    /// may be secret.
+    pub fn origin(&self) -> String {
+        let path = || self.path.as_deref().map(|path| path.display().to_string());
+        match self.kind {
+            SourceKind::Gateway => self.gateway_url.clone(),
+            SourceKind::Folder => {
+                format!("{}/{}", path().unwrap_or_default(), self.pattern)
+            }
+            SourceKind::File => path().unwrap_or_default(),
+            SourceKind::Url => self.public_url().unwrap_or_default(),
+            SourceKind::Upload => "uploads".to_owned(),
+        }
+    }
+
+    /// `url` without user, password, parameters and fragment.
+    pub fn public_url(&self) -> Option<String> {
+        let mut url = Url::parse(self.url.as_ref()?.expose_secret()).ok()?;
+        // An http URL can hold each of them, so each can be taken away.
+        url.set_username("").ok()?;
+        url.set_password(None).ok()?;
+        url.set_query(None);
+        url.set_fragment(None);
+        Some(url.into())
+    }
+
     pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let gateway_url = reader.parsed("gateway_url", check::http_url);
-        let api_key = reader.secret("api_key", check::header_value);
+        let kind = reader
+            .parsed("kind", |text| check::one_of(text, &SourceKind::ALL, |kind| kind.as_str()));
+        let (gateway_url, api_key) = if kind == Some(SourceKind::Gateway) {
+            let url = reader.parsed("gateway_url", check::http_url);
+            (url, reader.secret("api_key", check::header_value))
+        } else {
+            (Some(String::new()), Some(SecretString::default()))
+        };
         let allow_http_fallback = reader.boolean("allow_http_fallback");
+        let path = match kind {
+            Some(SourceKind::Folder) => reader.parsed("path", check::folder_path).map(Some),
+            Some(SourceKind::File) => reader.parsed("path", check::file_path).map(Some),
+            _ => Some(None),
+        };
+        let pattern = reader.parsed("pattern", check::pattern);
+        let settle_seconds = reader.integer("settle_seconds");
+        let (url, headers) = if kind == Some(SourceKind::Url) {
+            let http_too = allow_http_fallback == Some(true);
+            let url = reader.secret("url", |text| check::download_url(text, http_too)).map(Some);
+            (url, reader.optional("headers", check::header_lines))
+        } else {
+            (Some(None), Some(None))
+        };
+        let upload_max_mb = reader.integer("upload_max_mb");
         let mode = reader.parsed("mode", |text| {
             check::one_of(
                 text,
@@ -230,8 +370,15 @@ impl BackupSource {
         let guard_shrink_percent = reader.integer("guard_shrink_percent");
         let heartbeat_url = reader.optional_secret("heartbeat_url", check::secret_http_url);
         Some(Self {
+            kind: kind?,
             gateway_url: gateway_url?,
             api_key: api_key?,
+            path: path?,
+            pattern: pattern?,
+            settle_seconds: settle_seconds?,
+            url: url?,
+            headers: headers?.unwrap_or_default(),
+            upload_max_mb: upload_max_mb?,
             allow_http_fallback: allow_http_fallback?,
             mode: mode?,
             target_url: target_url?,

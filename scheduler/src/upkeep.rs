@@ -14,10 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{SchedulerDeps, schedule};
 
-/// Dead workers are looked for at every so many rounds: their leases run for seconds anyway, and an
-/// idle cluster should be quiet.
-const RESCUE_EVERY: u32 = 3;
-
 /// How long one staging or rescue may take before it is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -30,21 +26,22 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Fires of schedules are kept for so many days, longer than jobs: one wants to look back a month.
 const FIRES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const STEPS: [&str; 5] = ["stage", "rescue", "prune", "figures", "alerts"];
+const STEPS: [&str; 6] = ["look", "stage", "rescue", "prune", "figures", "alerts"];
 
 /// Creates the series of every step at zero.
 pub fn declare(metrics: &Metrics) {
     STEPS.iter().for_each(|step| metrics.declare_upkeep(step));
 }
 
-/// Stages and rescues until `over`.
+/// Stages and rescues until `over`: one statement per round says whether there is anything to do.
 pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
     let pause = Duration::from_millis(deps.settings.scheduler.upkeep_interval_ms);
+    let mut look = Step::new("look", STEP_TIMEOUT);
     let mut stage = Step::new("stage", STEP_TIMEOUT);
     let mut rescue = Step::new("rescue", STEP_TIMEOUT);
-    let mut round = 0_u32;
     while !over.is_cancelled() {
-        if round.is_multiple_of(RESCUE_EVERY) {
+        let due = look.run(&deps.metrics, &over, deps.queue.upkeep_due()).await;
+        if due.is_some_and(|due| due.rescue) {
             let rescued = rescue.run(&deps.metrics, &over, deps.queue.rescue()).await;
             if let Some(rescued) = rescued.filter(|rescued| rescued.sessions > 0) {
                 deps.metrics.jobs_rescued.inc_by(rescued.jobs);
@@ -57,8 +54,9 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
                 );
             }
         }
-        stage.run(&deps.metrics, &over, deps.queue.stage()).await;
-        round = round.wrapping_add(1);
+        if due.is_some_and(|due| due.stage) {
+            stage.run(&deps.metrics, &over, deps.queue.stage()).await;
+        }
         tokio::select! {
             () = over.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

@@ -401,3 +401,46 @@ async fn a_leader_that_is_told_to_stop_hands_over_before_its_lease_runs_out() {
     let handed_over = told_at.elapsed();
     assert!(handed_over < Duration::from_secs(u64::from(lease_seconds) / 2), "{handed_over:?}");
 }
+
+/// Statements that sessions of this application name have begun, watched for `watch`.
+async fn statements_begun(pool: &PgPool, application: &str, watch: Duration) -> usize {
+    let mut begun = std::collections::BTreeSet::new();
+    let mut look = tokio::time::interval(Duration::from_millis(4));
+    let started = Instant::now();
+    while started.elapsed() < watch {
+        look.tick().await;
+        let seen: Vec<(i32, DateTime<Utc>)> = sqlx::query_as(
+            "SELECT pid, query_start FROM pg_stat_activity
+              WHERE application_name = $1 AND datname = current_database()
+                AND query_start IS NOT NULL",
+        )
+        .bind(application)
+        .fetch_all(pool)
+        .await
+        .unwrap();
+        begun.extend(seen);
+    }
+    // The first of each connection may be from before.
+    let connections: std::collections::BTreeSet<i32> = begun.iter().map(|(pid, _)| *pid).collect();
+    begun.len() - connections.len()
+}
+
+#[tokio::test]
+async fn an_idle_leader_asks_less_than_twice_a_second() {
+    let database = TestDatabase::new().await;
+    let pool = database.pool();
+    let process = scheduler(&database, 15, free_port());
+    wait_leader(pool, LONG, 0).await;
+    wait_for("the first figures", LONG, async || {
+        let seen = "SELECT count(*) FROM pg_stat_activity
+                     WHERE application_name = 'relevo-scheduler' AND state = 'idle'
+                       AND datname = current_database()";
+        (count(pool, seen).await > 0).then_some(())
+    })
+    .await;
+    let seconds = 10;
+    let begun = statements_begun(pool, "relevo-scheduler", Duration::from_secs(seconds)).await;
+    assert!(begun < 2 * usize::try_from(seconds).unwrap(), "{begun} statements in {seconds} s");
+    process.terminate();
+    assert!(process.wait_exit(LONG).await.success(), "{}", process.output());
+}

@@ -14,6 +14,7 @@ mod batch;
 mod cancel;
 mod control;
 mod dead;
+mod due;
 mod enqueue;
 mod error;
 mod id;
@@ -29,6 +30,7 @@ mod text_enum;
 mod view;
 mod worker;
 
+pub use due::UpkeepDue;
 pub use error::QueueError;
 pub use id::{BatchId, JobId, SessionId};
 pub use new_job::{Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, Unique, UniqueScope};

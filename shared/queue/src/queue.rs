@@ -10,8 +10,8 @@ use sqlx::{PgConnection, PgPool};
 use crate::notify::Notifier;
 use crate::view::{self, BatchView, JobFilter, JobState, JobView, QueueStats, SessionView};
 use crate::{
-    BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError, batch, cancel, control, dead,
-    enqueue, prune, rescue, stage,
+    BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError, UpkeepDue, batch, cancel,
+    control, dead, due, enqueue, prune, rescue, stage,
 };
 
 /// The durable queue in one database. Cheap to clone; clones share the throttle of notifications.
@@ -349,6 +349,14 @@ impl Queue {
     /// Database errors.
     pub async fn sessions(&self) -> Result<Vec<SessionView>, QueueError> {
         view::sessions(&self.pool).await
+    }
+
+    /// Upkeep: whether there is anything to stage or to rescue, in one statement.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn upkeep_due(&self) -> Result<UpkeepDue, QueueError> {
+        due::upkeep_due(self).await
     }
 
     /// Upkeep: moves due scheduled and retryable jobs to available; says how many.

@@ -7,7 +7,7 @@
 //! transaction, whose last statement proves the fence: after a kill, the rest is built, nothing
 //! twice.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -45,6 +45,14 @@ pub(crate) struct Task {
     pub(crate) exclusive: bool,
     /// Whether the import goes on, with a notice, when the server refuses it.
     pub(crate) optional: bool,
+}
+
+impl Task {
+    /// Whether it gives a column of one of `tables` its last type.
+    pub(crate) fn is_type_of(&self, tables: &BTreeSet<String>) -> bool {
+        tables.contains(&self.table)
+            && matches!(&self.work, Work::Build { step, .. } if step.starts_with("Type "))
+    }
 }
 
 /// What a task does.

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use relevo_mysqldump::{BatchStats, Checksum, DumpSummary, SkippedObject};
+use relevo_pg::cutover::RowChanges;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::ImportId;
@@ -55,6 +56,9 @@ pub struct TableCertificate {
     /// Sum of the row hashes as read back from the target; `None` where it was not asked for or
     /// where a type writes values in another form than the dump.
     pub checksum_target: Option<Checksum>,
+    /// Rows that were changed in place; `None` where tables were exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<RowChanges>,
     /// What encoding had to change.
     pub stats: BatchStats,
 }

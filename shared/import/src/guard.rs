@@ -54,7 +54,7 @@ pub(crate) async fn rows_before(
     let certificate: Option<sqlx::types::JsonValue> = sqlx::query_scalar(
         "-- find_last_certificate
          SELECT certificate FROM relevo_ledger.import
-         WHERE schema = $1 AND state = 'live' AND id <> $2
+         WHERE schema = $1 AND state = 'live' AND rollback IS NULL AND id <> $2
          ORDER BY ended_at DESC LIMIT 1",
     )
     .bind(schema)

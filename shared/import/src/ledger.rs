@@ -23,13 +23,16 @@ pub(crate) mod state {
     pub(crate) const FAILED: &str = "failed";
 }
 
-/// Creates the ledger unless it is there.
+/// Creates the ledger unless it is there, and adds what an older one lacks.
 pub(crate) async fn ensure(connection: &mut PgConnection) -> Result<(), ImportError> {
     let what = "creating the import ledger (schema relevo_ledger)";
     let failed = |source| ImportError::database(what, source);
     let ready: bool = sqlx::query_scalar(
         "-- find_ledger
-         SELECT to_regclass('relevo_ledger.import_step') IS NOT NULL",
+         SELECT to_regclass('relevo_ledger.import_step') IS NOT NULL
+            AND EXISTS (SELECT FROM pg_attribute
+                        WHERE attrelid = to_regclass('relevo_ledger.import')
+                          AND attname = 'rollback')",
     )
     .fetch_one(&mut *connection)
     .await
@@ -146,10 +149,10 @@ pub(crate) async fn why_refused(pool: &PgPool, id: &ImportId) -> ImportError {
     }
 }
 
-/// Whether a statement failed because there is no ledger yet.
+/// Whether a statement failed because there is no ledger yet, or none that knows such things.
 pub(crate) fn is_missing_ledger(error: &sqlx::Error) -> bool {
-    // undefined_table, invalid_schema_name
-    matches!(relevo_pg::error::sqlstate(error).as_deref(), Some("42P01" | "3F000"))
+    // undefined_table, invalid_schema_name, and undefined_column in the ledger of an older version
+    matches!(relevo_pg::error::sqlstate(error).as_deref(), Some("42P01" | "3F000" | "42703"))
 }
 
 /// Reads a JSON column.

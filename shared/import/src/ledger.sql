@@ -72,3 +72,7 @@ CREATE TABLE IF NOT EXISTS relevo_ledger.import_step (
     PRIMARY KEY (import_id, name)
 );
 COMMENT ON TABLE relevo_ledger.import_step IS 'Keys, indexes and the like that are built; written in the transaction that built them.';
+
+-- Since imports can be rolled back.
+ALTER TABLE relevo_ledger.import ADD COLUMN IF NOT EXISTS rollback jsonb;
+COMMENT ON COLUMN relevo_ledger.import.rollback IS 'Set when what this import had replaced was put back: its tables are not what readers see any more.';

@@ -3,7 +3,7 @@
 //! [`import_file`] does it in one process; [`split_to_chunks`] and [`steps`] are the same work in
 //! pieces, for workers on several machines. Both load into a staging schema, build keys and
 //! indexes there, compare rows with the dump, and then put the new tables into the place of the
-//! present ones in one short transaction (`relevo_pg::cutover`). The record of it all is the
+//! present ones in one short transaction, or change the rows of the present ones (`relevo_pg::cutover`). The record of it all is the
 //! target's own ledger, schema `relevo_ledger`.
 //!
 //! It knows nothing of queue, runs or settings.
@@ -38,8 +38,8 @@ pub use identity::{Fence, ImportId, previous_schema};
 pub use inspect::{InspectedTable, Inspection, inspect};
 pub use manifest::{ChunkEntry, Manifest, TableManifest};
 pub use options::{
-    ChunkLimits, Completion, CutoverLimits, DirectOptions, Guard, ImportOptions, OldSnapshots,
-    SplitOptions, Verify,
+    ChunkLimits, Completion, CutoverLimits, CutoverMode, DirectOptions, Guard, ImportOptions,
+    OldSnapshots, SplitOptions, Verify,
 };
 pub use progress::{ImportProgress, NoProgress, Phase, ProgressEvent};
 pub use split::{SplitItem, split_to_chunks};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 pub struct ImportOptions {
     /// The schema whose tables are replaced.
     pub schema: String,
-    /// Who imports: [`crate::steps::sweep`] clears up after this owner only.
+    /// Who imports: [`crate::steps::leftovers`] lists what is this owner's only.
     pub owner: String,
     /// How types and doubtful values are carried over.
     pub translate: TranslateOptions,
@@ -92,10 +92,36 @@ pub enum Completion {
     NotRequired,
 }
 
-/// How long and how hard the cutover tries.
+/// How readers come to see the new rows.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutoverMode {
+    /// The new tables take the place of the present ones, which are kept until the next success.
+    #[default]
+    Swap,
+    /// The present tables stay, and their rows are changed to those of the dump in one
+    /// transaction: for targets with logical replication, or with readers that never end. Tables
+    /// that the target does not have are moved in.
+    Merge,
+}
+
+impl CutoverMode {
+    /// As written in options.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Swap => "swap",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+/// How the cutover is done, and how long and how hard it tries.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CutoverLimits {
+    /// Exchanged tables or changed rows.
+    pub mode: CutoverMode,
     /// The longest time all attempts together may take before the import gives up, seconds.
     pub lock_wait_seconds: u64,
     /// The longest wait for transactions whose snapshot is older than the load, seconds.
@@ -107,6 +133,7 @@ pub struct CutoverLimits {
 impl Default for CutoverLimits {
     fn default() -> Self {
         Self {
+            mode: CutoverMode::Swap,
             lock_wait_seconds: 120,
             snapshot_wait_seconds: 600,
             old_snapshots: OldSnapshots::Refuse,

@@ -1,6 +1,6 @@
 //! What is to be built on the loaded tables, and in which order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use relevo_mysqldump::ddl::{self, PostLoad};
 use relevo_pg::cutover::{OWN_FUNCTION_MARK, Statement};
@@ -53,13 +53,15 @@ pub(crate) fn index_names(manifest: &Manifest, options: &ImportOptions) -> Vec<S
         .collect()
 }
 
-/// Makes the plan.
+/// Makes the plan. Of tables whose rows are `merged` into present ones nothing is built but what the
+/// comparison needs.
 pub(crate) fn make(
     id: &ImportId,
     options: &ImportOptions,
     manifest: &Manifest,
     loaded: &BTreeMap<String, Loaded>,
     own_indexes: &[OwnIndex],
+    merged: &BTreeSet<String>,
 ) -> Plan {
     let staging = id.staging_schema();
     let definitions = manifest.definitions();
@@ -99,6 +101,19 @@ pub(crate) fn make(
                 .map(|statement| build(statement))
                 .collect::<Vec<Task>>()
         };
+        plan.analyses.push(Task {
+            phase: Phase::Analyze,
+            table: name.clone(),
+            name: "statistics".to_owned(),
+            work: Work::Run { sql: format!("ANALYZE {}", ident::quote_qualified(&staging, &name)) },
+            exclusive: true,
+            optional: false,
+        });
+        if merged.contains(&name) {
+            plan.tables.extend(of(&[ddl::Phase::Type]));
+            plan.tables.push(count(&name, options.verify, loaded.get(&name), round_trips));
+            continue;
+        }
         plan.tables.extend(of(&early));
         plan.tables.extend(of(&[ddl::Phase::Index]));
         plan.tables.extend(own_indexes.iter().filter(|own| own.table == name).map(|own| Task {
@@ -123,7 +138,9 @@ pub(crate) fn make(
             optional: false,
         }));
         plan.tables.extend(of(&[ddl::Phase::Check, ddl::Phase::Comment]));
-        for key in statements.iter().filter(|key| key.phase == ddl::Phase::ForeignKey) {
+        // Beside merged tables the keys of new ones are made when these are in their place.
+        let keys = statements.iter().filter(|key| key.phase == ddl::Phase::ForeignKey);
+        for key in keys.filter(|_| merged.is_empty()) {
             let mut add = build(key);
             if let Work::Build { sql, .. } = &mut add.work {
                 sql.push_str(" NOT VALID");
@@ -141,14 +158,6 @@ pub(crate) fn make(
                 ..build(key)
             });
         }
-        plan.analyses.push(Task {
-            phase: Phase::Analyze,
-            table: name.clone(),
-            name: "statistics".to_owned(),
-            work: Work::Run { sql: format!("ANALYZE {}", ident::quote_qualified(&staging, &name)) },
-            exclusive: true,
-            optional: false,
-        });
     }
     plan
 }
@@ -201,11 +210,16 @@ fn count(name: &str, verify: Verify, loaded: Option<&Loaded>, round_trips: bool)
 
 /// What is made once the tables stand in the target: triggers, whose functions do not follow a
 /// table that moves.
-pub(crate) fn after_move(manifest: &Manifest, options: &ImportOptions) -> Vec<Statement> {
+pub(crate) fn after_move(
+    manifest: &Manifest,
+    options: &ImportOptions,
+    merged: &BTreeSet<String>,
+) -> Vec<Statement> {
     let definitions = manifest.definitions();
     let plan = ddl::post_load(&definitions, &options.schema, &options.translate);
-    let triggers =
-        plan.statements.into_iter().filter(|statement| statement.phase == ddl::Phase::Trigger);
+    let triggers = plan.statements.into_iter().filter(|statement| {
+        statement.phase == ddl::Phase::Trigger && !merged.contains(&statement.table)
+    });
     let mut statements = Vec::new();
     for trigger in triggers {
         let label = format!("trigger {} on {}.{}", trigger.name, options.schema, trigger.table);

@@ -91,7 +91,7 @@ pub(crate) async fn own_indexes(
     let last: Option<(JsonValue, JsonValue)> = sqlx::query_as(
         "-- find_last_import
          SELECT manifest, options FROM relevo_ledger.import
-         WHERE schema = $1 AND state = 'live' AND id <> $2
+         WHERE schema = $1 AND state = 'live' AND rollback IS NULL AND id <> $2
          ORDER BY ended_at DESC LIMIT 1",
     )
     .bind(&options.schema)

@@ -1,13 +1,14 @@
 //! Beginning an import and making its tables.
 
 use relevo_mysqldump::{TableDef, ddl};
+use relevo_pg::cutover::CutoverError;
 use relevo_pg::{PgError, ident, staging};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use crate::error::ImportError;
 use crate::identity::{Fence, ImportId};
 use crate::ledger;
-use crate::options::ImportOptions;
+use crate::options::{CutoverMode, ImportOptions};
 
 /// What [`begin`] found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,6 +41,7 @@ pub async fn begin(
 ) -> Result<Begun, ImportError> {
     let mut connection = ledger::acquire(pool).await?;
     check_rights(&mut connection, options).await?;
+    check_publications(&mut connection, options).await?;
     ledger::ensure(&mut connection).await?;
     let fresh = sqlx::query(
         "-- begin_import
@@ -151,6 +153,37 @@ async fn check_rights(
     Ok(())
 }
 
+/// A publication of all tables would send the staged rows to its subscribers, which have no such
+/// tables and stop.
+async fn check_publications(
+    connection: &mut PgConnection,
+    options: &ImportOptions,
+) -> Result<(), ImportError> {
+    if options.cutover.mode == CutoverMode::Merge {
+        return Ok(());
+    }
+    let publication: Option<String> = sqlx::query_scalar(
+        "-- check_publications
+         SELECT p.pubname::text FROM pg_publication p
+         WHERE p.puballtables AND p.pubinsert
+           AND EXISTS (SELECT FROM pg_replication_slots s
+                       WHERE s.plugin = 'pgoutput' AND s.database = current_database())
+         LIMIT 1",
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(|source| ImportError::database("looking at publications", source))?;
+    match publication {
+        None => Ok(()),
+        Some(name) => Err(CutoverError::Entangled {
+            objects: vec![format!(
+                "publication {name} (it sends all tables to its subscribers, the staged ones too)"
+            )],
+        }
+        .into()),
+    }
+}
+
 /// Locks the import's row for the rest of the transaction, if `fence` is its fence and it is still
 /// being loaded.
 async fn lock_import(
@@ -195,7 +228,7 @@ pub async fn create_table(
     let definition = ledger::write(id, "table definition", table)?;
 
     let mut connection = ledger::acquire(pool).await?;
-    check_present(&mut connection, &options.schema, &made.table).await?;
+    let present = check_present(&mut connection, &options, &made.table).await?;
     let mut tx = connection.begin().await.map_err(failed)?;
     if !lock_import(&mut tx, id, fence).await? {
         drop(tx);
@@ -229,6 +262,9 @@ pub async fn create_table(
     );
     tx.execute(AssertSqlSafe(made.sql.clone())).await.map_err(failed)?;
     tx.execute(AssertSqlSafe(format!("-- create_table\n{quiet}"))).await.map_err(failed)?;
+    if present && options.cutover.mode == CutoverMode::Merge {
+        leave_out_of_replication(&mut tx, &schema, &made.table).await?;
+    }
     sqlx::query(
         "-- create_table
          INSERT INTO relevo_ledger.import_table (import_id, table_name, definition)
@@ -243,36 +279,79 @@ pub async fn create_table(
     tx.commit().await.map_err(failed)
 }
 
-/// Says early that the table to be replaced is somebody else's, or no table.
-async fn check_present(
+/// Where a publication sends the rows of all tables to subscribers, staged rows that are merged into
+/// a present table would be sent twice, the first time into a table that is not there. Rows that
+/// are not logged are not sent.
+async fn leave_out_of_replication(
     connection: &mut PgConnection,
     schema: &str,
     table: &str,
 ) -> Result<(), ImportError> {
+    let failed = |source| ImportError::database("looking at publications", source);
+    let publishes_all: bool = sqlx::query_scalar(
+        "-- find_publication_of_all
+         SELECT EXISTS (SELECT FROM pg_publication WHERE puballtables AND pubinsert)",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(failed)?;
+    if publishes_all {
+        let sql = format!(
+            "-- leave_out_of_replication\nALTER TABLE {} SET UNLOGGED",
+            ident::quote_qualified(schema, table)
+        );
+        connection.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Says early that the table to be replaced or changed is somebody else's, or no table. Returns
+/// whether it is there.
+async fn check_present(
+    connection: &mut PgConnection,
+    options: &ImportOptions,
+    table: &str,
+) -> Result<bool, ImportError> {
+    let schema = &options.schema;
+    let merge = options.cutover.mode == CutoverMode::Merge;
     let present: Option<(bool, bool, String, String)> = sqlx::query_as(
         "-- check_present
-         SELECT c.relkind = 'r', pg_has_role(c.relowner, 'USAGE'),
+         SELECT c.relkind = 'r' OR (c.relkind = 'p' AND $3),
+                CASE WHEN $3 THEN has_table_privilege(c.oid, 'SELECT')
+                                  AND has_table_privilege(c.oid, 'INSERT')
+                                  AND has_table_privilege(c.oid, 'UPDATE')
+                                  AND has_table_privilege(c.oid, 'DELETE')
+                     ELSE pg_has_role(c.relowner, 'USAGE') END,
                 pg_get_userbyid(c.relowner)::text, current_user::text
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = $2",
     )
     .bind(schema)
     .bind(table)
+    .bind(merge)
     .fetch_optional(connection)
     .await
     .map_err(|source| ImportError::database("looking at the present tables", source))?;
     match present {
-        Some((false, ..)) => {
-            Err(ImportError::Cutover(relevo_pg::cutover::CutoverError::Entangled {
-                objects: vec![format!("{schema}.{table} is not a table")],
-            }))
+        Some((false, ..)) => Err(ImportError::Cutover(CutoverError::Entangled {
+            objects: vec![format!("{schema}.{table} is not a table")],
+        })),
+        Some((true, false, _, user)) if merge => Err(PgError::MissingRights {
+            what: format!("role {user} may not change the rows of {schema}.{table}"),
+            remedy: format!(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}",
+                ident::quote_qualified(schema, table),
+                ident::quote(&user)
+            ),
         }
+        .into()),
         Some((true, false, owner, user)) => Err(PgError::MissingRights {
             what: format!("role {user} may not replace table {schema}.{table} of role {owner}"),
             remedy: format!("GRANT {} TO {}", ident::quote(&owner), ident::quote(&user)),
         }
         .into()),
-        _ => Ok(()),
+        Some(_) => Ok(true),
+        None => Ok(false),
     }
 }
 

@@ -61,14 +61,14 @@ async fn follow_up(pool: &PgPool, id: &ImportId) -> Result<Vec<String>, ImportEr
     let left: Vec<(String, String)> = ledger::read(id, "follow-up", left)?;
     let mut notices = Vec::new();
     for (label, sql) in &left {
-        if let Err(error) = pool.execute(AssertSqlSafe(format!("-- follow_up\n{sql}"))).await {
+        if let Err(error) = run_follow_up(pool, sql).await {
             if relevo_pg::error::is_transient(&error) {
                 return Err(failed(error));
             }
             let message = error
                 .as_database_error()
                 .map_or_else(|| error.to_string(), |answer| answer.message().to_owned());
-            notices.push(format!("{label} is there but NOT VALID: {message}"));
+            notices.push(format!("{label}: after the cutover, this failed: {sql} ({message})"));
         }
     }
     if !left.is_empty() {
@@ -82,6 +82,11 @@ async fn follow_up(pool: &PgPool, id: &ImportId) -> Result<Vec<String>, ImportEr
         .map_err(failed)?;
     }
     Ok(notices)
+}
+
+/// Runs one statement of those that may take their time.
+pub(super) async fn run_follow_up(pool: &PgPool, sql: &str) -> Result<(), sqlx::Error> {
+    pool.execute(AssertSqlSafe(format!("-- follow_up\n{sql}"))).await.map(|_| ())
 }
 
 /// Sets hint bits and visibility maps, so that the first readers need not, and index-only scans

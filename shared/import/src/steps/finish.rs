@@ -1,19 +1,21 @@
 //! Everything after the load, up to the certificate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use relevo_mysqldump::BatchStats;
 use relevo_pg::cutover::{
-    CutoverError, Exchange, Exchanged, Finale, exchange, open_transactions, wait_for_transactions,
+    CutoverError, Exchange, Exchanged, Finale, Merge, exchange, merge, open_transactions,
+    wait_for_transactions,
 };
-use relevo_pg::{Session, session};
+use relevo_pg::{PgError, Session, session};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use super::clean::clean;
+use super::merging;
 use crate::build::{Builder, Counted};
 use crate::certificate::{Certificate, PhaseDuration, TableCertificate};
 use crate::error::ImportError;
@@ -21,7 +23,7 @@ use crate::guard::{self, RowsBefore};
 use crate::identity::{Fence, ImportId, previous_schema};
 use crate::ledger;
 use crate::manifest::Manifest;
-use crate::options::{ImportOptions, OldSnapshots};
+use crate::options::{CutoverMode, ImportOptions, OldSnapshots};
 use crate::plan::{self, Plan};
 use crate::precheck;
 use crate::progress::{ImportProgress, Phase, ProgressEvent};
@@ -54,6 +56,9 @@ pub(crate) async fn finish_after(
     cancel: &CancellationToken,
     phases: Vec<PhaseDuration>,
 ) -> Result<Certificate, ImportError> {
+    let mut connection = ledger::acquire(pool).await?;
+    ledger::ensure(&mut connection).await?;
+    drop(connection);
     let row = ledger::take_over(pool, id, fence).await?;
     let options = row.options(id)?;
     if row.state != ledger::state::LIVE {
@@ -72,6 +77,7 @@ pub(crate) async fn finish_after(
             cancel,
             clock,
             notices: Vec::new(),
+            merged: BTreeSet::new(),
         };
         finish.run().await?;
     }
@@ -144,6 +150,8 @@ struct Finish<'a> {
     cancel: &'a CancellationToken,
     clock: Clock<'a>,
     notices: Vec<String>,
+    /// Present tables whose rows are changed in place; none where tables are exchanged.
+    merged: BTreeSet<String>,
 }
 
 /// The import's own part of the cutover.
@@ -179,22 +187,35 @@ impl Finish<'_> {
         // From here on every new snapshot sees all rows.
         let older = open_transactions(session.connection()).await?;
 
+        if self.options.cutover.mode == CutoverMode::Merge {
+            self.merged =
+                merging::present_tables(session.connection(), self.options, self.manifest).await?;
+        }
         let exchange = self.exchange();
         precheck::check(session.connection(), &exchange, self.cancel).await?;
-
-        let own_indexes =
+        let own_indexes = if self.merged.is_empty() {
             precheck::own_indexes(session.connection(), self.id, self.options, self.manifest)
-                .await?;
+                .await?
+        } else {
+            Vec::new()
+        };
 
         self.clock.enter(Phase::Index);
-        let plan = plan::make(self.id, self.options, self.manifest, &loaded, &own_indexes);
+        let (id, merged) = (self.id, &self.merged);
+        let plan = plan::make(id, self.options, self.manifest, &loaded, &own_indexes, merged);
+        if !self.merged.is_empty() {
+            self.check_merge(&mut session, &plan).await?;
+        }
         let counted = self.build(&plan).await?;
         self.notices.extend(plan.notices.iter().cloned());
         self.notices.extend(plan::unvalidated_checks(session.connection(), &staging).await?);
         self.compare(&loaded, &counted)?;
 
-        self.clock.enter(Phase::Wait);
-        self.wait_for(&mut session, older).await?;
+        // In place, rows are not taken from under anybody's snapshot.
+        if self.merged.is_empty() {
+            self.clock.enter(Phase::Wait);
+            self.wait_for(&mut session, older).await?;
+        }
 
         self.clock.enter(Phase::Cutover);
         self.cut_over(&mut session, &exchange, &loaded, &counted, &before).await?;
@@ -281,28 +302,50 @@ impl Finish<'_> {
             staging: self.id.staging_schema(),
             previous: previous_schema(&self.options.schema),
             trash: self.id.trash_schema(),
-            tables: self.manifest.tables.iter().map(|table| table.name()).collect(),
-            after_move: plan::after_move(self.manifest, self.options),
+            tables: self
+                .manifest
+                .tables
+                .iter()
+                .map(|table| table.name())
+                .filter(|table| !self.merged.contains(table))
+                .collect(),
+            retired: Vec::new(),
+            first: Vec::new(),
+            after_move: plan::after_move(self.manifest, self.options, &self.merged),
         }
     }
 
-    async fn build(&mut self, plan: &Plan) -> Result<Counted, ImportError> {
-        let mut builder = Builder {
+    fn merge(&self) -> Merge {
+        merging::merge_of(self.id, self.options, self.manifest, &self.merged, self.exchange())
+    }
+
+    /// The staged columns get their last types first: these are what is compared.
+    async fn check_merge(&self, session: &mut Session, plan: &Plan) -> Result<(), ImportError> {
+        let types = plan.tables.iter().filter(|task| task.is_type_of(&self.merged));
+        self.builder().run(types.cloned().collect()).await?;
+        merging::check(session.connection(), &self.merge()).await
+    }
+
+    fn builder(&self) -> Builder<'_> {
+        Builder {
             pool: self.pool,
             id: self.id,
             fence: self.fence,
             jobs: self.options.finish_jobs,
             progress: self.progress,
             cancel: self.cancel,
-        };
-        let built = builder.run(plan.tables.clone()).await?;
+        }
+    }
+
+    async fn build(&mut self, plan: &Plan) -> Result<Counted, ImportError> {
+        let built = self.builder().run(plan.tables.clone()).await?;
         for notice in built.notices {
             self.progress.report(ProgressEvent::Notice(&notice));
             self.notices.push(notice);
         }
         self.clock.enter(Phase::Constrain);
         // Two keys between the same tables, made at once, would wait for each other.
-        builder.jobs = 1;
+        let mut builder = Builder { jobs: 1, ..self.builder() };
         builder.run(plan.keys.clone()).await?;
         builder.jobs = self.options.finish_jobs;
         match builder.run(plan.validations.clone()).await {
@@ -314,7 +357,7 @@ impl Finish<'_> {
             outcome => outcome,
         }?;
         self.clock.enter(Phase::Analyze);
-        builder.run(plan.analyses.clone()).await?;
+        self.builder().run(plan.analyses.clone()).await?;
         Ok(built.counted)
     }
 
@@ -393,11 +436,19 @@ impl Finish<'_> {
         let cancel = self.cancel;
         let outcome = {
             let mut finale = GoLive { finish: &*self, loaded, counted, before };
-            exchange::<ImportError>(session, tables, lock_wait, cancel, &mut finale).await
+            if self.merged.is_empty() {
+                exchange::<ImportError>(session, tables, lock_wait, cancel, &mut finale).await
+            } else {
+                let rows = self.merge();
+                merge::<ImportError>(session, &rows, lock_wait, cancel, &mut finale).await
+            }
         };
         match outcome {
             Ok(_) => Ok(()),
-            Err(ImportError::Cutover(CutoverError::Cancelled)) => Err(ImportError::Cancelled),
+            Err(
+                ImportError::Cutover(CutoverError::Cancelled)
+                | ImportError::Target(PgError::Cancelled { .. }),
+            ) => Err(ImportError::Cancelled),
             // Whether the COMMIT happened whose answer was lost, the ledger knows.
             Err(error) => match ledger::get(self.pool, self.id).await {
                 Ok(row) if row.state == ledger::state::LIVE => Ok(()),
@@ -425,7 +476,7 @@ impl Finish<'_> {
             "-- find_newer_import
              SELECT clock_timestamp(),
                     (SELECT id FROM relevo_ledger.import
-                     WHERE schema = $1 AND state = 'live' AND begun_at > $2
+                     WHERE schema = $1 AND state = 'live' AND rollback IS NULL AND begun_at > $2
                      ORDER BY begun_at DESC LIMIT 1)",
         )
         .bind(&self.options.schema)
@@ -485,6 +536,7 @@ impl Finish<'_> {
                 checksum_dump: stats.checksum,
                 checksum_target,
                 stats,
+                changes: exchanged.changes.get(&name).copied(),
                 table: name,
             }
         });

@@ -9,6 +9,8 @@
 //! built is noted in the transaction that built it, and the cutover is one transaction with the
 //! ledger's word that the import is live.
 //!
+//! [`rollback`] puts back what the last import replaced.
+//!
 //! Every step names its [`Fence`]. A later fence takes the import (or the chunk) over; from then on
 //! an earlier writer's last statement before its COMMIT finds no row, and it rolls back.
 
@@ -17,6 +19,8 @@ mod begin;
 mod clean;
 mod finish;
 mod load;
+mod merging;
+mod rollback;
 mod seal;
 mod status;
 
@@ -24,6 +28,7 @@ pub use abandon::{Leftover, abandon, clear, leftovers, sweep};
 pub use begin::{Begun, begin, create_table, drop_table};
 pub use finish::finish;
 pub use load::{ChunkOutcome, load_chunk};
+pub use rollback::{RolledBack, rollback};
 pub use seal::seal;
 pub use status::{
     ImportState, LoadProgress, certificate, load_progress, missing_chunks, state, stored_options,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::PgPool;
 
+use super::rollback::find_rollback;
 use crate::certificate::Certificate;
 use crate::error::ImportError;
 use crate::identity::ImportId;
@@ -20,6 +21,8 @@ pub enum ImportState {
     Sealed,
     /// Readers see it, or saw it until a later one.
     Live,
+    /// What it had replaced was put back.
+    RolledBack,
     /// Given up.
     Failed,
 }
@@ -38,7 +41,9 @@ pub struct LoadProgress {
 /// # Errors
 /// When the target cannot be reached.
 pub async fn state(pool: &PgPool, id: &ImportId) -> Result<Option<ImportState>, ImportError> {
-    Ok(ledger::find(pool, id).await?.map(|row| match row.state.as_str() {
+    let Some(row) = ledger::find(pool, id).await? else { return Ok(None) };
+    Ok(Some(match row.state.as_str() {
+        ledger::state::LIVE if find_rollback(pool, id).await?.is_some() => ImportState::RolledBack,
         ledger::state::LIVE => ImportState::Live,
         ledger::state::SEALED => ImportState::Sealed,
         ledger::state::LOADING => ImportState::Loading,

@@ -10,12 +10,29 @@ pub enum CutoverError {
     Server(#[from] PgError),
     /// Objects of others hang on the tables in a way that cannot be carried over.
     #[error(
-        "the tables cannot be exchanged, since these objects depend on them and cannot be carried over: {}; drop them before the import and create them again afterwards",
+        "the tables cannot be exchanged, since these objects depend on them and cannot be carried over: {}; drop them before the import and create them again afterwards, or import with --cutover merge, which changes rows and leaves the tables where they are",
         objects.join("; ")
     )]
     Entangled {
         /// Each object with what it depends on.
         objects: Vec<String>,
+    },
+    /// The staged rows do not fit into the present tables.
+    #[error(
+        "the rows cannot be merged into the present tables: {}; import once with --cutover swap, which replaces the tables",
+        objects.join("; ")
+    )]
+    Unmergeable {
+        /// Each with what does not fit.
+        objects: Vec<String>,
+    },
+    /// The present tables do not take the rows.
+    #[error("merging the rows of {table} was refused: {reason}")]
+    Refused {
+        /// The table.
+        table: String,
+        /// The server's answer.
+        reason: String,
     },
     /// Somebody holds the tables.
     #[error(
@@ -30,7 +47,7 @@ pub enum CutoverError {
     },
     /// A transaction older than the load goes on and on.
     #[error(
-        "transactions that began before the load are still open after {waited_seconds} s and would see the new tables empty: {}; end them or import with old_snapshots = \"proceed\"",
+        "transactions that began before the load are still open after {waited_seconds} s and would see the new tables empty: {}; end them, or import with --cutover merge or --old-snapshots proceed",
         blockers.join("; ")
     )]
     OldSnapshots {
@@ -51,7 +68,10 @@ impl CutoverError {
         match self {
             Self::Server(error) => error.is_transient(),
             Self::Blocked { .. } | Self::OldSnapshots { .. } => true,
-            Self::Entangled { .. } | Self::Cancelled => false,
+            Self::Entangled { .. }
+            | Self::Unmergeable { .. }
+            | Self::Refused { .. }
+            | Self::Cancelled => false,
         }
     }
 }

@@ -18,12 +18,14 @@
 
 mod error;
 mod extras;
+mod merge;
 mod others;
 mod rights;
 mod script;
 mod snapshot;
 mod survey;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::CutoverError;
 pub use extras::OWN_FUNCTION_MARK;
+pub use merge::{Merge, MergePlan, RowChanges, merge, plan_merge};
 pub use others::InboundKey;
 pub use script::{Statement, run_script};
 pub use snapshot::{OldTransaction, open_transactions, wait_for_transactions};
@@ -64,8 +67,12 @@ pub struct Exchange {
     pub previous: String,
     /// Where the tables that `previous` holds now go.
     pub trash: String,
-    /// The tables, by name.
+    /// The tables, by name. All of them stand in `staging`.
     pub tables: Vec<String>,
+    /// Tables of the target that go to `previous` without a successor.
+    pub retired: Vec<String>,
+    /// Run first, before anything is surveyed.
+    pub first: Vec<Statement>,
     /// Run once the new tables are in place, before others' triggers are put onto them.
     pub after_move: Vec<Statement>,
 }
@@ -81,6 +88,8 @@ pub struct Exchanged {
     pub follow_up: Vec<Statement>,
     /// What a person should read.
     pub notices: Vec<String>,
+    /// Rows changed in place, by table, where they were merged.
+    pub changes: BTreeMap<String, RowChanges>,
 }
 
 /// The caller's part of the cutover, in its transaction, directly before COMMIT.
@@ -124,8 +133,10 @@ pub async fn exchange<E: From<CutoverError>>(
             }
             Err(Failed::ToLock) => roll_back(session.connection()).await,
         }
-        let blockers =
-            snapshot::lock_holders(session.connection(), exchange).await.unwrap_or_default();
+        let schemas = [&*exchange.target, &*exchange.staging];
+        let blockers = snapshot::lock_holders(session.connection(), &schemas, &exchange.tables)
+            .await
+            .unwrap_or_default();
         if started.elapsed() >= lock_wait {
             return Err(CutoverError::Blocked {
                 waited_seconds: started.elapsed().as_secs(),
@@ -187,6 +198,7 @@ async fn attempt<E: From<CutoverError>>(
         key = literal(&format!("relevo cutover {}", exchange.target)),
     );
     locking(connection.execute(AssertSqlSafe(begin)).await.map(|_| ()), "beginning the cutover")?;
+    run_all(connection, &exchange.first).await?;
 
     let before = survey(connection, exchange).await?;
     // The budget counts from the first lock: only who waits for us can be hurt by our waiting.
@@ -214,23 +226,30 @@ async fn attempt<E: From<CutoverError>>(
     if !survey.obstacles.is_empty() {
         return Err(CutoverError::Entangled { objects: survey.obstacles }.into());
     }
-    let script = survey.script(exchange);
-    match run_script(connection, &script).await {
-        Ok(()) => {}
-        Err(error) if error.is_lock_timeout() => return Err(Failed::ToLock),
-        Err(error) => return Err(error.into_cutover_error().into()),
-    }
+    run_all(connection, &survey.script(exchange)).await?;
     let exchanged = Exchanged {
         kept_previous: !survey.present.is_empty(),
         has_trash: survey.previous_exists && !survey.present.is_empty(),
         follow_up: survey.follow_up,
         notices: survey.notices,
+        changes: BTreeMap::new(),
     };
     finale.run(connection, &exchanged).await.map_err(Failed::For)?;
     connection.execute("-- commit_cutover\nCOMMIT").await.map_err(|source| {
         CutoverError::from(PgError::database("committing the cutover", source))
     })?;
     Ok(exchanged)
+}
+
+async fn run_all<E: From<CutoverError>>(
+    connection: &mut PgConnection,
+    script: &[Statement],
+) -> Result<(), Failed<E>> {
+    match run_script(connection, script).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_lock_timeout() => Err(Failed::ToLock),
+        Err(error) => Err(error.into_cutover_error().into()),
+    }
 }
 
 /// Tells "not in time" from every other failure.
@@ -281,7 +300,7 @@ impl Survey {
                 format!("CREATE SCHEMA {}", quote(previous)),
             ));
         }
-        for table in &self.present {
+        for table in self.present.iter().chain(&self.retired) {
             script.push(Statement::new(
                 format!("table {target}.{table}"),
                 format!(

@@ -249,10 +249,11 @@ const OBSTACLES: &str = "-- list_obstacles
       AND NOT (d.classid = 'pg_policy'::regclass
                AND EXISTS (SELECT FROM pg_policy p
                            WHERE p.oid = d.objid AND p.polrelid IN (SELECT oid FROM present)))
-      -- views are replaced, publications and statistics carried over
+      -- views are replaced, own rules, publications and statistics carried over
       AND NOT (d.classid = 'pg_rewrite'::regclass
                AND EXISTS (SELECT FROM pg_rewrite r JOIN pg_class v ON v.oid = r.ev_class
-                           WHERE r.oid = d.objid AND v.relkind = 'v'))
+                           WHERE r.oid = d.objid
+                             AND (v.relkind = 'v' OR v.oid IN (SELECT oid FROM present))))
       AND d.classid <> 'pg_publication_rel'::regclass
       AND NOT (d.classid = 'pg_statistic_ext'::regclass
                AND EXISTS (SELECT FROM pg_statistic_ext x

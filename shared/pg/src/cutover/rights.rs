@@ -45,6 +45,10 @@ const REVOKES: &str = "-- carry_grants
         FROM aclexplode(s.relacl) AS a
         WHERE a.grantee <> s.relowner
         UNION ALL
+        SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+        FROM pg_attribute sa CROSS JOIN LATERAL aclexplode(sa.attacl) AS a
+        WHERE sa.attrelid = s.oid AND a.grantee <> s.relowner
+        UNION ALL
         SELECT quote_ident(pg_get_userbyid(c.relowner)) WHERE c.relacl IS NOT NULL
     ) AS g(grantee)
     WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind = 'r'

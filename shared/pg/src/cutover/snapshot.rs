@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
-use super::Exchange;
 use crate::error::PgError;
 
 /// The first pause between two looks; it doubles up to the longest.
@@ -104,10 +103,11 @@ pub(super) struct LockHolder {
     pub(super) autovacuum: bool,
 }
 
-/// Who holds locks on the present or the staged tables now.
+/// Who holds locks on these tables of these schemas now.
 pub(super) async fn lock_holders(
     connection: &mut PgConnection,
-    exchange: &Exchange,
+    schemas: &[&str],
+    tables: &[String],
 ) -> Result<Vec<LockHolder>, PgError> {
     sqlx::query_as(
         "-- lock_holders
@@ -124,14 +124,13 @@ pub(super) async fn lock_holders(
          WHERE l.locktype = 'relation'
            AND l.granted
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-           AND n.nspname IN ($1, $2)
-           AND c.relname = ANY($3)
+           AND n.nspname = ANY($1)
+           AND c.relname = ANY($2)
            AND l.pid <> pg_backend_pid()
          GROUP BY a.pid, a.application_name, a.backend_type, a.usename, a.usesysid, a.xact_start",
     )
-    .bind(&exchange.target)
-    .bind(&exchange.staging)
-    .bind(&exchange.tables)
+    .bind(schemas)
+    .bind(tables)
     .fetch_all(connection)
     .await
     .map_err(|source| PgError::database("looking for lock holders", source))

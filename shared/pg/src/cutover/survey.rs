@@ -14,6 +14,8 @@ pub const RENAMED_SUFFIX: &str = "_relevo";
 pub struct Survey {
     /// Tables of the exchange that stand in the target now.
     pub present: Vec<String>,
+    /// Tables that leave the target without a successor.
+    pub(super) retired: Vec<String>,
     /// Whether the previous schema exists.
     pub previous_exists: bool,
     /// What cannot be carried over, each in words.
@@ -48,13 +50,18 @@ pub struct Survey {
 /// # Errors
 /// When the server fails.
 pub async fn survey(connection: &mut PgConnection, exchange: &Exchange) -> Result<Survey, PgError> {
-    let mut survey = Survey { target: exchange.target.clone(), ..Survey::default() };
+    let mut survey = Survey {
+        target: exchange.target.clone(),
+        retired: exchange.retired.clone(),
+        ..Survey::default()
+    };
     present_tables(connection, exchange, &mut survey).await?;
     name_collisions(connection, exchange, &mut survey).await?;
     rights::survey_owners(connection, exchange, &mut survey).await?;
     extras::survey(connection, exchange, &mut survey).await?;
     others::survey(connection, exchange, &mut survey).await?;
     rights::survey_grants(connection, exchange, &mut survey).await?;
+    extras::survey_words(connection, exchange, &mut survey).await?;
     Ok(survey)
 }
 
@@ -64,6 +71,7 @@ impl Survey {
         let tables: Vec<String> = self
             .present
             .iter()
+            .chain(&self.retired)
             .map(|table| quote_qualified(&self.target, table))
             .chain(self.lock_also.iter().cloned())
             .collect();

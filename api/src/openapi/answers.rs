@@ -4,7 +4,10 @@ use relevo_jobs::JobKind;
 use relevo_queue::{JobState, UniqueScope};
 use relevo_runs::api_keys::Scope;
 use relevo_runs::{LogLevel, RunState};
+use relevo_settings::SourceKind;
 use serde_json::{Map, Value, json};
+
+use crate::routes;
 
 use super::schema::{
     any_object, array, boolean, constant, count, described, id, input, named, nullable, object,
@@ -55,6 +58,10 @@ pub(super) fn components() -> Value {
         ("Source", source()),
         ("ApiKey", api_key()),
         ("AuditEntry", audit_entry()),
+        ("Connection", routes::connections::connection_schema()),
+        ("Trial", routes::connections::trial_schema()),
+        ("Alert", routes::attention::alert_schema()),
+        ("DoctorReport", routes::attention::report_schema()),
     ];
     schemas.extend(fixed.map(|(name, schema)| (name.to_owned(), schema)));
     let mut mapping = Map::new();
@@ -311,7 +318,8 @@ fn source() -> Value {
     ]);
     object([
         ("name", string()),
-        ("gateway_url", string()),
+        ("kind", word(SourceKind::ALL.map(SourceKind::as_str))),
+        ("origin", described(string(), "What its dumps come from, without secrets.")),
         ("mode", string()),
         ("target", string()),
         ("target_schema", string()),

@@ -12,10 +12,12 @@ pub(crate) mod jobs;
 mod keys;
 mod kinds;
 pub(crate) mod queues;
+mod rollback;
 pub(crate) mod run_events;
 pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod sources;
+mod uploads;
 mod webhook;
 
 use axum::http::{HeaderName, HeaderValue, header};
@@ -42,8 +44,10 @@ fn api_v1(app: Option<&App>) -> Routes {
         .merge(jobs::routes())
         .merge(kinds::routes())
         .merge(backups::routes())
+        .merge(uploads::routes())
         .merge(runs::routes())
         .merge(run_events::routes())
+        .merge(rollback::routes())
         .merge(sources::routes())
         .merge(connections::routes())
         .merge(attention::routes())

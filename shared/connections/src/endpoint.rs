@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use relevo_settings::{ChannelKind, ConnectionKind, Settings, SmtpSecurity};
+use relevo_settings::{ChannelKind, ConnectionKind, Settings, SmtpSecurity, SourceKind};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use url::Url;
@@ -125,11 +125,13 @@ pub fn of_settings(settings: &Settings) -> Vec<Endpoint> {
         all.push(endpoint("database".to_owned(), ConnectionKind::Postgres, url.clone()));
     }
     for (name, source) in &settings.backup {
-        let gateway = SecretString::from(source.gateway_url.clone());
-        all.push(Endpoint {
-            api_key: Some(source.api_key.clone()),
-            ..endpoint(format!("backup.{name}.gateway"), ConnectionKind::Gateway, gateway)
-        });
+        if source.kind == SourceKind::Gateway {
+            let gateway = SecretString::from(source.gateway_url.clone());
+            all.push(Endpoint {
+                api_key: Some(source.api_key.clone()),
+                ..endpoint(format!("backup.{name}.gateway"), ConnectionKind::Gateway, gateway)
+            });
+        }
         let target = source.target_url.clone();
         all.push(endpoint(format!("backup.{name}.target"), ConnectionKind::Postgres, target));
         if let Some(url) = &source.heartbeat_url {

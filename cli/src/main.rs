@@ -23,7 +23,7 @@ use serde_json::json;
 use crate::args::{Cli, Command, ConfigCommand};
 use crate::commands::{
     configuration, connections, console, doctor, dumps, jobs, keys, notify, queues, runs,
-    schedules, services, up,
+    schedules, services, state, up,
 };
 use crate::control::ControlPlane;
 use crate::failure::{Exit, Failure, OrFail as _};
@@ -101,6 +101,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Secret(command) => Box::pin(connections::secrets(config, command, out)).await,
         Command::Doctor(args) => Box::pin(doctor::doctor(config, args, out)).await,
+        Command::State(command) => Box::pin(state::state(config, command, out)).await,
         Command::Config(ConfigCommand::Check) => configuration::check(config, out),
     }
 }

@@ -15,6 +15,7 @@ use relevo_settings::{BackupSource, Settings};
 use relevo_telemetry::metrics::Metrics;
 use sqlx::{PgPool, PgTransaction};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backup::{ChunkStore, Files, Names},
@@ -41,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) sender: Sender,
     /// Wakes this process's reconciler: a run has just ended.
     pub(crate) run_ended: Notify,
+    /// Fires when the control plane turns out to be another one than at the start.
+    pub(crate) replaced: CancellationToken,
 }
 
 impl Context {
@@ -65,6 +68,7 @@ impl Context {
             names,
             sender,
             run_ended: Notify::new(),
+            replaced: CancellationToken::new(),
             pool,
             queue,
             settings,

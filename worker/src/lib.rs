@@ -95,7 +95,18 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
 
     let observer = Arc::new(QueueMetrics::new(Arc::clone(&context.metrics)));
     let registry = Arc::new(Registry::new(Arc::clone(&context)));
-    relevo_queue::run_worker(queue, config, registry, observer, shutdown).await?;
+    let stop = shutdown.child_token();
+    let replaced = context.replaced.clone();
+    let work = relevo_queue::run_worker(queue, config, registry, observer, stop.clone());
+    let watch = async {
+        replaced.cancelled().await;
+        stop.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = work => ended?,
+        () = watch => {}
+    }
 
     beside.cancel();
     // Its steps are idempotent and bounded; a panic in it must not look like a failed drain.
@@ -106,6 +117,11 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
         tracing::error!(error = &error as &dyn std::error::Error, "the watch of the disk crashed");
     }
     context.targets.close().await;
+    if replaced.is_cancelled() {
+        anyhow::bail!(
+            "the control plane was restored from a backup while this worker ran; start it again"
+        );
+    }
     Ok(())
 }
 

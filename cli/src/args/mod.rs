@@ -4,6 +4,7 @@ pub mod dump;
 pub mod operate;
 pub mod outside;
 pub mod services;
+pub mod state;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ pub use operate::{
 };
 pub use outside::{ConnectionCommand, DoctorArgs, NotifyCommand, SecretCommand};
 pub use services::{ConfigCommand, ServeArgs, UpArgs, WorkerArgs};
+pub use state::StateCommand;
 
 /// What follows every command's help: the same exit codes hold everywhere.
 const EXIT_CODES: &str = "\
@@ -98,7 +100,7 @@ pub enum Command {
     /// Dead letters, the jobs that were given up: list, retry, discard
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Runs: list, show, log, watch, cancel
+    /// Runs: list, show, log, watch, rollback, cancel
     #[command(subcommand)]
     Run(RunCommand),
     /// Backups of a configured source: run one now
@@ -123,6 +125,9 @@ pub enum Command {
     ///
     /// Asks this machine, the databases, gateways, mail servers and webhooks. Changes nothing.
     Doctor(DoctorArgs),
+    /// The control plane's own state: back it up, restore it
+    #[command(subcommand)]
+    State(StateCommand),
     /// The configuration: check what is in force and where it comes from
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -1,5 +1,7 @@
 //! Arguments of the commands that look at the control plane or change it.
 
+use std::path::PathBuf;
+
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -237,6 +239,16 @@ pub enum RunCommand {
         /// Number of the run
         id: i64,
     },
+    /// Put the data back that a run's import replaced
+    ///
+    /// The previous tables are kept until the next import succeeds; until then this exchanges them
+    /// for the present ones, in one short transaction, with rights, views and foreign keys as they
+    /// are. It needs no worker. Asked again, it says what it did the first time.
+    #[command(after_help = "Example:\n  relevo run rollback 12")]
+    Rollback {
+        /// Number of the run
+        id: i64,
+    },
     /// Ask a run to end; what it had loaded is removed, the previous data stay
     #[command(after_help = "Example:\n  relevo run cancel 12")]
     Cancel {
@@ -253,6 +265,7 @@ pub enum BackupCommand {
   relevo backup run --source sicar
   relevo backup run --source sicar --mode sync --wait
   relevo backup run --source sicar --force
+  relevo backup run --source sicar --file /mnt/usb/shop.sql.gz --wait
 
 With --wait it shows the progress and ends with the run: exit code 0 when it succeeded, 1 when
 not; Ctrl-C stops the watching, never the run. Only one run of a source is active at a time.")]
@@ -263,6 +276,9 @@ not; Ctrl-C stops the watching, never the run. Only one run of a source is activ
         /// How to ask the gateway [default: the source's mode]
         #[arg(long, value_enum)]
         mode: Option<ModeArg>,
+        /// Load this dump, in place of what the source would bring
+        #[arg(long, value_name = "PATH", conflicts_with = "mode")]
+        file: Option<PathBuf>,
         /// Load a backup that is empty or has shrunk against the last one, too
         #[arg(long)]
         force: bool,

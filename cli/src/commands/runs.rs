@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use relevo_jobs::RequestMode;
+use relevo_rollback::RollbackError;
 use relevo_runs::backup;
 use relevo_runs::{Run, RunError, RunEvent, RunFilter, RunId, RunState};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use crate::args::operate::{ModeArg, PageArgs};
 use crate::args::{BackupCommand, RunCommand};
 use crate::audited::{Audited, actor};
+use crate::commands::handover;
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, clean, compact, moment, moment_or_none, record, table, write_out};
@@ -31,7 +33,49 @@ pub async fn run(control: &ControlPlane, command: RunCommand, out: Output) -> Re
             to_the_end(control, RunId(id), out).await
         }
         RunCommand::Cancel { id } => cancel(control, RunId(id), out).await,
+        RunCommand::Rollback { id } => rollback(control, RunId(id), out).await,
     }
+}
+
+async fn rollback(control: &ControlPlane, id: RunId, out: Output) -> Result<(), Failure> {
+    // Interrupted, it lets go of the target's tables before it ends.
+    let stop = shutdown::on_signal()?;
+    let by = actor();
+    let outcome =
+        relevo_rollback::roll_back(&control.pool, &control.settings, id, &by, &stop).await;
+    let (exit, advice) = match &outcome {
+        Ok(_) => (Exit::Failed, None),
+        Err(RollbackError::NotFound(id)) => return Err(no_run(*id)),
+        Err(RollbackError::UnknownSource(_)) => (Exit::Configuration, None),
+        Err(RollbackError::ControlPlane(_) | RollbackError::NotNoted { .. }) => {
+            (Exit::ControlPlane, Some("run the same command again"))
+        }
+        Err(_) if stop.is_cancelled() => (Exit::Interrupted, None),
+        Err(error) if error.is_transient() => (Exit::Failed, Some("try the same command again")),
+        Err(_) => (Exit::Failed, None),
+    };
+    let outcome = outcome.or_exit(exit);
+    let done = match advice {
+        Some(advice) => outcome.advise(advice)?,
+        None => outcome?,
+    };
+    out.document(&done, || {
+        let mut text = record(&[
+            ("run", id.to_string()),
+            ("rolled back", moment(done.rolled_back_at)),
+            ("again in place", done.tables.join(", ")),
+            ("in schema", done.schema.clone()),
+            ("the run's own", format!("in schema {}", done.previous_schema)),
+            ("taken away", done.retired.join(", ")),
+        ]);
+        if done.already {
+            text.push_str("\nIt had been rolled back before; nothing was changed now.\n");
+        }
+        for notice in &done.notices {
+            text.push_str(&format!("note: {}\n", clean(notice)));
+        }
+        text
+    })
 }
 
 /// Runs `relevo backup …`.
@@ -40,14 +84,18 @@ pub async fn backup(
     command: BackupCommand,
     out: Output,
 ) -> Result<(), Failure> {
-    let BackupCommand::Run { source, mode, force, wait } = command;
+    let BackupCommand::Run { source, mode, file, force, wait } = command;
     check_source(control, &source, mode)?;
     let mode = match mode {
         None => RequestMode::Auto,
         Some(ModeArg::Webhook) => RequestMode::Webhook,
         Some(ModeArg::Sync) => RequestMode::Sync,
     };
-    let options = backup::StartOptions { mode, force, upload: None };
+    let upload = match file {
+        Some(path) => Some(handover::hand_over(control, &source, &path).await?),
+        None => None,
+    };
+    let options = backup::StartOptions { mode, force, upload };
     let mut audited = Audited::begin(control).await?;
     let by = actor().label();
     let started = backup::start_in(&mut audited.tx, &control.queue, &source, &options, &by).await;
@@ -175,6 +223,8 @@ pub fn describe(run: &Run) -> String {
         ("progress", progress.map(watch::progress_text).unwrap_or_default()),
         ("figures", compact(&run.stats)),
         ("error", run.error.clone().unwrap_or_default()),
+        ("rolled back", moment_or_none(run.rolled_back_at)),
+        ("by", run.rolled_back_by.clone().unwrap_or_default()),
     ]);
     if let Some(document) = &run.certificate {
         text.push('\n');

@@ -15,14 +15,14 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 const SERVER_VERSION_NUM_MIN: i32 = 140_000;
 
 /// How long [`migrate`] waits for another process that migrates, and for each lock a migration takes.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// Key of the advisory lock, "relevo" in ASCII: the same for every version, since two versions must
 /// exclude each other too.
 const LOCK_KEY: i64 = 0x7265_6c65_766f;
 
 /// Name of the bookkeeping table.
-const BOOKKEEPING_TABLE: &str = "relevo.migration";
+pub(crate) const BOOKKEEPING_TABLE: &str = "relevo.migration";
 
 /// Every migration of this build, oldest first, set to keep its books in the schema `relevo`.
 ///
@@ -166,7 +166,7 @@ async fn migrate_on(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), 
 
 /// Takes the migration lock of this session, waiting at most `lock_wait`; the same bound then holds
 /// for the locks that the migrations take.
-async fn lock(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), MigrateError> {
+pub(crate) async fn lock(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), MigrateError> {
     sqlx::query(
         "-- migrate: bounds\n\
          SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', '0', false)",
@@ -188,7 +188,7 @@ async fn lock(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), Migrat
 
 /// Makes the schema unless it is there: `IF NOT EXISTS` alone would ask for the right to create one
 /// even when an administrator has made it already.
-async fn create_schema(conn: &mut PgConnection) -> Result<(), MigrateError> {
+pub(crate) async fn create_schema(conn: &mut PgConnection) -> Result<(), MigrateError> {
     let (exists, role, database): (bool, String, String) = sqlx::query_as(
         "-- migrate: schema\n\
          SELECT to_regnamespace('relevo') IS NOT NULL, quote_ident(current_user), current_database()",
@@ -211,7 +211,7 @@ fn locked(source: sqlx::Error, lock_wait: Duration) -> MigrateError {
     MigrateError::Locked { waited_ms: lock_wait.as_millis(), source }
 }
 
-fn explain(error: SqlxMigrateError, lock_wait: Duration) -> MigrateError {
+pub(crate) fn explain(error: SqlxMigrateError, lock_wait: Duration) -> MigrateError {
     match error {
         SqlxMigrateError::VersionMissing(database) => {
             MigrateError::NewerDatabase { database, known: newest_known() }
@@ -233,10 +233,16 @@ fn explain(error: SqlxMigrateError, lock_wait: Duration) -> MigrateError {
 /// # Errors
 /// When the database cannot be asked.
 pub async fn status(pool: &PgPool) -> Result<SchemaStatus, sqlx::Error> {
+    let mut conn = pool.acquire().await?;
+    status_on(&mut conn).await
+}
+
+/// As [`status`], on this connection.
+pub(crate) async fn status_on(conn: &mut PgConnection) -> Result<SchemaStatus, sqlx::Error> {
     let exists: bool = sqlx::query_scalar(
         "-- control_plane::status: table\nSELECT to_regclass('relevo.migration') IS NOT NULL",
     )
-    .fetch_one(pool)
+    .fetch_one(&mut *conn)
     .await?;
     if !exists {
         return Ok(SchemaStatus::Absent);
@@ -245,7 +251,7 @@ pub async fn status(pool: &PgPool) -> Result<SchemaStatus, sqlx::Error> {
         "-- control_plane::status: versions\n\
          SELECT version FROM relevo.migration WHERE success ORDER BY version",
     )
-    .fetch_all(pool)
+    .fetch_all(conn)
     .await?;
     let unknown = applied.iter().rev().find(|version| !MIGRATIONS.version_exists(**version));
     if let Some(version) = unknown {
@@ -276,7 +282,7 @@ pub async fn identity(pool: &PgPool) -> Result<Identity, sqlx::Error> {
         .await
 }
 
-fn newest_known() -> i64 {
+pub(crate) fn newest_known() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 

@@ -3,6 +3,7 @@
 //! A run changes only while it is active. Every statement here says so in its `WHERE`, so whoever
 //! comes late (a stale worker, a second failure) is told so and has changed nothing.
 
+use chrono::{DateTime, Utc};
 use relevo_telemetry::trace;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
@@ -448,6 +449,33 @@ impl Runs {
             WHERE id = $1 AND state IN ('pending', 'running')",
         )
         .bind(id)
+        .execute(tx)
+        .await?
+        .rows_affected();
+        Ok(changed == 1)
+    }
+
+    /// Notes that the data from before a run were put back into their place; false, and nothing
+    /// changed, when that was noted before or the run has put none into place.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rolled_back_in(
+        &self,
+        tx: &mut PgConnection,
+        id: RunId,
+        at: DateTime<Utc>,
+        by: &str,
+    ) -> Result<bool, RunError> {
+        let changed = sqlx::query(
+            "-- Runs::rolled_back_in
+            UPDATE relevo.run
+            SET rolled_back_at = $2, rolled_back_by = $3, updated_at = now()
+            WHERE id = $1 AND state = 'succeeded' AND rolled_back_at IS NULL",
+        )
+        .bind(id)
+        .bind(at)
+        .bind(bounded::text(by, 200))
         .execute(tx)
         .await?
         .rows_affected();

@@ -9,6 +9,7 @@
 //! | an active run somebody wants cancelled | its import is abandoned, the run cancelled |
 //! | an active run with a dead letter, or without any job left | abandoned, the run failed |
 //! | the same, but the target says the import is live | the run succeeds with the target's certificate |
+//! | an active run from before a restore | the same: as its target says, else failed |
 //! | an ended run, not cleaned | its jobs are cancelled, staging schemas and chunks removed |
 //! | files and chunks of ended runs, on this disk | removed |
 //! | uploads that were loaded or have expired | removed |
@@ -26,7 +27,9 @@ use anyhow::Context as _;
 use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
-use relevo_runs::{Run, RunId, RunState, backup::PIPELINE, backup_requests, uploads};
+use relevo_runs::{
+    Run, RunId, RunState, backup::PIPELINE, backup_requests, control_plane, uploads,
+};
 use relevo_settings::BackupSource;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +96,14 @@ pub(crate) async fn reconcile_forever(context: Arc<Context>, shutdown: Cancellat
 
 /// One pass.
 async fn reconcile(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
+    if control_plane::identity(&context.pool).await? != context.identity {
+        tracing::error!(
+            "the control plane was restored from a backup since this worker was started: it stops, \
+             and is to be started again"
+        );
+        context.replaced.cancel();
+        return Ok(());
+    }
     // A connection of its own, outside the pool: the lock ends with it, however this ends.
     let mut lock = PgConnection::connect_with(&context.pool.connect_options()).await?;
     let locked: bool = sqlx::query_scalar("-- reconcile: lock\nSELECT pg_try_advisory_lock($1)")
@@ -139,6 +150,11 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
     if run.cancel_requested {
         return Ok(Some(Ending::Cancelled));
     }
+    if is_of_the_past(context, run) {
+        let reason = "it was under way when the control plane's state was backed up, which was \
+                      restored since; start a new run";
+        return Ok(Some(Ending::Failed(reason.to_owned())));
+    }
     let steps = JobKind::ALL.into_iter().filter(|kind| is_step(*kind));
     let filter = JobFilter {
         kinds: steps.map(|kind| kind.as_str().to_owned()).collect(),
@@ -171,6 +187,12 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
     Ok(Some(Ending::Failed(reason.to_owned())))
 }
 
+/// Whether a run began before the control plane was restored: what is known of it is old, and its
+/// cutover may have happened since.
+fn is_of_the_past(context: &Context, run: &Run) -> bool {
+    run.incarnation < context.identity.incarnation
+}
+
 /// Whether jobs of this kind carry a run of the import forward.
 fn is_step(kind: JobKind) -> bool {
     match kind {
@@ -198,7 +220,7 @@ async fn end(
     if run.state.is_ended() {
         return Ok(());
     }
-    if run.phase != FINISH {
+    if run.phase != FINISH && !is_of_the_past(context, &run) {
         let state = end_in(context, &mut tx, &run, None, Previous::Untouched, ending).await?;
         tx.commit().await?;
         state.inspect(|state| ending::ended(context, &run, *state));

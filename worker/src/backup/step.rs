@@ -75,9 +75,7 @@ impl<'a> Step<'a> {
             Ordering::Equal => {}
             // The reconciler ends it as its target says.
             Ordering::Less => {
-                return Err(JobError::cancel(
-                    "the control plane was restored since its run began",
-                ));
+                return Err(JobError::cancel("the control plane was restored since its run began"));
             }
             // This process is of the past; it is about to find out, and to end.
             Ordering::Greater => return Err(JobError::snooze(STALE_PAUSE)),
@@ -212,6 +210,15 @@ impl<'a> Step<'a> {
             ..ImportOptions::default()
         };
         options.translate.tinyint1_as_boolean = self.source.tinyint1_as_boolean;
+        options.cutover.mode = match self.source.cutover {
+            relevo_settings::CutoverMode::Swap => relevo_import::CutoverMode::Swap,
+            relevo_settings::CutoverMode::Merge => relevo_import::CutoverMode::Merge,
+        };
+        options.cutover.old_snapshots = match self.source.old_snapshots {
+            relevo_settings::OldSnapshots::Refuse => relevo_import::OldSnapshots::Refuse,
+            relevo_settings::OldSnapshots::Proceed => relevo_import::OldSnapshots::Proceed,
+        };
+        options.cutover.snapshot_wait_seconds = self.source.snapshot_wait_seconds;
         options
     }
 

@@ -110,6 +110,8 @@ pub(crate) async fn one(queue: &Queue, job: &NewJob) -> Result<Enqueued, QueueEr
     job.validate()?;
     let announces = job.delay.is_none_or(|delay| delay.is_zero());
     let leads = announces && queue.notifier.leads(&job.queue);
+    // Dropped, and so given back to the pool, when this future is or the statement fails.
+    let mut connection = queue.spare.take(queue.pool()).await?;
     let row = sqlx::query(ENQUEUE_ONE)
         .bind(&job.kind)
         .bind(Json(&job.payload))
@@ -123,9 +125,10 @@ pub(crate) async fn one(queue: &Queue, job: &NewJob) -> Result<Enqueued, QueueEr
         .bind(job.run_at)
         .bind(job.delay.unwrap_or_default().as_secs_f64())
         .bind(leads)
-        .fetch_one(queue.pool())
+        .fetch_one(&mut *connection)
         .await
         .map_err(refused)?;
+    queue.spare.keep(queue.pool(), connection);
     if announces && !leads {
         queue.notifier.trail(queue.pool(), &job.queue);
     }

@@ -24,6 +24,7 @@ mod notify;
 mod prune;
 mod queue;
 mod rescue;
+mod spare;
 mod sql;
 mod stage;
 mod text_enum;

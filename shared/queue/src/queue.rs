@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
 
 use crate::notify::Notifier;
+use crate::spare::Spare;
 use crate::view::{self, BatchView, JobFilter, JobState, JobView, QueueStats, SessionView};
 use crate::{
     BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError, UpkeepDue, batch, cancel,
@@ -19,6 +20,7 @@ use crate::{
 pub struct Queue {
     pool: PgPool,
     pub(crate) notifier: Arc<Notifier>,
+    pub(crate) spare: Arc<Spare>,
 }
 
 /// What became of a cancel.
@@ -74,7 +76,7 @@ pub struct Retention {
 impl Queue {
     /// The queue in the database of `pool`, whose control plane must be migrated.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, notifier: Arc::default() }
+        Self { pool, notifier: Arc::default(), spare: Arc::default() }
     }
 
     /// The pool it works through.

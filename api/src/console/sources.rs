@@ -82,7 +82,7 @@ fn source(visitor: &Visitor, app: &App, row: &SourceRow<'_>) -> Markup {
                     }
                 })))
                 (fact(words.next_start, Some(moment_or(words, row.next_start, words.by_hand_only))))
-                (fact(words.from, Some(html! { code { (without_secrets(&row.source.gateway_url)) } })))
+                (fact(words.from, Some(html! { code { (row.source.origin()) } })))
                 (fact(words.to, Some(html! { code { (target) } " " (row.source.target_schema) })))
             }
             @if visitor.may_start() { (start_form(visitor, app, row.name)) }

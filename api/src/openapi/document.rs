@@ -73,7 +73,7 @@ fn described(operation: &Operation) -> Value {
     if let Some((schema, presence)) = &operation.body {
         described["requestBody"] = json!({
             "required": *presence == Presence::Required,
-            "content": {"application/json": {"schema": schema}},
+            "content": {operation.body_kind: {"schema": schema}},
         });
     }
     described

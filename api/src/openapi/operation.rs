@@ -23,6 +23,8 @@ pub(crate) struct Operation {
     pub(super) scope: Option<Scope>,
     pub(super) parameters: Vec<Value>,
     pub(super) body: Option<(Value, Presence)>,
+    /// The body's media type.
+    pub(super) body_kind: &'static str,
     pub(super) answers: Vec<(u16, &'static str, Content)>,
     pub(super) problems: Vec<(u16, &'static str)>,
 }
@@ -63,6 +65,7 @@ impl Operation {
             scope: None,
             parameters: path_parameters(path),
             body: None,
+            body_kind: "application/json",
             answers: Vec::new(),
             problems: vec![(500, "internal"), (503, "timed_out")],
         }
@@ -129,6 +132,13 @@ impl Operation {
         self.problem(400, "malformed_json")
             .problem(400, "unreadable_body")
             .problem(413, "body_too_large")
+    }
+
+    /// Takes bytes, whatever they are said to be.
+    pub(crate) fn binary_body(mut self) -> Self {
+        self.body = Some((json!({}), Presence::Optional));
+        self.body_kind = "application/octet-stream";
+        self.problem(400, "unreadable_body").problem(413, "body_too_large")
     }
 
     fn takes(mut self, schema: Value, presence: Presence) -> Self {

@@ -9,6 +9,7 @@ use relevo_runs::RunId;
 use relevo_runs::api_keys::Scope;
 use relevo_runs::audit::Actor;
 use relevo_runs::backup::{self, BackupMode, StartOptions};
+use relevo_settings::{BackupSource, SourceKind};
 use serde_json::json;
 
 use super::location;
@@ -17,7 +18,7 @@ use crate::audited::Audited;
 use crate::auth::{Caller, Enqueue};
 use crate::error::ApiError;
 use crate::extract::{Named, OptionalBody};
-use crate::openapi::schema::{boolean, id, input, object, string, word};
+use crate::openapi::schema::{boolean, id, input, nullable, object, string, word};
 use crate::openapi::{Operation, Routes};
 
 pub(super) fn routes() -> Routes {
@@ -26,10 +27,11 @@ pub(super) fn routes() -> Routes {
     let started = Operation::post("/api/v1/backups/{source}", "startBackup", "Start a backup run")
         .describe(
             "`auto` does what the source\u{2019}s settings say; `force` lets a backup replace the \
-             target that is suspiciously small against the last one.",
+             target that is suspiciously small against the last one; `upload` loads a dump that was \
+             uploaded, in place of what the source would bring.",
         )
         .needs(Scope::Enqueue)
-        .optional_body(input([], [("mode", modes()), ("force", boolean())]))
+        .optional_body(input([], [("mode", modes()), ("force", boolean()), ("upload", nullable(id()))]))
         .made(
             202,
             "The run has begun.",
@@ -37,7 +39,9 @@ pub(super) fn routes() -> Routes {
         )
         .problem(404, "source_not_found")
         .problem(409, "run_active")
-        .problem(422, "public_url_missing");
+        .problem(409, "upload_unusable")
+        .problem(422, "public_url_missing")
+        .problem(422, "upload_missing");
     Routes::new("Backups").add(started, start)
 }
 
@@ -61,10 +65,16 @@ pub(crate) async fn start_run(
     source: &str,
     options: &StartOptions,
 ) -> Result<RunId, ApiError> {
-    if !app.settings.backup.contains_key(source) {
-        return Err(unknown_source(app, source));
+    let settings = known_source(app, source)?;
+    if settings.kind == SourceKind::Upload && options.upload.is_none() {
+        return Err(ApiError::unprocessable(
+            "upload_missing",
+            "this source takes uploads only: announce a dump by POST /api/v1/uploads and send it, or \
+             name one that has arrived in upload",
+        ));
     }
-    if options.mode == BackupMode::Webhook && app.settings.api.public_url.is_none() {
+    let asks = settings.kind == SourceKind::Gateway && options.upload.is_none();
+    if asks && options.mode == BackupMode::Webhook && app.settings.api.public_url.is_none() {
         return Err(ApiError::unprocessable(
             "public_url_missing",
             "the gateway cannot call back: api.public_url is not configured; ask with mode sync",
@@ -77,6 +87,11 @@ pub(crate) async fn start_run(
     audited.commit(action, object, None, Some(after)).await?;
     app.count_enqueued(relevo_jobs::policy(JobKind::RequestBackup).queue, JobKind::RequestBackup);
     Ok(run)
+}
+
+/// The settings of a source.
+pub(super) fn known_source<'a>(app: &'a App, source: &str) -> Result<&'a BackupSource, ApiError> {
+    app.settings.backup.get(source).ok_or_else(|| unknown_source(app, source))
 }
 
 fn unknown_source(app: &App, source: &str) -> ApiError {

@@ -45,7 +45,8 @@ async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiEr
 fn view(name: &str, source: &BackupSource, last_run: Option<&Run>) -> Value {
     json!({
         "name": name,
-        "gateway_url": without_secrets(&source.gateway_url),
+        "kind": source.kind.as_str(),
+        "origin": source.origin(),
         "mode": source.mode.as_str(),
         "target": without_secrets(source.target_url.expose_secret()),
         "target_schema": source.target_schema,

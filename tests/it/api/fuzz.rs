@@ -257,6 +257,10 @@ impl Generator {
 
     fn body(&mut self, content: &Value, allowed: &mut bool) -> Sent {
         let required = content["required"] == true;
+        if !content["content"]["application/octet-stream"].is_null() {
+            let length = self.rng.random_range(0..2_000);
+            return Sent::Raw((0..length).map(|_| self.rng.random()).collect());
+        }
         let schema = &content["content"]["application/json"]["schema"];
         if self.chance(8) {
             let raw: [&[u8]; 6] = [b"", b"{", b"[]", b"\"\xff\"", b"{}{}", b"nul"];
@@ -312,6 +316,10 @@ async fn fuzz(seed: u64) {
     let mut generator = Generator { rng: StdRng::seed_from_u64(seed), ids };
     let (mut taken, mut refused) = (0, 0);
     for described in operations() {
+        // Following a run goes on until the run ends; console::follow looks at that.
+        if described.operation["operationId"] == "followRun" {
+            continue;
+        }
         let mut successes = 0;
         // What takes a body can be got wrong in more ways.
         let cases = if described.operation["requestBody"].is_null() { CASES } else { 4 * CASES };

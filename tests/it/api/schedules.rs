@@ -60,7 +60,8 @@ async fn sources_are_shown_without_their_secrets() {
     let listed = server.get("/api/v1/sources").await.ok(200);
     let source = &listed["sources"][0];
     assert_eq!(source["name"], "sicar");
-    assert!(source["gateway_url"].as_str().unwrap().starts_with(GATEWAY));
+    assert_eq!(source["kind"], "gateway");
+    assert!(source["origin"].as_str().unwrap().starts_with(GATEWAY));
     assert_eq!(source["target"], "postgres://127.0.0.1:1/none");
     assert_eq!(source["last_run"]["id"], run);
     assert!(!listed.to_string().contains("gateway-key") && !listed.to_string().contains("nobody"));

@@ -1,6 +1,7 @@
 //! The API on a port of its own, with a key that may do everything.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use relevo_telemetry::metrics::Metrics;
 use relevo_tests::TestDatabase;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,9 @@ pub const GATEWAY: &str = "https://gateway.test:8443";
 /// The most bytes a body may have.
 pub const BODY_LIMIT_BYTES: usize = 20_000;
 
+/// The key that seals secrets: in no file, so that tests leave none behind.
+const SEALING_KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
 pub struct Server {
     pub deps: ApiDeps,
     pub address: SocketAddr,
@@ -31,6 +36,7 @@ pub struct Server {
     pub client: reqwest::Client,
     pub shutdown: CancellationToken,
     pub served: JoinHandle<std::io::Result<()>>,
+    _folder: TempDir,
     // Dropped last: the database goes when nothing uses it any more.
     pub db: TestDatabase,
 }
@@ -76,7 +82,8 @@ impl Server {
     /// With more lines at the top of the configuration file.
     pub async fn start_with(more: &str) -> Self {
         let db = TestDatabase::new().await;
-        let settings = Arc::new(settings(more));
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Arc::new(settings(more, folder.path()));
         let deps = ApiDeps {
             pool: db.pool().clone(),
             queue: Queue::new(db.pool().clone()),
@@ -97,6 +104,7 @@ impl Server {
             client: reqwest::Client::builder().timeout(Duration::from_secs(60)).build().unwrap(),
             shutdown,
             served,
+            _folder: folder,
             db,
         }
     }
@@ -168,12 +176,14 @@ pub async fn execute(client: &reqwest::Client, request: reqwest::Request) -> Ans
     Answer { status, headers, body }
 }
 
-fn settings(more: &str) -> Settings {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("relevo.toml");
+fn settings(more: &str, folder: &Path) -> Settings {
+    let path = folder.join("relevo.toml");
+    let data_dir = folder.join("data");
     let text = format!(
         "{more}
+        data_dir = {data_dir:?}
         api.body_limit_bytes = {BODY_LIMIT_BYTES}
+        secrets.key = \"{SEALING_KEY}\"
         [backup.sicar]
         gateway_url = \"{GATEWAY}\"
         api_key = \"gateway-key\"

@@ -9,4 +9,8 @@ mod disks;
 mod failures;
 mod modes;
 mod notify;
+mod restored;
+mod retention;
+mod rollback;
+mod sources;
 mod targets;

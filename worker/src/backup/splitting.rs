@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read as _, Seek as _},
     path::Path,
     sync::{
         Arc,
@@ -96,11 +96,22 @@ pub(crate) fn start(
 #[error("the chunks are not wanted any more")]
 struct NotWanted;
 
-/// Whether a file is a whole, undamaged gzip file: its own checksums hold to the end.
+/// What every gzip file begins with.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Whether a file is a whole, undamaged gzip file: its own checksums hold to the end. A file that is
+/// not packed has none that could be wrong.
 pub(crate) async fn is_sound_gzip(path: &Path) -> Result<io::Result<()>, JoinError> {
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || {
-        let mut unpacked = MultiGzDecoder::new(File::open(path)?);
+        let mut file = File::open(path)?;
+        let mut magic = [0; 2];
+        let packed = file.read(&mut magic)? == magic.len() && magic == GZIP_MAGIC;
+        if !packed {
+            return Ok(());
+        }
+        file.rewind()?;
+        let mut unpacked = MultiGzDecoder::new(file);
         io::copy(&mut unpacked, &mut io::sink()).map(drop)
     })
     .await

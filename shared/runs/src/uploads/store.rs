@@ -3,10 +3,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
+use url::Url;
 
 /// Space that must remain on the disk for everything else.
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -46,6 +47,13 @@ impl Store {
         Self { folder: root.join("uploads"), prefix: format!("{cluster_id}-upload") }
     }
 
+    /// The uploads in the chunk store at this `file://` URL; `None` where it names no folder.
+    #[must_use]
+    pub fn at(chunk_store_url: &str, cluster_id: &str) -> Option<Self> {
+        let root = Url::parse(chunk_store_url).ok()?.to_file_path().ok()?;
+        Some(Self::new(&root, cluster_id))
+    }
+
     /// The file of an upload.
     #[must_use]
     pub fn path(&self, id: i64) -> PathBuf {
@@ -70,6 +78,7 @@ impl Store {
     /// Of kind `StorageFull` when there is too little; or the system's own error.
     pub fn prepare(&self, total_bytes: u64) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        owned_as_its_folder(&self.folder)?;
         let room = rustix::fs::statvfs(&self.folder)?;
         let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
         if free_bytes < total_bytes.saturating_add(RESERVE_BYTES) {
@@ -105,6 +114,9 @@ impl Store {
         let after = received_bytes + piece.len() as u64;
         if after > total_bytes {
             return Err(AppendError::TooLong);
+        }
+        if offset == 0 {
+            owned_as_its_folder(&self.path(id))?;
         }
         file.write_all(piece)?;
         file.sync_data()?;
@@ -142,6 +154,17 @@ impl Store {
         }
         Ok(ids)
     }
+}
+
+/// Written by root, a file still has to be read by the workers' user: it is given to the owner of the
+/// folder that it is in.
+fn owned_as_its_folder(path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(folder) = path.parent() else { return Ok(()) };
+    let owner = fs::metadata(folder)?;
+    std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// The SHA-256 of a file.

@@ -67,6 +67,12 @@ pub struct BackupSource {
     pub statement_timeout_seconds: u64,
     /// How long one try of the cutover waits for a lock.
     pub lock_timeout_ms: u64,
+    /// How readers come to see the new rows.
+    pub cutover: CutoverMode,
+    /// What happens to transactions older than the load that do not end.
+    pub old_snapshots: OldSnapshots,
+    /// How long those are waited for.
+    pub snapshot_wait_seconds: u64,
     /// `tinyint(1)` becomes boolean instead of smallint.
     pub tinyint1_as_boolean: bool,
     /// A table that lost more of its rows than this since the last certificate stops the import.
@@ -103,6 +109,44 @@ impl SourceKind {
             Self::File => "file",
             Self::Url => "url",
             Self::Upload => "upload",
+        }
+    }
+}
+
+/// How readers come to see the new rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutoverMode {
+    /// The new tables take the place of the present ones, which are kept until the next success.
+    Swap,
+    /// The present tables stay, and their rows are changed in one transaction.
+    Merge,
+}
+
+impl CutoverMode {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Swap => "swap",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+/// What happens to transactions that would see exchanged tables empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OldSnapshots {
+    /// The import fails and names them.
+    Refuse,
+    /// The tables are exchanged all the same.
+    Proceed,
+}
+
+impl OldSnapshots {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Proceed => "proceed",
         }
     }
 }
@@ -273,6 +317,22 @@ pub(crate) const SECTION: Section = Section {
             "3000",
             "Milliseconds that one try of the cutover waits for a lock.",
         ),
+        Key::text(
+            "cutover",
+            Preset::Value("swap"),
+            "swap (the new tables take the place of the present ones, which are kept until the next success) or merge (the present tables stay and their rows are changed in one transaction: for logical replication and readers that never end).",
+        ),
+        Key::text(
+            "old_snapshots",
+            Preset::Value("refuse"),
+            "What happens when transactions older than the load do not end in time: refuse (the import fails and names them) or proceed (they may see empty tables).",
+        ),
+        Key::integer(
+            "snapshot_wait_seconds",
+            (0, 86_400),
+            "600",
+            "Seconds that transactions older than the load are waited for before the tables are exchanged.",
+        ),
         Key::boolean(
             "tinyint1_as_boolean",
             "false",
@@ -366,6 +426,15 @@ impl BackupSource {
         let copy_timeout_seconds = reader.integer("copy_timeout_seconds");
         let statement_timeout_seconds = reader.integer("statement_timeout_seconds");
         let lock_timeout_ms = reader.integer("lock_timeout_ms");
+        let cutover = reader.parsed("cutover", |text| {
+            check::one_of(text, &[CutoverMode::Swap, CutoverMode::Merge], |mode| mode.as_str())
+        });
+        let old_snapshots = reader.parsed("old_snapshots", |text| {
+            check::one_of(text, &[OldSnapshots::Refuse, OldSnapshots::Proceed], |policy| {
+                policy.as_str()
+            })
+        });
+        let snapshot_wait_seconds = reader.integer("snapshot_wait_seconds");
         let tinyint1_as_boolean = reader.boolean("tinyint1_as_boolean");
         let guard_shrink_percent = reader.integer("guard_shrink_percent");
         let heartbeat_url = reader.optional_secret("heartbeat_url", check::secret_http_url);
@@ -384,7 +453,8 @@ impl BackupSource {
             target_url: target_url?,
             target_schema: target_schema?,
             timezone: timezone?,
-            schedule_enabled: schedule_enabled?,
+            // Nobody can say when an upload comes.
+            schedule_enabled: schedule_enabled? && kind? != SourceKind::Upload,
             sync_interval_hours: sync_interval_hours?,
             first_slot: first_slot?,
             retention_days: retention_days?,
@@ -396,6 +466,9 @@ impl BackupSource {
             copy_timeout_seconds: copy_timeout_seconds?,
             statement_timeout_seconds: statement_timeout_seconds?,
             lock_timeout_ms: lock_timeout_ms?,
+            cutover: cutover?,
+            old_snapshots: old_snapshots?,
+            snapshot_wait_seconds: snapshot_wait_seconds?,
             tinyint1_as_boolean: tinyint1_as_boolean?,
             guard_shrink_percent: guard_shrink_percent?,
             heartbeat_url: heartbeat_url?,

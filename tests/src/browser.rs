@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Process, free_port, wait_for};
+use crate::{Process, free_port, planted, wait_for};
 
 /// How long starting the driver and the browser may take, on a machine that does much else.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -86,6 +86,8 @@ impl Browser {
     /// Opens an address and waits until its page has loaded.
     pub async fn open(&self, url: &str) {
         self.command(Method::POST, "/url", &json!({"url": url})).await;
+        let page = self.script("return document.documentElement.outerHTML").await;
+        planted::assert_absent(&format!("the page {url}"), page.as_str().unwrap_or_default());
     }
 
     /// The address of the page.

@@ -10,14 +10,19 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::gateway::API_KEY;
-use crate::{Gateway, Process, ShopDump, TestDatabase, clean_command, free_port, wait_for};
+use crate::gateway::{self, API_KEY};
+use crate::{
+    Gateway, Process, ShopDump, TestDatabase, clean_command, free_port, planted, wait_for,
+};
 
 /// How long a process may take until it is ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a command may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long the gateway may take to tell what it was told.
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The source that is configured.
 pub const SOURCE: &str = "sicar";
@@ -81,7 +86,7 @@ impl ClusterBuilder {
         let given = std::mem::take(&mut self.settings);
         self = self
             .set("data_dir", folder.path().join("data").to_string_lossy())
-            .set("database.url", control.url())
+            .set("database.url", planted::with_password(control.url()))
             .set("api.listen", listen)
             .set("api.public_url", api_url.as_str())
             .set(
@@ -90,7 +95,7 @@ impl ClusterBuilder {
             )
             .set(&format!("{source}.gateway_url"), gateway.url())
             .set(&format!("{source}.api_key"), API_KEY)
-            .set(&format!("{source}.target_url"), target.url())
+            .set(&format!("{source}.target_url"), planted::with_password(target.url()))
             .set(&format!("{source}.schedule_enabled"), false)
             // The simulator speaks plain HTTP.
             .set(&format!("{source}.allow_http_fallback"), true);
@@ -119,6 +124,7 @@ impl ClusterBuilder {
             .await;
         let created = created.json();
         created["secret"].as_str().expect("the key's secret").clone_into(&mut cluster.api_key);
+        planted::plant(&cluster.api_key);
         if self.scheduler {
             cluster.start_scheduler().await;
         }
@@ -209,6 +215,12 @@ impl Cluster {
         &self.config
     }
 
+    /// Where a known secret is in what the cluster has stored; nowhere, when it ends.
+    pub async fn find_secrets(&self) -> Vec<String> {
+        let databases = [&self.control, &self.target].map(|one| one.url().to_owned());
+        find_secrets(self.gateway.url(), &databases).await
+    }
+
     /// A request to the API, with the key; `path` begins with a slash.
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         let url = format!("{}{path}", self.api_url);
@@ -232,11 +244,14 @@ impl Cluster {
             .await
             .unwrap_or_else(|_| panic!("{what} did not end within {COMMAND_TIMEOUT:?}"))
             .unwrap_or_else(|error| panic!("start {what}: {error}"));
-        CommandOutput {
+        let output = CommandOutput {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        };
+        planted::assert_absent(&what, &output.stdout);
+        planted::assert_absent(&what, &output.stderr);
+        output
     }
 
     /// Starts the API, at first or again after it was killed.
@@ -278,6 +293,47 @@ impl Cluster {
         }
         process.spawn()
     }
+}
+
+impl Drop for Cluster {
+    /// Nothing that it has stored holds a secret; what its processes wrote is looked at when they
+    /// end, right after this.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let gateway = self.gateway.url().to_owned();
+        let databases = [&self.control, &self.target].map(|one| one.url().to_owned());
+        // Asking is asynchronous work, and the test's own runtime may be single-threaded.
+        let found = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(find_secrets(&gateway, &databases))
+        });
+        let found = found.join().expect("the search for secrets ends");
+        assert!(found.is_empty(), "secrets in the databases: {found:#?}");
+    }
+}
+
+/// Where a secret is in these databases, those included that the gateway was told.
+async fn find_secrets(gateway: &str, databases: &[String]) -> Vec<String> {
+    // A test may have ended it, and then it tells nothing.
+    let told = reqwest::Client::new().get(format!("{gateway}/_control"));
+    if let Ok(answer) = told.timeout(GATEWAY_TIMEOUT).send().await
+        && let Ok(record) = answer.json::<gateway::Record>().await
+    {
+        for webhook in record.asked.iter().filter_map(|asked| asked.webhook_url.as_deref()) {
+            if let Some((_, token)) = webhook.rsplit_once('/')
+                && token.len() >= 32
+            {
+                planted::plant(token);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for database in databases {
+        found.extend(planted::find_in_database(database).await);
+    }
+    found
 }
 
 /// Waits until a process says that it is ready.

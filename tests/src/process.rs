@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::wait_for;
+use crate::{planted, wait_for};
 
 /// How many of its last lines a process shows when its test fails.
 const TAIL_LINES: usize = 60;
@@ -258,8 +258,13 @@ impl Drop for Process {
         if std::thread::panicking() {
             eprintln!("--- the last lines of {} ---\n{}", self.label, self.tail());
         }
-        let mut child = self.lock();
-        child.kill().ok();
-        child.wait().ok();
+        {
+            let mut child = self.lock();
+            child.kill().ok();
+            child.wait().ok();
+        }
+        if !std::thread::panicking() {
+            planted::assert_absent(&format!("the output of {}", self.label), &self.output());
+        }
     }
 }

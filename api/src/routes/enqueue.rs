@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::auth::{Caller, Enqueue};
 use crate::error::ApiError;
 use crate::extract::{self, Body};
-use crate::openapi::schema::{array, count, header, input, named, object, text};
+use crate::openapi::schema::{array, count, header, input, named, object, string, text};
 use crate::openapi::{Operation, Routes};
 
 /// How long a repeated idempotency key is recognised.
@@ -33,7 +33,10 @@ const KEY_PREFIX: &str = "api/";
 const BATCH_JOBS_MAX: usize = 1_000;
 
 pub(super) fn routes() -> Routes {
-    let trace = || header("traceparent", text(0, 200), "W3C trace context, stored with the job.");
+    let trace = || {
+        let words = "W3C trace context, stored with the job; one that is malformed is ignored.";
+        header("traceparent", string(), words)
+    };
     let single = Operation::post("/api/v1/jobs", "enqueueJob", "Enqueue a job")
         .describe(
             "The job is durable when this is answered. `duplicate` means that an earlier job with \

@@ -17,5 +17,6 @@ mod run_store;
 mod runs;
 mod schedules;
 pub(crate) mod server;
+mod schemathesis;
 mod surroundings;
 mod webhook;

@@ -1,0 +1,80 @@
+//! Schemathesis from PyPI: requests made from an API's own description, what it allows and what it
+//! forbids.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::process::target_folder;
+
+/// The version that is installed.
+const VERSION: &str = "4.32.5";
+/// How much longer than its time budget it may take.
+const TIMEOUT_MORE: Duration = Duration::from_secs(120);
+
+/// Runs it against the API at `url` for about `budget`, with this key; what it said, and whether it
+/// found nothing. Operations of these ids are left out.
+///
+/// # Panics
+///
+/// When it cannot be installed or does not end.
+pub async fn run(url: &str, key: &str, budget: Duration, left_out: &[&str]) -> (bool, String) {
+    let program = tokio::task::spawn_blocking(program).await.expect("install schemathesis");
+    let folder = tempfile::tempdir().expect("a folder for schemathesis");
+    let mut command = tokio::process::Command::new(program);
+    command
+        .current_dir(folder.path())
+        .args(["run", &format!("{url}/openapi.json")])
+        .args(["-H", &format!("X-API-Key: {key}")])
+        .args(["--phases", "coverage,fuzzing", "--max-examples", "15", "--workers", "2"])
+        .args(["--seed", "1", "--no-shrink", "--suppress-health-check", "all"])
+        .args(["--warnings", "off", "--request-timeout", "20"])
+        .args(["--max-time", &budget.as_secs().to_string()])
+        .args([
+            "--checks",
+            "not_a_server_error,negative_data_rejection,status_code_conformance,\
+             content_type_conformance,response_headers_conformance,response_schema_conformance,\
+             unsupported_method",
+        ]);
+    for id in left_out {
+        command.args(["--exclude-operation-id", id]);
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(budget + TIMEOUT_MORE, command.output())
+        .await
+        .expect("schemathesis ends")
+        .expect("start schemathesis");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), told)
+}
+
+/// The program in the target folder, installed by the first test that asks for it.
+fn program() -> PathBuf {
+    let folder = target_folder().join("peers").join(format!("schemathesis-{VERSION}"));
+    std::fs::create_dir_all(&folder).expect("a folder for schemathesis");
+    let lock = File::create(folder.join("lock")).expect("a lock for the installation");
+    lock.lock().expect("wait for whoever is installing it");
+    let venv = folder.join("venv");
+    // Written last: what has it is complete.
+    let complete = folder.join("complete");
+    if !complete.is_file() {
+        execute(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+        execute(
+            Command::new(venv.join("bin/pip"))
+                .args(["install", "--quiet", "--disable-pip-version-check"])
+                .arg(format!("schemathesis=={VERSION}")),
+        );
+        File::create(&complete).expect("note that the installation is complete");
+    }
+    venv.join("bin/schemathesis")
+}
+
+fn execute(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}; `./dev test` installs what the tests need")
+    });
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {told}");
+}

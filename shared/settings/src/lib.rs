@@ -31,7 +31,7 @@ pub use origin::Origin;
 pub use schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, REPEATED, Section};
 pub use sections::alerts::Alerts;
 pub use sections::api::Api;
-pub use sections::backup::{BackupSource, GatewayMode, SourceKind};
+pub use sections::backup::{BackupSource, CutoverMode, GatewayMode, OldSnapshots, SourceKind};
 pub use sections::channel::{Channel, ChannelEvent, ChannelKind, Language};
 pub use sections::chunk_store::ChunkStore;
 pub use sections::connection::{Connection, ConnectionKind};

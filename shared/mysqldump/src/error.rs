@@ -47,6 +47,26 @@ pub enum DumpError {
         /// What was found, what was expected, what to do.
         reason: String,
     },
+    /// Not what mysqldump, mariadb-dump or phpMyAdmin write.
+    #[error("the input is {name}, which is not read; {remedy}")]
+    Format {
+        /// What it is.
+        name: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A statement that changes rows or tables in a way that has no exact translation.
+    #[error("byte {offset} (line {line}): {reason}; the statement is: {statement}")]
+    Unsupported {
+        /// Where the statement starts.
+        offset: u64,
+        /// Line.
+        line: u64,
+        /// Its beginning.
+        statement: String,
+        /// Why it cannot be carried over, and what to do.
+        reason: String,
+    },
     /// Rows for a table whose CREATE TABLE has not been seen.
     #[error(
         "byte {offset} (line {line}): rows for table `{table}`, whose CREATE TABLE is not in the dump; supply its definition, or dump without --no-create-info"
@@ -84,6 +104,18 @@ pub enum EncoderError {
         /// As the dump has it.
         charset: String,
     },
+    /// A type chosen for a column that its values cannot become.
+    #[error(
+        "table {table}: the type chosen for column {column:?} does not fit: {reason}; choose another in columns or types"
+    )]
+    Choice {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// Why.
+        reason: String,
+    },
     /// The INSERT's column list names a column twice or one that is not there.
     #[error("table {table}: the INSERT's column list does not fit the table: {reason}")]
     Columns {
@@ -97,7 +129,8 @@ pub enum EncoderError {
 /// A row that cannot be carried over. Nothing of its batch may be used.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[error(
-    "table {table}, row {row} of the batch, column {column:?}, byte {offset} of the batch: {reason}"
+    "table {table}, row {row} of the batch, column {column:?}, byte {offset} (line {}) of the batch: {reason}",
+    line + 1
 )]
 pub struct RowError {
     /// Table name.
@@ -108,6 +141,8 @@ pub struct RowError {
     pub column: String,
     /// Byte within the batch where the value (or the row) starts; add the batch's own offset.
     pub offset: usize,
+    /// Lines of the batch before that byte; add the batch's own line.
+    pub line: u64,
     /// What is wrong, and what to do about it.
     pub reason: String,
 }

@@ -39,6 +39,8 @@ pub struct RowBatch<'a> {
     pub rows: u64,
     /// Byte offset of `bytes[0]` in the unpacked dump.
     pub offset: u64,
+    /// Line of `bytes[0]`, from 1.
+    pub line: u64,
 }
 
 /// What all rows of an INSERT share.
@@ -112,4 +114,7 @@ pub struct DumpSummary {
     pub rows: u64,
     /// Tables defined.
     pub tables: u64,
+    /// Databases that hold tables, in the order of the dump; empty when it names none.
+    #[serde(default)]
+    pub databases: Vec<String>,
 }

@@ -9,6 +9,7 @@
 //! may happen in another process than splitting.
 
 mod checksum;
+mod choices;
 pub mod ddl;
 mod encoder;
 mod error;
@@ -22,14 +23,15 @@ pub mod sql;
 mod values;
 
 pub use checksum::Checksum;
+pub use choices::{ColumnChoice, TableChoice, TypeChoice};
 pub use encoder::{BatchStats, RowEncoder};
 pub use error::{DumpError, EncoderError, RowError, SinkError};
 pub use event::{
     DumpSummary, DumpWarning, Event, InsertHeader, RowBatch, SkippedKind, SkippedObject,
 };
 pub use options::{
-    BigintUnsigned, InvalidTextPolicy, JsonType, LossPolicy, SetType, SplitOptions,
-    TranslateOptions,
+    BigintUnsigned, GeometryType, InetType, InvalidTextPolicy, JsonType, LossPolicy, SetType,
+    SplitOptions, TranslateOptions,
 };
 pub use schema::{
     CheckDef, ColumnDef, ColumnType, DefaultValue, ForeignKeyDef, GeneratedDef, IndexDef, IndexKey,

@@ -1,7 +1,10 @@
 //! Choices of the user: how types and doubtful values are carried over, and the splitter's limits.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::choices::{ColumnChoice, TableChoice, TypeChoice};
 use crate::schema::TableDef;
 
 /// How a dump is translated. Travels with each chunk, so that every worker decides alike.
@@ -31,8 +34,28 @@ pub struct TranslateOptions {
     /// Character set of a dump that names none. `None`: UTF-8, and Windows-1252 for each value
     /// that is not UTF-8.
     pub source_charset: Option<String>,
-    /// Create FULLTEXT indexes as GIN indexes over `to_tsvector`.
+    /// Create FULLTEXT indexes as GIN indexes over `to_tsvector('simple', …)`.
     pub fulltext_indexes: bool,
+    /// Postgres type of MariaDB's inet4 and inet6.
+    pub inet: InetType,
+    /// Postgres type of spatial columns.
+    pub geometry: GeometryType,
+    /// Types by MySQL type, as in `"tinyint(1)"`, `"binary(16)"`, `"bigint unsigned"`, `"time"`:
+    /// with its arguments, or without for all of the kind.
+    pub types: BTreeMap<String, TypeChoice>,
+    /// Names of tables, by their name in the dump: `table` or `database.table`.
+    pub tables: BTreeMap<String, TableChoice>,
+    /// Names and types of columns, by `table.column` or `database.table.column`.
+    pub columns: BTreeMap<String, ColumnChoice>,
+    /// Schemas for the databases of a dump that holds several.
+    pub schemas: BTreeMap<String, String>,
+}
+
+impl TranslateOptions {
+    /// The schema for tables of a database: as chosen, else `otherwise`.
+    pub fn schema_of<'a>(&'a self, database: Option<&str>, otherwise: &'a str) -> &'a str {
+        database.and_then(|name| self.schemas.get(name)).map_or(otherwise, String::as_str)
+    }
 }
 
 impl Default for TranslateOptions {
@@ -49,6 +72,12 @@ impl Default for TranslateOptions {
             source_time_zone: "+00:00".to_owned(),
             source_charset: None,
             fulltext_indexes: false,
+            inet: InetType::Text,
+            geometry: GeometryType::Bytea,
+            types: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            columns: BTreeMap::new(),
+            schemas: BTreeMap::new(),
         }
     }
 }
@@ -110,6 +139,27 @@ pub enum SetType {
     Text,
 }
 
+/// Postgres type of MariaDB's inet4 and inet6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InetType {
+    /// `text` with a CHECK that it is an address: reads exactly as in MariaDB, whereas the text
+    /// of an `inet` ends in `/32` or `/128`.
+    Text,
+    /// `inet`.
+    Inet,
+}
+
+/// Postgres type of spatial columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GeometryType {
+    /// `bytea`: MySQL's own form, the SRID (4 bytes, little endian) and WKB.
+    Bytea,
+    /// PostGIS `geometry`, SPATIAL indexes as GiST. The extension must be there.
+    Postgis,
+}
+
 /// The splitter's limits and what it is told beforehand.
 #[derive(Debug, Clone)]
 pub struct SplitOptions {
@@ -119,10 +169,29 @@ pub struct SplitOptions {
     pub statement_limit_bytes: usize,
     /// Tables known beforehand, for a dump without CREATE TABLE.
     pub tables: Vec<TableDef>,
+    /// Choices for tables and columns: names are put into the definitions that are handed on,
+    /// types are checked against them.
+    pub translate: TranslateOptions,
+    /// Statements that change rows or tables and have no exact translation (UPDATE, LOAD DATA,
+    /// INSERT … SELECT): refused, or left out and reported.
+    pub unsupported: LossPolicy,
+}
+
+impl SplitOptions {
+    /// The defaults, with the choices of a translation.
+    pub fn of(translate: &TranslateOptions) -> Self {
+        Self { translate: translate.clone(), ..Self::default() }
+    }
 }
 
 impl Default for SplitOptions {
     fn default() -> Self {
-        Self { row_limit_bytes: 256 << 20, statement_limit_bytes: 16 << 20, tables: Vec::new() }
+        Self {
+            row_limit_bytes: 256 << 20,
+            statement_limit_bytes: 16 << 20,
+            tables: Vec::new(),
+            translate: TranslateOptions::default(),
+            unsupported: LossPolicy::Fail,
+        }
     }
 }

@@ -15,6 +15,15 @@ pub struct TableDef {
     /// An earlier table's name begins with the same 63 bytes, which are all that Postgres keeps.
     #[serde(default)]
     pub shares_long_name: bool,
+    /// The name chosen for Postgres, where it is another.
+    #[serde(default)]
+    pub pg_name: Option<String>,
+    /// Columns that an ALTER added after the first rows: made after the load.
+    #[serde(default)]
+    pub added_later: Vec<String>,
+    /// Columns that an ALTER widened after the first rows: changed after the load.
+    #[serde(default)]
+    pub widened_later: Vec<String>,
     /// Columns in table order, invisible and generated ones included.
     pub columns: Vec<ColumnDef>,
     /// Parts of the primary key; empty when there is none.
@@ -69,6 +78,9 @@ impl TableDef {
 pub struct ColumnDef {
     /// Name.
     pub name: String,
+    /// The name chosen for Postgres, where it is another.
+    #[serde(default)]
+    pub pg_name: Option<String>,
     /// MySQL type.
     pub ty: ColumnType,
     /// May hold NULL.
@@ -243,6 +255,54 @@ impl ColumnType {
                 | Self::Geometry { .. }
                 | Self::Vector
         )
+    }
+
+    /// The type as MySQL writes it, without attributes that change no values.
+    pub fn mysql_name(&self) -> String {
+        let signed = |name: &str, unsigned: bool| {
+            if unsigned { format!("{name} unsigned") } else { name.to_owned() }
+        };
+        let fraction = |name: &str, fsp: u32| {
+            if fsp == 0 { name.to_owned() } else { format!("{name}({fsp})") }
+        };
+        match self {
+            Self::Int { size, unsigned, width, .. } => {
+                let name = match size {
+                    IntSize::Tiny => "tinyint",
+                    IntSize::Small => "smallint",
+                    IntSize::Medium => "mediumint",
+                    IntSize::Int => "int",
+                    IntSize::Big => "bigint",
+                };
+                let name = width.map_or_else(|| name.to_owned(), |w| format!("{name}({w})"));
+                signed(&name, *unsigned)
+            }
+            Self::Decimal { precision, scale, unsigned } => {
+                signed(&format!("decimal({precision},{scale})"), *unsigned)
+            }
+            Self::Float { unsigned, .. } => signed("float", *unsigned),
+            Self::Double { unsigned, .. } => signed("double", *unsigned),
+            Self::Bit { width } => format!("bit({width})"),
+            Self::Date => "date".to_owned(),
+            Self::DateTime { fsp } => fraction("datetime", *fsp),
+            Self::Timestamp { fsp } => fraction("timestamp", *fsp),
+            Self::Time { fsp } => fraction("time", *fsp),
+            Self::Year => "year".to_owned(),
+            Self::Char { length } => format!("char({length})"),
+            Self::VarChar { length } => format!("varchar({length})"),
+            Self::Text => "text".to_owned(),
+            Self::Binary { length } => format!("binary({length})"),
+            Self::VarBinary { length } => format!("varbinary({length})"),
+            Self::Blob => "blob".to_owned(),
+            Self::Enum { .. } => "enum".to_owned(),
+            Self::Set { .. } => "set".to_owned(),
+            Self::Json => "json".to_owned(),
+            Self::Geometry { kind } => kind.clone(),
+            Self::Uuid => "uuid".to_owned(),
+            Self::Inet4 => "inet4".to_owned(),
+            Self::Inet6 => "inet6".to_owned(),
+            Self::Vector => "vector".to_owned(),
+        }
     }
 
     /// A type that can hold a zero or partial date.

@@ -15,6 +15,17 @@ pub(super) struct ParsedColumn {
     pub(super) checks: Vec<CheckDef>,
     pub(super) foreign_keys: Vec<ForeignKeyDef>,
     pub(super) remarks: Vec<String>,
+    /// Where ALTER TABLE puts it: after a column, or first; `None` at the end.
+    pub(super) place: Option<Place>,
+}
+
+/// A place within a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// `FIRST`.
+    First,
+    /// `AFTER column`.
+    After(String),
 }
 
 /// `name type attributes…`, up to the comma or parenthesis that ends it.
@@ -23,6 +34,7 @@ pub(super) fn column(cursor: &mut Cursor<'_>) -> Result<ParsedColumn, ParseError
     let mut parsed = ParsedColumn {
         column: ColumnDef {
             name,
+            pg_name: None,
             ty: ColumnType::Text,
             nullable: true,
             default: None,
@@ -39,6 +51,7 @@ pub(super) fn column(cursor: &mut Cursor<'_>) -> Result<ParsedColumn, ParseError
         checks: Vec::new(),
         foreign_keys: Vec::new(),
         remarks: Vec::new(),
+        place: None,
     };
     parsed.column.ty = column_type(cursor, &mut parsed)?;
     while !cursor.at_end() && !cursor.sees_punct(',') && !cursor.sees_punct(')') {
@@ -309,11 +322,12 @@ fn attribute(cursor: &mut Cursor<'_>, parsed: &mut ParsedColumn) -> Result<(), P
         if cursor.eat_punct('=') {
             cursor.next();
         }
-    } else if cursor.eat("not") || cursor.eat("first") {
-        // NOT SECONDARY, or a place in the table.
-        let _ = cursor.eat("secondary");
+    } else if cursor.eat("first") {
+        parsed.place = Some(Place::First);
     } else if cursor.eat("after") {
-        cursor.identifier();
+        parsed.place = cursor.identifier().map(Place::After);
+    } else if cursor.eat("not") {
+        let _ = cursor.eat("secondary");
     } else {
         // BINARY, VISIBLE, ENFORCED and whatever later versions add says nothing about values.
         cursor.next();

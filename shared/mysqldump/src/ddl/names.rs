@@ -9,11 +9,17 @@ const NAME_LIMIT_BYTES: usize = 63;
 
 /// The Postgres name of a table.
 pub fn table_name(table: &TableDef) -> String {
+    if let Some(chosen) = &table.pg_name {
+        return limited(chosen);
+    }
     if table.shares_long_name { limited(&table.name) } else { cut(&table.name) }
 }
 
 /// The Postgres name of a column: cut as Postgres itself cuts it, unless that is taken.
 pub(crate) fn column_name(table: &TableDef, column: &ColumnDef) -> String {
+    if let Some(chosen) = &column.pg_name {
+        return limited(chosen);
+    }
     if column.name.len() <= NAME_LIMIT_BYTES {
         return column.name.clone();
     }

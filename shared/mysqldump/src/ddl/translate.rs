@@ -89,7 +89,7 @@ pub(crate) fn column_plans(
 pub fn create_table(table: &TableDef, schema: &str, options: &TranslateOptions) -> Translated {
     let name = table_name(table);
     let mut notes = Vec::new();
-    if name != table.name {
+    if name != table.name && table.pg_name.is_none() {
         notes.push(Note::new(table, "", format!("the name is too long: the table is {name:?}")));
     }
     if let Some(partitioning) = &table.partitioning {
@@ -128,7 +128,7 @@ pub fn create_table(table: &TableDef, schema: &str, options: &TranslateOptions) 
                 Err(reason) => notes.push(Note::new(table, &column.name, reason)),
             }
         }
-        if plan.pg_name != plan.name {
+        if plan.pg_name != plan.name && column.pg_name.is_none() {
             notes.push(Note::new(
                 table,
                 &plan.name,
@@ -219,6 +219,7 @@ fn literal_default(
         Encoding::Text { .. } | Encoding::Enum { .. } | Encoding::Json | Encoding::Plain => {
             literal(text)
         }
+        Encoding::UuidBytes | Encoding::Geometry => return Err(left_out()),
         Encoding::Set { array: false, .. } => literal(text),
         Encoding::Set { array: true, .. } => {
             let members: Vec<String> =

@@ -2,14 +2,20 @@
 //!
 //! DDL and row encoder both ask here, so that they cannot disagree.
 
-use crate::options::{BigintUnsigned, JsonType, SetType, TranslateOptions};
+use crate::choices;
+use crate::options::{BigintUnsigned, GeometryType, InetType, JsonType, SetType, TranslateOptions};
 use crate::schema::{ColumnDef, ColumnType, IntSize, TableDef};
 
 /// How the values of a column are written as COPY text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Encoding {
     /// Whole numbers within bounds.
-    Int { min: i128, max: i128 },
+    Int {
+        min: i128,
+        max: i128,
+        /// What lies outside is refused whatever the policy.
+        strict: bool,
+    },
     /// `t` and `f` from 0 and 1.
     Boolean,
     /// Exact decimals.
@@ -42,6 +48,10 @@ pub(crate) enum Encoding {
     Bytes { pad: Option<u32> },
     /// UUIDs and addresses: text that Postgres checks itself.
     Plain,
+    /// UUIDs of 16 bytes.
+    UuidBytes,
+    /// Spatial values for PostGIS.
+    Geometry,
 }
 
 /// A column's type in Postgres.
@@ -61,6 +71,11 @@ pub(crate) fn pg_column(
     column: &ColumnDef,
     options: &TranslateOptions,
 ) -> PgColumn {
+    if let Some(chosen) = choices::type_choice(options, table, column)
+        && let Ok(plan) = chosen.plan(column)
+    {
+        return plan;
+    }
     let plan =
         |name: &str, encoding| PgColumn { name: name.to_owned(), encoding, round_trips: true };
     match &column.ty {
@@ -73,9 +88,12 @@ pub(crate) fn pg_column(
             let (name, min, max) = int_type(*size, *unsigned);
             let wide = *size == IntSize::Big && *unsigned;
             if wide && needs_bigint(table, column, options) {
-                return plan("bigint", Encoding::Int { min: 0, max: i128::from(i64::MAX) });
+                return plan(
+                    "bigint",
+                    Encoding::Int { min: 0, max: i128::from(i64::MAX), strict: true },
+                );
             }
-            plan(name, Encoding::Int { min, max })
+            plan(name, Encoding::Int { min, max, strict: false })
         }
         ColumnType::Decimal { precision, scale, unsigned } => plan(
             &format!("numeric({precision},{scale})"),
@@ -112,6 +130,14 @@ pub(crate) fn pg_column(
         }
         ColumnType::Text => plan("text", Encoding::Text { limit: None }),
         ColumnType::Binary { length } => plan("bytea", Encoding::Bytes { pad: Some(*length) }),
+        ColumnType::Geometry { kind } if options.geometry == GeometryType::Postgis => {
+            let name = match kind.as_str() {
+                "geometrycollection" | "geomcollection" => "geometry(geometrycollection)",
+                "geometry" => "geometry",
+                kind => &format!("geometry({kind})"),
+            };
+            PgColumn { round_trips: false, ..plan(name, Encoding::Geometry) }
+        }
         ColumnType::VarBinary { .. }
         | ColumnType::Blob
         | ColumnType::Geometry { .. }
@@ -128,6 +154,9 @@ pub(crate) fn pg_column(
             JsonType::Text => plan("text", Encoding::Text { limit: None }),
         },
         ColumnType::Uuid => plan("uuid", Encoding::Plain),
+        ColumnType::Inet4 | ColumnType::Inet6 if options.inet == InetType::Text => {
+            plan("text", Encoding::Text { limit: None })
+        }
         ColumnType::Inet4 | ColumnType::Inet6 => {
             PgColumn { round_trips: false, ..plan("inet", Encoding::Plain) }
         }

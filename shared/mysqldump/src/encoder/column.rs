@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::choices;
 use crate::ddl;
 use crate::ddl::types::Encoding;
 use crate::encoder::{Context, Counters, RowEncoder};
@@ -40,6 +41,8 @@ pub(super) enum Kind {
         safe_digits: usize,
         /// Negative numbers may be within bounds.
         signed: bool,
+        /// What lies outside is refused whatever the policy.
+        strict: bool,
     },
     Boolean,
     Decimal {
@@ -79,6 +82,8 @@ pub(super) enum Kind {
         pad: usize,
     },
     Plain,
+    UuidBytes,
+    Geometry,
 }
 
 /// Builds the encoder of a table and an INSERT.
@@ -88,6 +93,7 @@ pub(super) fn compile(
     options: &TranslateOptions,
 ) -> Result<RowEncoder, EncoderError> {
     let name = table.qualified_name();
+    choices::check(options, table)?;
     let mut session = insert.session.clone();
     if session.charset.is_none() {
         session.charset.clone_from(&options.source_charset);
@@ -186,7 +192,8 @@ fn kind(encoding: &Encoding) -> Kind {
             .collect()
     };
     match encoding {
-        Encoding::Int { min, max } => Kind::Int {
+        Encoding::Int { min, max, strict } => Kind::Int {
+            strict: *strict,
             min: *min,
             max: *max,
             safe_digits: max.min(&(-*min).max(*max)).to_string().len() - 1,
@@ -216,6 +223,8 @@ fn kind(encoding: &Encoding) -> Kind {
         }
         Encoding::Bytes { pad } => Kind::Bytes { pad: pad.unwrap_or(0) as usize },
         Encoding::Plain => Kind::Plain,
+        Encoding::UuidBytes => Kind::UuidBytes,
+        Encoding::Geometry => Kind::Geometry,
     }
 }
 
@@ -261,7 +270,7 @@ fn implicit(encoding: &Encoding) -> Vec<u8> {
         Encoding::Bytes { pad } => {
             format!("\\\\x{}", "00".repeat(pad.unwrap_or(0) as usize)).into_bytes()
         }
-        Encoding::Plain => b"\\N".to_vec(),
+        Encoding::Plain | Encoding::UuidBytes | Encoding::Geometry => b"\\N".to_vec(),
     }
 }
 

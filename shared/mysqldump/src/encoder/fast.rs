@@ -260,7 +260,12 @@ pub(super) fn value(
                 end
             })
         }
-        Kind::Time { .. } | Kind::Bit { .. } | Kind::Set { .. } | Kind::Plain => None,
+        Kind::Time { .. }
+        | Kind::Bit { .. }
+        | Kind::Set { .. }
+        | Kind::Plain
+        | Kind::UuidBytes
+        | Kind::Geometry => None,
     }
 }
 

@@ -164,6 +164,7 @@ impl RowEncoder {
             row,
             column: column.to_owned(),
             offset,
+            line: memchr::memchr_iter(b'\n', &rows[..offset.min(rows.len())]).count() as u64,
             reason,
         };
         if rows[start] != b'(' {

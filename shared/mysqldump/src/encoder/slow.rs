@@ -6,7 +6,7 @@ use crate::options::{InvalidTextPolicy, LossPolicy};
 use crate::values::literal::{self, Literal, StringMode};
 use crate::values::number::{self, Fit};
 use crate::values::text::{Decoder, decoder, latin1, push_copy};
-use crate::values::{date, hex};
+use crate::values::{date, hex, spatial};
 
 /// Strings as the fast paths know them.
 const PLAIN_STRING: StringMode = StringMode { backslash: true, double: None };
@@ -76,6 +76,14 @@ impl Converter<'_> {
                 Ok(())
             }
             Kind::Bit { width } => self.bit(&value, *width, out),
+            Kind::UuidBytes => {
+                let bytes = self.raw(value);
+                push_uuid(&bytes, out)
+            }
+            Kind::Geometry => {
+                let bytes = self.raw(value);
+                spatial::push_ewkb(&bytes, out).map_err(Refused)
+            }
             Kind::Text { .. } | Kind::Json | Kind::Enum { .. } | Kind::Set { .. } | Kind::Plain => {
                 let number = matches!(value, Literal::Number(_));
                 let text = self.text(value)?;
@@ -176,11 +184,12 @@ impl Converter<'_> {
     /// Numbers, dates, times.
     fn scalar(&mut self, text: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
         match self.column.kind {
-            Kind::Int { min, max, .. } => {
+            Kind::Int { min, max, strict, .. } => {
                 let (number, fit) = number::integer(text, min, max);
-                if fit == Fit::Adapted && max == i128::from(i64::MAX) && min == 0 {
+                if fit == Fit::Adapted && strict {
                     return Err(Refused(format!(
-                        "{:?} does not fit bigint; make the column numeric",
+                        "{:?} is not between {min} and {max}, which the chosen type holds; choose \
+                         a wider one",
                         shown(text)
                     )));
                 }
@@ -450,6 +459,20 @@ fn label_position(labels: &[(String, Vec<u8>)], text: &str) -> Option<usize> {
         let wanted = text.trim_end_matches(' ').to_lowercase();
         labels.iter().position(|(label, _)| label.to_lowercase() == wanted)
     })
+}
+
+/// 16 bytes as a UUID.
+fn push_uuid(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Refused> {
+    if bytes.len() != 16 {
+        return Err(Refused(format!("{} bytes are no UUID, which has 16", bytes.len())));
+    }
+    for (at, byte) in bytes.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            out.push(b'-');
+        }
+        hex::push_digits(&[*byte], out);
+    }
+    Ok(())
 }
 
 /// The beginning of a value, for messages.

@@ -57,6 +57,7 @@ struct Rows {
     /// The tuple cut by the end of the last slice.
     carry: Vec<u8>,
     carry_offset: u64,
+    carry_line: u64,
 }
 
 /// Byte offset of the slice at hand, and lines counted up to a place in it.
@@ -238,9 +239,10 @@ impl DumpSplitter {
         self.last_insert = Some((Arc::clone(&table), Arc::clone(&insert)));
         self.catalog.mark_filled(&table);
         self.builder.clear();
-        let carry_offset = self.position.offset(at);
-        self.mode =
-            Mode::Rows(Box::new(Rows { table, insert, scanner, carry: Vec::new(), carry_offset }));
+        let (carry_offset, carry_line) = self.begun;
+        let carry = Vec::new();
+        let rows = Rows { table, insert, scanner, carry, carry_offset, carry_line };
+        self.mode = Mode::Rows(Box::new(rows));
         Ok(())
     }
 
@@ -274,8 +276,8 @@ impl DumpSplitter {
                     }
                     rows.carry.extend_from_slice(&bytes[start..end]);
                     let carry = std::mem::take(&mut rows.carry);
-                    let offset = rows.carry_offset;
-                    self.hand_on(&rows, &carry, 1, offset, sink)?;
+                    let place = (rows.carry_offset, rows.carry_line);
+                    self.hand_on(&rows, &carry, 1, place, sink)?;
                     rows.carry = carry;
                     rows.carry.clear();
                 }
@@ -297,13 +299,14 @@ impl DumpSplitter {
         if rows.scanner.in_tuple() {
             if rows.carry.is_empty() {
                 rows.carry_offset = self.position.offset(tuple_start);
+                rows.carry_line = self.position.line(bytes, tuple_start);
             }
             rows.carry.extend_from_slice(&bytes[tuple_start..]);
             if rows.carry.len() > self.options.row_limit_bytes {
                 return Err(DumpError::TooLong {
                     what: "a row",
                     offset: rows.carry_offset,
-                    line: self.position.line(bytes, tuple_start),
+                    line: rows.carry_line,
                     limit_bytes: self.options.row_limit_bytes,
                 });
             }
@@ -322,8 +325,8 @@ impl DumpSplitter {
         if batch.rows == 0 {
             return Ok(());
         }
-        let offset = self.position.offset(batch.start);
-        self.hand_on(rows, &bytes[batch.start..batch.end], batch.rows, offset, sink)
+        let place = (self.position.offset(batch.start), self.position.line(bytes, batch.start));
+        self.hand_on(rows, &bytes[batch.start..batch.end], batch.rows, place, sink)
     }
 
     fn hand_on(
@@ -331,7 +334,7 @@ impl DumpSplitter {
         rows: &Rows,
         bytes: &[u8],
         count: u64,
-        offset: u64,
+        (offset, line): (u64, u64),
         sink: Sink<'_>,
     ) -> Result<(), DumpError> {
         self.summary.rows += count;
@@ -341,6 +344,7 @@ impl DumpSplitter {
             bytes,
             rows: count,
             offset,
+            line,
         }))
         .map_err(DumpError::Sink)
     }

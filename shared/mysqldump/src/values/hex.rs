@@ -22,6 +22,13 @@ pub(crate) fn push(bytes: &[u8], pad: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends the digits of bytes.
+pub(crate) fn push_digits(bytes: &[u8], out: &mut Vec<u8>) {
+    for &byte in bytes {
+        out.extend_from_slice(&DIGITS[byte as usize]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

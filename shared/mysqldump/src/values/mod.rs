@@ -5,4 +5,5 @@ pub(crate) mod find;
 pub(crate) mod hex;
 pub(crate) mod literal;
 pub(crate) mod number;
+pub(crate) mod spatial;
 pub(crate) mod text;

@@ -154,7 +154,7 @@ async fn a_run_that_its_target_does_not_know_as_live_fails() {
     cluster.assert_failed(&run, "was restored since").await;
     cluster.assert_target(&dump).await;
     for queue in ["backup", "translate", "notify", "default"] {
-        cluster.relevo(["queue", "resume", queue]).await.success();
+        drop(cluster.relevo(["queue", "resume", queue]).await.success());
     }
     cluster.import(BackupMode::Sync, &dump).await;
 }
@@ -166,7 +166,7 @@ async fn slots_of_the_past_do_not_fire_after_a_restore() {
     let add = async |name: &str, cron: &str| {
         let arguments =
             ["schedule", "add", name, "--cron", cron, "--kind", "Noop", "--missed", "catch_up"];
-        cluster.relevo(arguments).await.success();
+        drop(cluster.relevo(arguments).await.success());
     };
     add("each-minute", "* * * * *").await;
     add("each-second", "* * * * * *").await;

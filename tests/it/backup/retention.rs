@@ -60,7 +60,7 @@ async fn the_newest_good_dump_outlives_failures_and_kills() {
     })
     .await;
     cluster.workers.remove(0).kill();
-    cluster.relevo(["run", "cancel", &killed.to_string()]).await.success();
+    drop(cluster.relevo(["run", "cancel", &killed.to_string()]).await.success());
     cluster.start_worker().await;
     assert_eq!(cluster.ended(killed).await.state, RunState::Cancelled);
     must_keep(&cluster, &[second]).await;

@@ -79,7 +79,7 @@ async fn what_cannot_be_rolled_back_is_refused_by_name() {
     cluster.gateway().plan(vec![slow.always()]).await;
     let active = cluster.start_run(BackupMode::Sync).await;
     must_refuse(&cluster, second.id.0, StatusCode::CONFLICT, "run_active").await;
-    cluster.relevo(["run", "cancel", &active.to_string()]).await.success();
+    drop(cluster.relevo(["run", "cancel", &active.to_string()]).await.success());
     cluster.ended(active).await;
     cluster.assert_clean(active).await;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// `relevo dump …`.
 #[derive(Debug, Subcommand)]
@@ -29,13 +29,16 @@ pub enum DumpCommand {
 #[command(after_help = "Examples:
   relevo dump import shop.sql.gz --to postgres://app@db/shop --schema public
   mariadb-dump shop | relevo dump import - --to postgres://app@db/shop --schema shop --jobs 4
+  relevo dump import shop.sql.gz --to postgres://app@db/shop --cutover merge
+  relevo dump import shop.sql.zst --to postgres://app@db/shop --only 'art*' --rename articulo=article
 
 The rows are loaded beside the present tables, which readers go on seeing until everything is
-loaded, indexed and counted; then the tables are exchanged in one short transaction. When
+loaded, indexed and counted; then the tables are exchanged in one short transaction. With
+--cutover merge the present tables stay and their rows are changed in one transaction. When
 anything fails the present tables stay as they were. A dump that is empty or in which a table
 lost more than 30 % of its rows is refused unless --force is given.")]
 pub struct ImportArgs {
-    /// The dump: .sql, .sql.gz, or - for standard input
+    /// The dump, plain or packed with gzip, zstd, bzip2 or xz; or - for standard input
     pub file: PathBuf,
     /// Postgres URL of the database to load into; better given by $DATABASE_URL, which `ps` doesn't show
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
@@ -46,12 +49,79 @@ pub struct ImportArgs {
     /// Connections that load at the same time
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// Of a dump of several databases take this one
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// Take only tables of these names; * and ? stand for any characters; may be repeated
+    #[arg(long, value_name = "TABLE", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Leave tables of these names out; may be repeated
+    #[arg(long, value_name = "TABLE", value_delimiter = ',')]
+    pub exclude: Vec<String>,
+    /// Load a table under another name; may be repeated
+    #[arg(long, value_name = "OLD=NEW", value_delimiter = ',', value_parser = renaming)]
+    pub rename: Vec<(String, String)>,
+    /// Make the tables and leave their rows out
+    #[arg(long, conflicts_with_all = ["data_only", "into_existing"])]
+    pub schema_only: bool,
+    /// Put the dump's rows in the place of those in tables that are there; the same as --into-existing replace
+    #[arg(long)]
+    pub data_only: bool,
+    /// Change rows of tables that are there, in place: make them those of the dump, or add and update the dump's by key
+    #[arg(long, value_name = "HOW", conflicts_with = "data_only")]
+    pub into_existing: Option<IntoExisting>,
+    /// How readers come to see the new rows: the tables are exchanged, or their rows changed in place
+    #[arg(long, default_value = "swap", value_name = "HOW")]
+    pub cutover: Cutover,
+    /// What to do with transactions older than the load that don't end: leave everything as it was, or exchange the tables under them
+    #[arg(long, default_value = "refuse", value_name = "POLICY")]
+    pub old_snapshots: OldSnapshotPolicy,
+    /// How long to wait for transactions older than the load
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub snapshot_wait: u64,
     /// Load a dump that is empty or has shrunk, too
     #[arg(long)]
     pub force: bool,
     /// tinyint(1) becomes boolean instead of smallint
     #[arg(long)]
     pub tinyint1_as_boolean: bool,
+}
+
+/// How readers come to see the new rows.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Cutover {
+    /// The new tables take the place of the present ones, which are kept until the next success
+    Swap,
+    /// Rows are changed in place in one transaction: for logical replication and endless readers
+    Merge,
+}
+
+/// What becomes of rows in tables that are there.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum IntoExisting {
+    /// They become those of the dump: what the dump has not goes
+    Replace,
+    /// Rows of the dump are inserted, or updated by key; others stay
+    Merge,
+}
+
+/// Reads `OLD=NEW`.
+fn renaming(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => {
+            Ok((old.to_owned(), new.to_owned()))
+        }
+        _ => Err("expected OLD=NEW, two table names".to_owned()),
+    }
+}
+
+/// What happens to transactions that would see the new tables empty.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OldSnapshotPolicy {
+    /// The import fails and names them
+    Refuse,
+    /// The tables are exchanged all the same
+    Proceed,
 }
 
 /// `relevo dump translate`.

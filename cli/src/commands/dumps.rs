@@ -6,13 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use relevo_import::{DirectOptions, ImportError, Inspection, Readers};
+use relevo_import::{
+    CutoverMode, DirectOptions, ImportError, Inspection, OldSnapshots, Readers, Selection,
+};
 use relevo_mysqldump::{SkippedKind, SkippedObject, TranslateOptions};
 use relevo_pg::PgError;
 use secrecy::SecretString;
 
 use crate::args::DumpCommand;
-use crate::args::dump::{ImportArgs, TranslateArgs};
+use crate::args::dump::{Cutover, ImportArgs, IntoExisting, OldSnapshotPolicy, TranslateArgs};
 use crate::certificate;
 use crate::failure::{Exit, Failure, OrFail as _, StdoutClosed};
 use crate::import_view::ImportView;
@@ -68,6 +70,25 @@ async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
     let mut options = DirectOptions::new(SecretString::from(args.to));
     options.import.schema = args.schema;
     options.import.guard.force = args.force;
+    options.import.database = args.database;
+    options.import.selection = Selection {
+        only: args.only,
+        exclude: args.exclude,
+        rename: args.rename.into_iter().collect(),
+    };
+    options.import.schema_only = args.schema_only;
+    options.import.existing_only = args.data_only || args.into_existing.is_some();
+    options.import.cutover.mode = match (args.into_existing, args.cutover) {
+        (Some(IntoExisting::Merge), _) => CutoverMode::Upsert,
+        (Some(IntoExisting::Replace), _) | (None, Cutover::Merge) => CutoverMode::Merge,
+        (None, Cutover::Swap) if args.data_only => CutoverMode::Merge,
+        (None, Cutover::Swap) => CutoverMode::Swap,
+    };
+    options.import.cutover.old_snapshots = match args.old_snapshots {
+        OldSnapshotPolicy::Refuse => OldSnapshots::Refuse,
+        OldSnapshotPolicy::Proceed => OldSnapshots::Proceed,
+    };
+    options.import.cutover.snapshot_wait_seconds = args.snapshot_wait;
     options.import.translate.tinyint1_as_boolean = args.tinyint1_as_boolean;
     options.jobs = usize::from(args.jobs);
     options.cancel = shutdown::on_signal()?;

@@ -122,6 +122,8 @@ impl Direct<'_> {
                 let options = ScanOptions {
                     completion: import.completion,
                     database: import.database.as_deref(),
+                    selection: &import.selection,
+                    schema_only: import.schema_only,
                 };
                 let tally = scan(input, &options, &*progress, &mut |found| {
                     if stop.is_cancelled() {

@@ -7,6 +7,7 @@ use relevo_pg::PgError;
 use relevo_pg::cutover::CutoverError;
 
 use crate::guard::GuardFinding;
+use crate::packing::Packing;
 
 /// What readers of the target see after an import failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,17 +42,21 @@ pub enum ImportError {
     /// The translation cannot be written.
     #[error("writing the translation failed")]
     Write(#[source] io::Error),
-    /// The gzip stream ends too early.
+    /// The packed stream ends too early.
     #[error(
-        "the gzip file is cut off after {input_bytes} bytes: it was not fetched whole; fetch it again"
+        "the {packing} file is cut off after {input_bytes} bytes: it was not fetched whole; fetch it again"
     )]
     Truncated {
+        /// How it is packed.
+        packing: Packing,
         /// Bytes of it that were there.
         input_bytes: u64,
     },
-    /// The gzip stream is damaged.
-    #[error("the gzip file is damaged near byte {input_bytes}: {reason}; fetch it again")]
+    /// The packed stream is damaged.
+    #[error("the {packing} file is damaged near byte {input_bytes}: {reason}; fetch it again")]
     Damaged {
+        /// How it is packed.
+        packing: Packing,
         /// How far it could be read.
         input_bytes: u64,
         /// What the decoder found.
@@ -94,7 +99,7 @@ pub enum ImportError {
         /// The first name that collides.
         table: String,
     },
-    /// The input is neither SQL nor gzip.
+    /// The input is neither SQL nor packed in a way that is read.
     #[error("the dump is {name}, which is not read directly; try: {remedy}")]
     Format {
         /// What it is.

@@ -11,7 +11,7 @@ use crate::error::ImportError;
 use crate::identity::ImportId;
 use crate::ledger;
 use crate::manifest::Manifest;
-use crate::options::ImportOptions;
+use crate::options::{CutoverMode, ImportOptions};
 
 /// One table that would lose too much.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -104,6 +104,11 @@ pub(crate) fn check(
     let keep_percent = u128::from(100 - options.guard.shrink_percent.min(100));
     let findings: Vec<GuardFinding> = before
         .iter()
+        // A table that was not asked for is not missing, and rows that stay are not lost.
+        .filter(|(table, _)| {
+            let kept = options.cutover.mode == CutoverMode::Upsert;
+            !kept && (options.selection.is_all() || dump.contains_key(*table))
+        })
         .filter_map(|(table, &rows_before)| {
             let rows_dump = dump.get(table).copied();
             let enough = rows_dump.is_some_and(|rows| {

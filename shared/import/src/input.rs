@@ -1,14 +1,13 @@
-//! Reads a dump on a thread of its own: recognises gzip, unpacks it, tells a cut-off file from a
-//! damaged one, and hands buffers on through a short channel.
+//! Reads a dump on a thread of its own: recognises how it is packed, unpacks it, tells a cut-off file
+//! from a damaged one, and hands buffers on through a short channel.
 
 use std::io::{self, BufReader, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use flate2::bufread::MultiGzDecoder;
-
 use crate::error::ImportError;
+use crate::packing::{Packing, recognise, unpacked};
 
 /// Bytes handed on at a time.
 pub(crate) const BUFFER_BYTES: usize = 1024 * 1024;
@@ -54,13 +53,13 @@ impl Buffers<'_> {
     }
 }
 
-/// Runs `consume` on this thread while another one reads and unpacks `input`. Returns whether the
-/// input was gzip, and what `consume` returned.
+/// Runs `consume` on this thread while another one reads and unpacks `input`. Returns how the input
+/// was packed, and what `consume` returned.
 pub(crate) fn read<T>(
     input: impl Read + Send,
     counters: &Counters,
     consume: impl FnOnce(Buffers<'_>) -> Result<T, ImportError>,
-) -> Result<(bool, T), ImportError> {
+) -> Result<(Packing, T), ImportError> {
     let (filled_sender, filled) = sync_channel(BUFFERS_WAITING);
     let (emptied, emptied_receiver) = sync_channel(BUFFERS_WAITING + 1);
     thread::scope(|scope| {
@@ -70,39 +69,40 @@ pub(crate) fn read<T>(
             .map_err(ImportError::Read)?;
         let outcome = consume(Buffers { filled, emptied, counters });
         // The consumer's channels are closed now, so the reader ends with its next buffer.
-        let gzip = reader.join().map_err(|_| ImportError::Crashed { what: "unpacking the dump" });
-        outcome.and_then(|value| Ok((gzip?, value)))
+        let packing =
+            reader.join().map_err(|_| ImportError::Crashed { what: "unpacking the dump" });
+        outcome.and_then(|value| Ok((packing?, value)))
     })
 }
 
 /// The reading thread: sends buffers, an empty one at the end, or the error that ended it. Returns
-/// whether the input was gzip.
+/// how the input was packed.
 fn unpack(
     input: impl Read,
     counters: &Counters,
     filled: &SyncSender<Result<Vec<u8>, ImportError>>,
     emptied: &Receiver<Vec<u8>>,
-) -> bool {
-    let mut source =
-        BufReader::with_capacity(INPUT_BUFFER_BYTES, Counted { input, counters, failed: false });
-    let (gzip, outcome) = match recognise(&mut source) {
-        Ok(Format::Gzip) => {
-            let mut decoder = MultiGzDecoder::new(source);
-            let outcome = send_all(&mut decoder, counters, filled, emptied)
-                .map_err(|error| explain(error, decoder.get_ref().get_ref().failed, counters));
-            (true, outcome)
+) -> Packing {
+    let failed = AtomicBool::new(false);
+    let counted = Counted { input, counters, failed: &failed };
+    let mut source = BufReader::with_capacity(INPUT_BUFFER_BYTES, counted);
+    let (packing, outcome) = match recognise(&mut source) {
+        Ok(packing) => {
+            let sent = unpacked(packing, source)
+                .and_then(|mut text| send_all(&mut text, counters, filled, emptied));
+            let outcome = sent.map_err(|error| match packing {
+                Packing::Plain => ImportError::Read(error),
+                _ => explain(error, failed.load(Ordering::Relaxed), packing, counters),
+            });
+            (packing, outcome)
         }
-        Ok(Format::Plain) => {
-            let outcome = send_all(&mut source, counters, filled, emptied);
-            (false, outcome.map_err(ImportError::Read))
-        }
-        Err(error) => (false, Err(error)),
+        Err(error) => (Packing::Plain, Err(error)),
     };
     if let Err(error) = outcome {
         // Nobody listens any more when the consumer has failed itself.
         let _ = filled.send(Err(error));
     }
-    gzip
+    packing
 }
 
 fn send_all(
@@ -131,45 +131,18 @@ fn send_all(
     }
 }
 
-/// What the input is, by its first bytes.
-enum Format {
-    Gzip,
-    Plain,
-}
-
-fn recognise(source: &mut impl io::BufRead) -> Result<Format, ImportError> {
-    // A first short read of a pipe may hold less than is needed, but holds at least one byte.
-    let start = source.fill_buf().map_err(ImportError::Read)?;
-    let other =
-        |name: &'static str, remedy: &'static str| Err(ImportError::Format { name, remedy });
-    match start {
-        [0x1f, 0x8b, ..] | [0x1f] => Ok(Format::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            other("compressed with zstd", "zstd -dc FILE | relevo dump import -")
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => {
-            other("compressed with xz", "xz -dc FILE | relevo dump import -")
-        }
-        [b'B', b'Z', b'h', ..] => {
-            other("compressed with bzip2", "bzip2 -dc FILE | relevo dump import -")
-        }
-        [b'P', b'K', 3, 4, ..] => other("a zip archive", "unzip -p FILE | relevo dump import -"),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => other(
-            "text in UTF-16, as PowerShell's > writes it",
-            "make the dump with mysqldump --result-file=FILE",
-        ),
-        [b'P', b'G', b'D', b'M', b'P', ..] => other("an archive of pg_dump", "pg_restore FILE"),
-        _ => Ok(Format::Plain),
-    }
-}
-
 /// Tells a file that is cut off from one that is damaged, and both from an input that failed.
-fn explain(error: io::Error, input_failed: bool, counters: &Counters) -> ImportError {
+fn explain(
+    error: io::Error,
+    input_failed: bool,
+    packing: Packing,
+    counters: &Counters,
+) -> ImportError {
     let input_bytes = counters.input_bytes.load(Ordering::Relaxed);
     match error.kind() {
         _ if input_failed => ImportError::Read(error),
-        io::ErrorKind::UnexpectedEof => ImportError::Truncated { input_bytes },
-        _ => ImportError::Damaged { input_bytes, reason: error.to_string() },
+        io::ErrorKind::UnexpectedEof => ImportError::Truncated { packing, input_bytes },
+        _ => ImportError::Damaged { packing, input_bytes, reason: error.to_string() },
     }
 }
 
@@ -177,7 +150,7 @@ fn explain(error: io::Error, input_failed: bool, counters: &Counters) -> ImportE
 struct Counted<'a, R> {
     input: R,
     counters: &'a Counters,
-    failed: bool,
+    failed: &'a AtomicBool,
 }
 
 impl<R: Read> Read for Counted<'_, R> {
@@ -188,7 +161,8 @@ impl<R: Read> Read for Counted<'_, R> {
                 Ok(read)
             }
             Err(error) => {
-                self.failed = error.kind() != io::ErrorKind::Interrupted;
+                let failed = error.kind() != io::ErrorKind::Interrupted;
+                self.failed.store(failed, Ordering::Relaxed);
                 Err(error)
             }
         }
@@ -207,7 +181,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn read_all(input: impl Read + Send) -> Result<(bool, Vec<u8>), ImportError> {
+    fn read_all(input: impl Read + Send) -> Result<(Packing, Vec<u8>), ImportError> {
         read(input, &Counters::default(), |mut buffers| {
             let mut all = Vec::new();
             while let Some(buffer) = buffers.next()? {
@@ -218,24 +192,51 @@ mod tests {
         })
     }
 
+    /// The text in every packing that is read.
+    fn packed(text: &[u8]) -> Vec<(Packing, Vec<u8>)> {
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(text).unwrap();
+        let options = lzma_rust2::XzOptions::with_preset(1);
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        xz.write_all(text).unwrap();
+        let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        zstd.include_checksum(true).unwrap();
+        zstd.write_all(text).unwrap();
+        vec![
+            (Packing::Gzip, gzip(text)),
+            (Packing::Zstd, zstd.finish().unwrap()),
+            (Packing::Bzip2, bzip2.finish().unwrap()),
+            (Packing::Xz, xz.finish().unwrap()),
+        ]
+    }
+
     #[test]
-    fn plain_gzip_and_joined_gzip_come_out_alike() {
+    fn every_packing_comes_out_alike_also_in_several_pieces() {
         let text: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-        assert_eq!(read_all(&text[..]).unwrap(), (false, text.clone()));
-        assert_eq!(read_all(&gzip(&text)[..]).unwrap(), (true, text.clone()));
-        let joined = [gzip(&text[..1000]), gzip(&text[1000..])].concat();
-        assert_eq!(read_all(&joined[..]).unwrap(), (true, text));
+        assert_eq!(read_all(&text[..]).unwrap(), (Packing::Plain, text.clone()));
+        let (first, second) = (packed(&text[..1000]), packed(&text[1000..]));
+        for (whole, (first, second)) in packed(&text).into_iter().zip(first.into_iter().zip(second))
+        {
+            assert_eq!(read_all(&whole.1[..]).unwrap(), (whole.0, text.clone()));
+            let joined = [first.1, second.1].concat();
+            assert_eq!(read_all(&joined[..]).unwrap(), (whole.0, text.clone()), "{}", whole.0);
+        }
     }
 
     #[test]
     fn cut_off_and_damaged_files_are_told_apart() {
         let text: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(n) % 253) as u8).collect();
-        let mut packed = gzip(&text);
-        let cut = packed.len() - 5;
-        assert!(matches!(read_all(&packed[..cut]), Err(ImportError::Truncated { .. })));
-        let crc = packed.len() - 8;
-        packed[crc] ^= 1;
-        assert!(matches!(read_all(&packed[..]), Err(ImportError::Damaged { .. })));
+        for (packing, mut packed) in packed(&text) {
+            let cut = packed.len() - 5;
+            let error = read_all(&packed[..cut]).map(|_| ()).unwrap_err();
+            assert!(matches!(error, ImportError::Truncated { .. }), "{packing}: {error:?}");
+            assert!(error.to_string().contains(&packing.to_string()), "{error}");
+            let middle = packed.len() / 2;
+            packed[middle] ^= 0x55;
+            let error = read_all(&packed[..]).map(|_| ()).unwrap_err();
+            let told = matches!(error, ImportError::Damaged { .. } | ImportError::Truncated { .. });
+            assert!(told, "{packing}: {error:?}");
+        }
     }
 
     #[test]
@@ -252,9 +253,9 @@ mod tests {
     }
 
     #[test]
-    fn other_packings_say_how_to_unpack() {
-        let error = read_all(&[0x28, 0xb5, 0x2f, 0xfd, 0, 0][..]).unwrap_err();
-        assert!(error.to_string().contains("zstd -dc"), "{error}");
+    fn archives_say_how_to_unpack() {
+        let error = read_all(&b"PK\x03\x04 and more"[..]).unwrap_err();
+        assert!(error.to_string().contains("unzip -p"), "{error}");
     }
 
     #[test]

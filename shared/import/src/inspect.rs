@@ -7,14 +7,16 @@ use serde::Serialize;
 
 use crate::error::ImportError;
 use crate::options::Completion;
+use crate::packing::Packing;
 use crate::progress::ImportProgress;
 use crate::scan::{ScanOptions, scan};
+use crate::selection::Selection;
 
 /// What a dump holds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// Whether the input was gzip.
-    pub gzip: bool,
+    /// How the input is packed.
+    pub packing: Packing,
     /// Bytes of the input.
     pub input_bytes: u64,
     /// The dump as a whole. An inspected dump may lack its last line: see `complete`.
@@ -42,7 +44,7 @@ pub struct InspectedTable {
     pub definition: TableDef,
 }
 
-/// Reads a dump (gzip or plain) to its end and says what it holds, without a database.
+/// Reads a dump to its end and says what it holds, without a database.
 ///
 /// # Errors
 /// Damaged or cut off dumps.
@@ -50,10 +52,15 @@ pub fn inspect(
     input: impl Read + Send,
     progress: &dyn ImportProgress,
 ) -> Result<Inspection, ImportError> {
-    let options = ScanOptions { completion: Completion::NotRequired, database: None };
+    let options = ScanOptions {
+        completion: Completion::NotRequired,
+        database: None,
+        selection: &Selection::default(),
+        schema_only: false,
+    };
     let tally = scan(input, &options, progress, &mut |_| Ok(()))?;
     Ok(Inspection {
-        gzip: tally.gzip,
+        packing: tally.packing,
         input_bytes: tally.input_bytes,
         summary: tally.summary,
         tables: tally

@@ -21,10 +21,12 @@ mod inspect;
 mod ledger;
 mod manifest;
 mod options;
+mod packing;
 mod plan;
 mod precheck;
 mod progress;
 mod scan;
+mod selection;
 mod split;
 pub mod steps;
 mod translate;
@@ -41,6 +43,8 @@ pub use options::{
     ChunkLimits, Completion, CutoverLimits, CutoverMode, DirectOptions, Guard, ImportOptions,
     OldSnapshots, SplitOptions, Verify,
 };
+pub use packing::Packing;
 pub use progress::{ImportProgress, NoProgress, Phase, ProgressEvent};
+pub use selection::Selection;
 pub use split::{SplitItem, split_to_chunks};
 pub use translate::{Translation, translate};

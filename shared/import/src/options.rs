@@ -7,6 +7,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::selection::Selection;
+
 /// What one import wants, kept in the target's ledger so that every later step decides alike.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,13 @@ pub struct ImportOptions {
     pub completion: Completion,
     /// Take only the tables of this database, for a dump that holds several.
     pub database: Option<String>,
+    /// Take only these tables, and rename some.
+    pub selection: Selection,
+    /// Make the tables and leave their rows out.
+    pub schema_only: bool,
+    /// Refuse tables that the target does not have; for [`CutoverMode::Merge`] and
+    /// [`CutoverMode::Upsert`].
+    pub existing_only: bool,
     /// VACUUM the new tables too, after the cutover, rather than ANALYZE them only.
     pub vacuum: bool,
     /// Connections that build indexes and analyse at the same time.
@@ -43,6 +52,9 @@ impl Default for ImportOptions {
             verify: Verify::Rows,
             completion: Completion::Expected,
             database: None,
+            selection: Selection::default(),
+            schema_only: false,
+            existing_only: false,
             vacuum: true,
             finish_jobs: 2,
             cutover: CutoverLimits::default(),
@@ -103,15 +115,25 @@ pub enum CutoverMode {
     /// transaction: for targets with logical replication, or with readers that never end. Tables
     /// that the target does not have are moved in.
     Merge,
+    /// As `Merge`, but rows that only the target has stay: what the dump holds is inserted or
+    /// updated by key.
+    Upsert,
 }
 
 impl CutoverMode {
+    /// Whether present tables stay and only their rows change.
+    #[must_use]
+    pub fn is_in_place(self) -> bool {
+        self != Self::Swap
+    }
+
     /// As written in options.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Swap => "swap",
             Self::Merge => "merge",
+            Self::Upsert => "upsert",
         }
     }
 }
@@ -205,6 +227,8 @@ pub struct SplitOptions {
     pub completion: Completion,
     /// Take only the tables of this database.
     pub database: Option<String>,
+    /// Take only these tables, and rename some.
+    pub selection: Selection,
 }
 
 impl SplitOptions {
@@ -216,6 +240,7 @@ impl SplitOptions {
             chunk_size_bytes: 32 * 1024 * 1024,
             completion: Completion::Expected,
             database: None,
+            selection: Selection::default(),
         }
     }
 }

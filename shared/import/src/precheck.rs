@@ -101,7 +101,10 @@ pub(crate) async fn own_indexes(
     .map_err(failed)?;
     let Some((last_manifest, last_options)) = last else { return Ok(Vec::new()) };
     let last_manifest: Manifest = ledger::read(id, "last manifest", last_manifest)?;
-    let last_options: ImportOptions = ledger::read(id, "last options", last_options)?;
+    // One made by a later version may have wanted what this one does not know.
+    let Ok(last_options) = serde_json::from_value::<ImportOptions>(last_options) else {
+        return Ok(Vec::new());
+    };
     let mut made = plan::index_names(&last_manifest, &last_options);
     made.extend(plan::index_names(manifest, options));
     // A name that was taken got a suffix.

@@ -13,7 +13,9 @@ use relevo_mysqldump::{
 use crate::error::ImportError;
 use crate::input::{self, Counters};
 use crate::options::Completion;
+use crate::packing::Packing;
 use crate::progress::{ImportProgress, ProgressEvent};
+use crate::selection::{Renamer, Selection};
 
 /// What a scan hands on.
 pub(crate) enum Found<'a> {
@@ -27,7 +29,7 @@ pub(crate) enum Found<'a> {
 
 /// What a dump held.
 pub(crate) struct Tally {
-    pub(crate) gzip: bool,
+    pub(crate) packing: Packing,
     pub(crate) input_bytes: u64,
     pub(crate) summary: DumpSummary,
     pub(crate) tables: Vec<TableTally>,
@@ -47,6 +49,9 @@ pub(crate) struct TableTally {
 pub(crate) struct ScanOptions<'a> {
     pub(crate) completion: Completion,
     pub(crate) database: Option<&'a str>,
+    pub(crate) selection: &'a Selection,
+    /// Pass over all rows.
+    pub(crate) schema_only: bool,
 }
 
 /// Reads a dump to its end.
@@ -65,8 +70,9 @@ pub(crate) fn scan(
         skipped: Vec::new(),
         warnings: Vec::new(),
         passed_over: Vec::new(),
+        renamer: Renamer::default(),
     };
-    let (gzip, summary) = input::read(input, &counters, |mut buffers| {
+    let (packing, summary) = input::read(input, &counters, |mut buffers| {
         let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::default());
         while let Some(buffer) = buffers.next()? {
             splitter
@@ -90,17 +96,19 @@ pub(crate) fn scan(
     }
     let Scan { tables, skipped, warnings, passed_over, .. } = scan;
     if tables.is_empty() {
-        let hint = (!passed_over.is_empty()).then(|| {
-            format!(
+        let hint = if !passed_over.is_empty() {
+            Some(format!(
                 " of database {}; it holds {}",
                 options.database.unwrap_or_default(),
                 passed_over.join(", ")
-            )
-        });
+            ))
+        } else {
+            (!options.selection.is_all()).then(|| " that fits what was asked for".to_owned())
+        };
         return Err(ImportError::Empty { hint });
     }
     Ok(Tally {
-        gzip,
+        packing,
         input_bytes: counters.input_bytes.load(Ordering::Relaxed),
         summary,
         tables,
@@ -130,20 +138,32 @@ struct Scan<'a> {
     warnings: Vec<DumpWarning>,
     /// Databases whose tables were not wanted.
     passed_over: Vec<String>,
+    renamer: Renamer,
 }
 
 impl Scan<'_> {
     fn take(&mut self, event: Event<'_>) -> Result<(), ImportError> {
         match event {
-            Event::Table(table) if self.wanted(&table) => self.table(table),
+            Event::Table(table) if self.wanted(&table) => {
+                let table = self.rename(table);
+                self.table(table)
+            }
             Event::Altered(table) if self.wanted(&table) => {
+                let table = self.rename(table);
                 if let Some(place) = self.places.get(&ddl::table_name(&table)) {
                     self.tables[*place].definition = table;
                 }
                 Ok(())
             }
-            Event::Dropped(table) if self.wanted(&table) => self.dropped(&table),
-            Event::Rows(batch) if self.wanted(&batch.table) => self.rows(batch),
+            Event::Dropped(table) if self.wanted(&table) => {
+                let table = self.rename(table);
+                self.dropped(&table)
+            }
+            Event::Rows(_) if self.options.schema_only => Ok(()),
+            Event::Rows(batch) if self.wanted(&batch.table) => {
+                let table = self.rename(Arc::clone(&batch.table));
+                self.rows(RowBatch { table, ..batch })
+            }
             Event::Skipped(object) => {
                 self.skipped.push(object);
                 Ok(())
@@ -156,7 +176,14 @@ impl Scan<'_> {
         }
     }
 
+    fn rename(&mut self, table: Arc<TableDef>) -> Arc<TableDef> {
+        self.renamer.rename(self.options.selection, table)
+    }
+
     fn wanted(&mut self, table: &TableDef) -> bool {
+        if !self.options.selection.takes(table) {
+            return false;
+        }
         let (Some(wanted), Some(database)) = (self.options.database, &table.database) else {
             return true;
         };

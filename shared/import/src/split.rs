@@ -39,8 +39,12 @@ pub fn split_to_chunks(
     sink: &mut dyn FnMut(SplitItem) -> Result<(), SinkError>,
 ) -> Result<Manifest, ImportError> {
     let mut split = Split { options, sink, open: None, chunks: Vec::new() };
-    let scan_options =
-        ScanOptions { completion: options.completion, database: options.database.as_deref() };
+    let scan_options = ScanOptions {
+        completion: options.completion,
+        database: options.database.as_deref(),
+        selection: &options.selection,
+        schema_only: false,
+    };
     let tally = scan(input, &scan_options, progress, &mut |found| split.take(found))?;
     split.close()?;
     Ok(Manifest {

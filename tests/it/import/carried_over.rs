@@ -102,7 +102,7 @@ async fn foreign_keys_of_other_tables_follow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn triggers_publications_comments_and_options_follow() {
+async fn triggers_rules_publications_comments_and_options_follow() {
     let target = Target::new().await;
     target.import(&Dump::default()).await.unwrap();
     target
@@ -120,6 +120,17 @@ async fn triggers_publications_comments_and_options_follow() {
              ALTER TABLE articulo SET (fillfactor = 80);
              ALTER TABLE categoria REPLICA IDENTITY FULL;
              CREATE STATISTICS juntos ON cat_id, precio1 FROM articulo;
+             COMMENT ON STATISTICS juntos IS 'van juntos';
+             COMMENT ON TRIGGER anota ON articulo IS 'quien cambia';
+             COMMENT ON INDEX articulo_cat_idx IS 'por categoría';
+             COMMENT ON CONSTRAINT articulo_pkey ON articulo IS 'la clave';
+             CREATE POLICY todas ON departamento USING (true);
+             COMMENT ON POLICY todas ON departamento IS 'todo se ve';
+             CREATE RULE callada AS ON DELETE TO departamento DO INSTEAD NOTHING;
+             CREATE RULE dormida AS ON UPDATE TO departamento DO ALSO DELETE FROM cambios;
+             ALTER TABLE departamento DISABLE RULE dormida;
+             ALTER TABLE articulo ALTER COLUMN cat_id SET STATISTICS 500;
+             ALTER TABLE articulo ALTER COLUMN cat_id SET (n_distinct = 12);
              CREATE PUBLICATION precios FOR TABLE categoria, articulo (art_id, precio1) WHERE (art_id > 10);",
         )
         .await;
@@ -153,6 +164,27 @@ async fn triggers_publications_comments_and_options_follow() {
                 "{fillfactor=80}",
             ),
             ("SELECT relreplident::text FROM pg_class WHERE oid = 'categoria'::regclass", "f"),
+            (
+                "SELECT string_agg(rulename || ' ' || ev_enabled::text, ', ' ORDER BY rulename)
+                 FROM pg_rewrite WHERE ev_class = 'departamento'::regclass",
+                "callada O, dormida D",
+            ),
+            (
+                "SELECT attstattarget || ' ' || attoptions::text FROM pg_attribute
+                 WHERE attrelid = 'articulo'::regclass AND attname = 'cat_id'",
+                "500 {n_distinct=12}",
+            ),
+            (
+                "SELECT string_agg(description, ', ' ORDER BY description) FROM pg_description
+                 WHERE description IN ('van juntos', 'quien cambia', 'por categoría', 'la clave', 'todo se ve')
+                   AND objoid IN (
+                       SELECT oid FROM pg_statistic_ext WHERE stxrelid = 'articulo'::regclass UNION ALL
+                       SELECT oid FROM pg_trigger WHERE tgrelid = 'articulo'::regclass UNION ALL
+                       SELECT indexrelid FROM pg_index WHERE indrelid = 'articulo'::regclass UNION ALL
+                       SELECT oid FROM pg_constraint WHERE conrelid = 'articulo'::regclass UNION ALL
+                       SELECT oid FROM pg_policy WHERE polrelid = 'departamento'::regclass)",
+                "la clave, por categoría, quien cambia, todo se ve, van juntos",
+            ),
             (
                 "SELECT stxrelid::regclass::text FROM pg_statistic_ext WHERE stxname = 'juntos'",
                 "articulo",

@@ -116,7 +116,7 @@ async fn another_schema_leaves_public_alone() {
 fn inspect_and_translate_need_no_database() {
     let dump = Dump::default();
     let inspection = inspect(dump.reader(), &NoProgress).unwrap();
-    assert!(inspection.gzip);
+    assert_eq!(inspection.packing, relevo_import::Packing::Gzip);
     let rows: Vec<_> = inspection.tables.iter().map(|t| (t.name.as_str(), t.rows)).collect();
     assert_eq!(rows, [("departamento", 2), ("categoria", 12), ("articulo", 300)]);
     let mut sql = Vec::new();

@@ -1,6 +1,8 @@
 //! Giving an import up, and clearing away what was left behind.
 
-use relevo_pg::{ident, session, staging};
+use std::time::{Duration, Instant};
+
+use relevo_pg::{PgError, cutover, ident, session, staging};
 use sqlx::{PgConnection, PgPool};
 
 use crate::error::ImportError;
@@ -48,6 +50,24 @@ pub async fn abandon(pool: &PgPool, id: &ImportId, reason: &str) -> Result<(), I
     Ok(())
 }
 
+/// How long a running pg_dump may hold up dropping a schema, which a later [`leftovers`] then lists.
+const BACKUP_WAIT: Duration = Duration::from_secs(30);
+
+/// Waits until no pg_dump runs that may have listed the tables and not locked them yet.
+async fn wait_for_backups(connection: &mut PgConnection, schema: &str) -> Result<(), ImportError> {
+    let started = Instant::now();
+    while cutover::backup_runs(connection).await? {
+        if started.elapsed() >= BACKUP_WAIT {
+            return Err(ImportError::Target(PgError::Timeout {
+                what: format!("waiting for a running pg_dump before dropping schema {schema}"),
+                seconds: BACKUP_WAIT.as_secs(),
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
 /// Drops an import's staging schema, and the trash of its cutover, from under whoever still writes.
 pub(crate) async fn drop_staging(
     connection: &mut PgConnection,
@@ -63,6 +83,7 @@ pub(crate) async fn drop_staging(
         .await
         .map_err(|source| ImportError::database("looking for the staging schema", source))?;
         if exists {
+            wait_for_backups(connection, &schema).await?;
             session::end_holders(connection, &schema, &id.program()).await?;
             staging::drop_schema(connection, &schema).await?;
         }

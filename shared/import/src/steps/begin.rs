@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 use crate::error::ImportError;
 use crate::identity::{Fence, ImportId};
 use crate::ledger;
-use crate::options::{CutoverMode, ImportOptions};
+use crate::options::ImportOptions;
 
 /// What [`begin`] found.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,7 +159,7 @@ async fn check_publications(
     connection: &mut PgConnection,
     options: &ImportOptions,
 ) -> Result<(), ImportError> {
-    if options.cutover.mode == CutoverMode::Merge {
+    if options.cutover.mode.is_in_place() {
         return Ok(());
     }
     let publication: Option<String> = sqlx::query_scalar(
@@ -262,7 +262,7 @@ pub async fn create_table(
     );
     tx.execute(AssertSqlSafe(made.sql.clone())).await.map_err(failed)?;
     tx.execute(AssertSqlSafe(format!("-- create_table\n{quiet}"))).await.map_err(failed)?;
-    if present && options.cutover.mode == CutoverMode::Merge {
+    if present && options.cutover.mode.is_in_place() {
         leave_out_of_replication(&mut tx, &schema, &made.table).await?;
     }
     sqlx::query(
@@ -313,7 +313,7 @@ async fn check_present(
     table: &str,
 ) -> Result<bool, ImportError> {
     let schema = &options.schema;
-    let merge = options.cutover.mode == CutoverMode::Merge;
+    let merge = options.cutover.mode.is_in_place();
     let present: Option<(bool, bool, String, String)> = sqlx::query_as(
         "-- check_present
          SELECT c.relkind = 'r' OR (c.relkind = 'p' AND $3),
@@ -351,6 +351,10 @@ async fn check_present(
         }
         .into()),
         Some(_) => Ok(true),
+        None if options.existing_only => Err(CutoverError::Unmergeable {
+            objects: vec![format!("table {schema}.{table} is not there")],
+        }
+        .into()),
         None => Ok(false),
     }
 }

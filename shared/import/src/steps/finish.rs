@@ -23,7 +23,7 @@ use crate::guard::{self, RowsBefore};
 use crate::identity::{Fence, ImportId, previous_schema};
 use crate::ledger;
 use crate::manifest::Manifest;
-use crate::options::{CutoverMode, ImportOptions, OldSnapshots};
+use crate::options::{ImportOptions, OldSnapshots};
 use crate::plan::{self, Plan};
 use crate::precheck;
 use crate::progress::{ImportProgress, Phase, ProgressEvent};
@@ -187,7 +187,7 @@ impl Finish<'_> {
         // From here on every new snapshot sees all rows.
         let older = open_transactions(session.connection()).await?;
 
-        if self.options.cutover.mode == CutoverMode::Merge {
+        if self.options.cutover.mode.is_in_place() {
             self.merged =
                 merging::present_tables(session.connection(), self.options, self.manifest).await?;
         }

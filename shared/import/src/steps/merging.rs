@@ -10,7 +10,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use crate::error::ImportError;
 use crate::identity::ImportId;
 use crate::manifest::Manifest;
-use crate::options::ImportOptions;
+use crate::options::{CutoverMode, ImportOptions};
 
 /// Which tables of the dump stand in the target.
 pub(super) async fn present_tables(
@@ -69,6 +69,7 @@ pub(super) fn merge_of(
         target: options.schema.clone(),
         staging: id.staging_schema(),
         tables: kept.iter().cloned().collect(),
+        keep_others: options.cutover.mode == CutoverMode::Upsert,
         fresh: (!fresh.tables.is_empty()).then_some(fresh),
         after,
         follow_up,

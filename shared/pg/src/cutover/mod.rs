@@ -13,6 +13,9 @@
 //!    schema, the staged ones into the target; everything surveyed is put onto the new tables.
 //! 4. The caller's finale runs (the ledger's fenced row), then COMMIT.
 //!
+//! A `pg_dump` that runs is let go on: for half of the time there is, nothing is exchanged under it,
+//! and afterwards without ever waiting in a queue, where its workers would not wait.
+//!
 //! Nothing is dropped here, and nothing anywhere with CASCADE. Views are replaced in place, so
 //! their own grants and dependents stay.
 
@@ -37,7 +40,7 @@ pub use extras::OWN_FUNCTION_MARK;
 pub use merge::{Merge, MergePlan, RowChanges, merge, plan_merge};
 pub use others::InboundKey;
 pub use script::{Statement, run_script};
-pub use snapshot::{OldTransaction, open_transactions, wait_for_transactions};
+pub use snapshot::{OldTransaction, backup_runs, open_transactions, wait_for_transactions};
 pub use survey::{RENAMED_SUFFIX, Survey, survey};
 
 use crate::error::{PgError, sqlstate};
@@ -48,6 +51,8 @@ use crate::session::Session;
 const FIRST_BUDGET: Duration = Duration::from_millis(100);
 /// The pause after an attempt, as a multiple of the budget it had.
 const PAUSE_FACTOR: u32 = 2;
+/// The pause between two looks whether a pg_dump still runs.
+const BACKUP_PAUSE: Duration = Duration::from_millis(10);
 /// The longest wait for one lock after the tables are held: views and sequences of others.
 const LATE_LOCK_MS: u64 = 100;
 /// The longest that one statement may take while readers wait: all of them change the catalogue
@@ -125,7 +130,14 @@ pub async fn exchange<E: From<CutoverError>>(
         if cancel.is_cancelled() {
             return Err(CutoverError::Cancelled.into());
         }
-        match attempt(session.connection(), exchange, budget, finale).await {
+        let backup = backup_runs(session.connection()).await.map_err(CutoverError::from)?;
+        let patient = started.elapsed() < lock_wait / 2;
+        if backup && patient {
+            tokio::time::sleep(BACKUP_PAUSE).await;
+            continue;
+        }
+        let how = Attempt { budget, queues: !backup, gives_way: patient };
+        match attempt(session.connection(), exchange, how, finale).await {
             Ok(exchanged) => return Ok(exchanged),
             Err(Failed::For(error)) => {
                 roll_back(session.connection()).await;
@@ -143,6 +155,10 @@ pub async fn exchange<E: From<CutoverError>>(
                 blockers: blockers.into_iter().map(|blocker| blocker.description).collect(),
             }
             .into());
+        }
+        if backup {
+            tokio::time::sleep(BACKUP_PAUSE).await;
+            continue;
         }
         let pause = budget * PAUSE_FACTOR;
         // The server takes a table away from autovacuum only for somebody who has waited for it
@@ -176,12 +192,24 @@ impl<E: From<CutoverError>> From<PgError> for Failed<E> {
     }
 }
 
+/// How one attempt goes about it.
+#[derive(Clone, Copy)]
+struct Attempt {
+    /// For all locks together.
+    budget: Duration,
+    /// Whether it waits for locks at all.
+    queues: bool,
+    /// Whether it gives up for a pg_dump that has begun meanwhile.
+    gives_way: bool,
+}
+
 async fn attempt<E: From<CutoverError>>(
     connection: &mut PgConnection,
     exchange: &Exchange,
-    budget: Duration,
+    how: Attempt,
     finale: &mut dyn Finale<E>,
 ) -> Result<Exchanged, Failed<E>> {
+    let budget = how.budget;
     // synchronous_commit on: with this commit everything written before it is durable too. No
     // search path: what the server writes out for us then names every schema. Readers wait for this
     // transaction: if its client is frozen in the middle, the server ends it soon.
@@ -203,7 +231,7 @@ async fn attempt<E: From<CutoverError>>(
     let before = survey(connection, exchange).await?;
     // The budget counts from the first lock: only who waits for us can be hurt by our waiting.
     let started = Instant::now();
-    for statement in before.lock_statements() {
+    for statement in before.lock_statements(how.queues) {
         let left = budget.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
         let sql = format!(
             "-- lock_tables\nSET LOCAL statement_timeout = {};\n{statement}",
@@ -220,7 +248,7 @@ async fn attempt<E: From<CutoverError>>(
 
     // Once more under the locks: grants and views may have changed while we waited.
     let survey = survey(connection, exchange).await?;
-    if survey.lock_statements() != before.lock_statements() {
+    if survey.lock_statements(true) != before.lock_statements(true) {
         return Err(Failed::ToLock);
     }
     if !survey.obstacles.is_empty() {
@@ -235,6 +263,9 @@ async fn attempt<E: From<CutoverError>>(
         changes: BTreeMap::new(),
     };
     finale.run(connection, &exchanged).await.map_err(Failed::For)?;
+    if how.gives_way && backup_runs(connection).await? {
+        return Err(Failed::ToLock);
+    }
     connection.execute("-- commit_cutover\nCOMMIT").await.map_err(|source| {
         CutoverError::from(PgError::database("committing the cutover", source))
     })?;

@@ -146,11 +146,15 @@ async fn keys(
            AND (k.confrelid IN (SELECT oid FROM present)) <> (k.conrelid IN (SELECT oid FROM present))
            -- the tables kept from last time still point at each other only
            AND fn.nspname <> $3
+           -- what leaves the target goes on pointing at what leaves with it
+           AND NOT (fn.nspname = $1 AND f.relname = ANY($4))
+           AND NOT (tn.nspname = $1 AND t.relname = ANY($4))
          ORDER BY table_quoted, name",
     )
     .bind(&exchange.target)
     .bind(&exchange.tables)
     .bind(&exchange.previous)
+    .bind(&exchange.retired)
     .fetch_all(connection)
     .await
     .map_err(|source| PgError::database("listing foreign keys", source))?;

@@ -94,6 +94,23 @@ pub async fn wait_for_transactions(
     }
 }
 
+/// Whether a `pg_dump` of this database runs. It lists tables first and locks them by name a moment
+/// later, and its parallel workers fail rather than wait behind somebody's request for a lock.
+///
+/// # Errors
+/// When the server fails.
+pub async fn backup_runs(connection: &mut PgConnection) -> Result<bool, PgError> {
+    sqlx::query_scalar(
+        "-- backup_runs
+         SELECT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE datname = current_database() AND pid <> pg_backend_pid()
+                          AND application_name IN ('pg_dump', 'pg_dumpall'))",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|source| PgError::database("looking for a running pg_dump", source))
+}
+
 /// A session that holds one of the tables.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(super) struct LockHolder {

@@ -66,8 +66,8 @@ pub async fn survey(connection: &mut PgConnection, exchange: &Exchange) -> Resul
 }
 
 impl Survey {
-    /// One statement for all tables, then one for each view.
-    pub(super) fn lock_statements(&self) -> Vec<String> {
+    /// One statement for all tables, then one for each view; `queues` or take at once.
+    pub(super) fn lock_statements(&self, queues: bool) -> Vec<String> {
         let tables: Vec<String> = self
             .present
             .iter()
@@ -78,8 +78,9 @@ impl Survey {
         let mut statements = Vec::new();
         if !tables.is_empty() {
             statements.push(format!(
-                "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE",
-                tables.join(", ONLY ")
+                "LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE{}",
+                tables.join(", ONLY "),
+                if queues { "" } else { " NOWAIT" }
             ));
         }
         statements.extend(self.lock_views.iter().cloned());

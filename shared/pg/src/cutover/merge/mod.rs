@@ -25,8 +25,8 @@ pub use plan::{MergePlan, plan_merge};
 
 use super::error::CutoverError;
 use super::{
-    Exchange, Exchanged, FIRST_BUDGET, Failed, Finale, PAUSE_FACTOR, Statement, largest_budget,
-    locking, roll_back, run_all, snapshot, survey,
+    BACKUP_PAUSE, Exchange, Exchanged, FIRST_BUDGET, Failed, Finale, PAUSE_FACTOR, Statement,
+    largest_budget, locking, roll_back, run_all, snapshot, survey,
 };
 use crate::error::{PgError, sqlstate};
 use crate::ident::{literal, quote, quote_qualified};
@@ -51,6 +51,8 @@ pub struct Merge {
     pub staging: String,
     /// The tables that are there in both.
     pub tables: Vec<String>,
+    /// Leave rows alone that the staged tables do not have.
+    pub keep_others: bool,
     /// Tables that the target does not have yet.
     pub fresh: Option<Exchange>,
     /// Run once the rows are changed and the fresh tables in place.
@@ -138,6 +140,13 @@ async fn make_deferrable(
 ) -> Result<(), PgError> {
     let started = Instant::now();
     loop {
+        if snapshot::backup_runs(connection).await? {
+            if started.elapsed() >= DEFERRABLE_WAIT {
+                return Ok(());
+            }
+            tokio::time::sleep(BACKUP_PAUSE).await;
+            continue;
+        }
         // Readers wait behind us for as long as we wait ourselves.
         let sql = format!(
             "-- make_deferrable\nBEGIN; SET LOCAL lock_timeout = '100ms'; {}; COMMIT;",

@@ -144,8 +144,15 @@ pub async fn plan_merge(
         tables.into_iter().map(|table| (table.name.clone(), table)).collect();
     for name in parents_first(&merge.tables, &keys, &merge.target) {
         let Some(table) = tables.remove(&name) else { continue };
+        let columns = columns.remove(&name).unwrap_or_default();
+        if merge.keep_others && !columns.iter().any(|column| column.is_key) {
+            plan.obstacles.push(format!(
+                "table {}.{name} has no key to tell by which rows are the same",
+                merge.target
+            ));
+        }
         plan.tables.push(MergeTable {
-            columns: columns.remove(&name).unwrap_or_default(),
+            columns,
             has_triggers: table.has_triggers,
             cascades: table.cascades,
             name,

@@ -23,6 +23,10 @@ pub(super) async fn change<E: From<CutoverError>>(
     let mut tables = Vec::new();
     for table in plan.tables.iter().rev() {
         let statements = Statements::new(merge, table);
+        if merge.keep_others {
+            tables.push(statements);
+            continue;
+        }
         let unchanged = !statements.has_key() && statements.same(connection).await?;
         if !unchanged {
             let deleted = execute(connection, &table.name, statements.delete()).await?;
@@ -33,14 +37,18 @@ pub(super) async fn change<E: From<CutoverError>>(
     tables.reverse();
     for statements in tables.iter().filter(|statements| statements.has_key()) {
         if let Some(update) = statements.update() {
-            let updated = statements.change_in_place(connection, update).await?;
-            changes.entry(statements.table.name.clone()).or_default().updated = updated;
+            let change = statements.change_in_place(connection, update).await?;
+            let entry = changes.entry(statements.table.name.clone()).or_default();
+            entry.updated = change.rows;
+            entry.inserted = if change.taken_out { change.rows } else { 0 };
         }
     }
     for statements in &tables {
         let name = &statements.table.name;
         let inserted = execute(connection, name, statements.insert()).await?;
-        changes.entry(name.clone()).or_default().inserted = inserted;
+        let entry = changes.entry(name.clone()).or_default();
+        // Rows that were taken out come back here and are not new.
+        entry.inserted = inserted.saturating_sub(entry.inserted);
     }
     execute(connection, "", "SET CONSTRAINTS ALL IMMEDIATE".to_owned()).await?;
     Ok(changes)
@@ -65,7 +73,7 @@ pub(super) async fn check<E: From<CutoverError>>(
             .fetch_one(&mut *connection)
             .await
             .map_err(|source| refused::<E>(&table.name, source))?;
-        if target != staged {
+        if target < staged || (target > staged && !merge.keep_others) {
             return Err(CutoverError::Refused {
                 table: table.name.clone(),
                 reason: format!("it holds {target} rows afterwards instead of {staged}"),
@@ -231,21 +239,29 @@ impl<'a> Statements<'a> {
         &self,
         connection: &mut PgConnection,
         update: String,
-    ) -> Result<u64, Failed<E>> {
+    ) -> Result<Change, Failed<E>> {
         let name = &self.table.name;
         execute(connection, name, "SAVEPOINT in_place".to_owned()).await?;
         let sql = AssertSqlSafe(format!("-- merge_rows\n{update}"));
-        let updated = match connection.execute(sql).await {
-            Ok(done) => done.rows_affected(),
+        let change = match connection.execute(sql).await {
+            Ok(done) => Change { rows: done.rows_affected(), taken_out: false },
             Err(error) if sqlstate(&error).as_deref() == Some("23505") && !self.table.cascades => {
                 execute(connection, name, "ROLLBACK TO SAVEPOINT in_place".to_owned()).await?;
-                execute(connection, name, self.delete_changed()).await?
+                let rows = execute(connection, name, self.delete_changed()).await?;
+                Change { rows, taken_out: true }
             }
             Err(error) => return Err(refused(name, error)),
         };
         execute(connection, name, "RELEASE SAVEPOINT in_place".to_owned()).await?;
-        Ok(updated)
+        Ok(change)
     }
+}
+
+/// What became of the rows that differ.
+struct Change {
+    rows: u64,
+    /// They are to be inserted again.
+    taken_out: bool,
 }
 
 async fn execute<E: From<CutoverError>>(

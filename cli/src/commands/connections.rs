@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::args::{ConnectionCommand, SecretCommand, outside::ConnectionParts};
 use crate::audited::{Audited, actor};
 use crate::control::{self, ControlPlane};
+use crate::embedded;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, moment_or_none, record, table};
 
@@ -29,8 +30,10 @@ pub async fn connection(
     command: ConnectionCommand,
     out: Output,
 ) -> Result<(), Failure> {
-    let settings = Arc::new(control.settings.clone());
-    let connections = Connections::new(control.pool.clone(), settings);
+    // Targets on the embedded server get their addresses.
+    let mut settings = control.settings.clone();
+    embedded::find_into(&mut settings).await?;
+    let connections = Connections::new(control.pool.clone(), Arc::new(settings));
     match command {
         ConnectionCommand::List => {
             let all = connections.list().await.map_err(failed)?;

@@ -316,6 +316,11 @@ impl Connections {
         new: &NewConnection,
         by: &str,
     ) -> Result<Shown, StoreError> {
+        // Before the keys are read: a rotation that is under way ends first, or waits for us. Its old
+        // key must not seal anything any more.
+        sqlx::query("-- connections::put_in\nLOCK TABLE relevo.connection IN ROW EXCLUSIVE MODE")
+            .execute(&mut *tx)
+            .await?;
         let keys = Keyring::load_or_make(&self.settings)?;
         let sealed = keys.seal(name, &new.secrets()?)?;
         let options = json!({"has_api_key": new.api_key.is_some(), "from": new.from});

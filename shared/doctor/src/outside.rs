@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use relevo_connections::{Connections, Endpoint, Outbound, StoreError, endpoint, try_out};
 use relevo_notify::channels;
-use relevo_settings::{ConnectionKind, GatewayMode, Settings};
+use relevo_settings::{ConnectionKind, GatewayMode, Settings, SourceKind};
 
 use crate::{Finding, Patient};
 
@@ -89,7 +89,10 @@ async fn stored(connections: &Connections) -> Result<(Vec<Endpoint>, Vec<Finding
 /// Whether the address that gateways are told to call answers as this API.
 async fn public_url(settings: &Settings) -> Vec<Finding> {
     const CHECK: &str = "api.public_url";
-    let wanted = settings.backup.values().any(|source| source.mode != GatewayMode::Sync);
+    let wanted = settings
+        .backup
+        .values()
+        .any(|source| source.kind == SourceKind::Gateway && source.mode != GatewayMode::Sync);
     let Some(url) = &settings.api.public_url else {
         return if wanted {
             vec![Finding::note(

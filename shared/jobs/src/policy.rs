@@ -101,11 +101,12 @@ pub const fn policy(kind: JobKind) -> Policy {
         },
         JobKind::Notify => Policy {
             queue: "notify",
-            max_attempts: 10,
+            max_attempts: 30,
             max_deaths: 3,
             priority: 0,
             backoff_base: seconds(5),
-            backoff_cap: seconds(900),
+            // About five hours in all: mail servers and chats are away for longer than databases.
+            backoff_cap: seconds(1_800),
             timeout: seconds(60),
             progress_deadline: None,
         },

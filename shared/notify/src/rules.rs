@@ -251,6 +251,8 @@ async fn forget_silent_hosts(queue: &Queue) -> Result<(), RuleError> {
 #[derive(Debug, Default)]
 pub struct Watch {
     workerless_since: Option<Instant>,
+    /// The alert this process has handed out to be told.
+    told: Option<i64>,
 }
 
 impl Watch {
@@ -293,9 +295,12 @@ impl Watch {
         let mut connection = queue.pool().acquire().await?;
         let raised = alerts::raise_in(&mut connection, &condition, repeat(settings)).await?;
         drop(connection);
-        if !raised.tell {
+        // A leader that has just begun tells it again: whether the one before came to do so nobody
+        // knows.
+        if !raised.tell && self.told == Some(raised.id) {
             return Ok(None);
         }
+        self.told = Some(raised.id);
         Ok(alerts::get(queue.pool(), raised.id).await?)
     }
 }

@@ -1,60 +1,73 @@
-//! The end of a run is told to a webhook.
+//! The end of a run is told: once to each channel, failures in a row once, with what was healed.
 
-use std::sync::{Arc, Mutex};
-
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
 use relevo_runs::backup::BackupMode;
+use relevo_tests::ShopDump;
 use relevo_tests::gateway::Fault;
-use relevo_tests::{ShopDump, wait_for};
-use serde_json::Value;
+use serde_json::json;
 
 use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
+use crate::notify::receiver::Receiver;
 
-type Heard = Arc<Mutex<Vec<Value>>>;
-
-/// Refuses the first message, as a receiver that restarts does.
-async fn hear(State(heard): State<Heard>, Json(message): Json<Value>) -> StatusCode {
-    let mut heard = heard.lock().unwrap();
-    heard.push(message);
-    if heard.len() == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::NO_CONTENT }
-}
+const HOOK: &str = "/services/secreto";
 
 #[tokio::test]
-async fn success_and_failure_are_told_with_figures() {
-    let heard = Heard::default();
-    let router =
-        Router::new().route("/services/secreto", post(hear)).with_state(Arc::clone(&heard));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/services/secreto", listener.local_addr().unwrap());
-    let receiver = tokio::spawn(async move { axum::serve(listener, router).await });
-
+async fn success_and_failure_are_told_with_figures_and_a_streak_of_failures_once() {
+    let receiver = Receiver::start().await;
+    // The first message is refused, as a receiver that restarts does.
+    receiver.answer(&[StatusCode::SERVICE_UNAVAILABLE]);
     let dump = ShopDump::committed();
-    let cluster = Cluster::start(prepare(&dump).set("notify.webhook_url", url)).await;
+    let prepared = prepare(&dump)
+        .set("outbound.allow", json!([receiver.address()]))
+        .set("notify.webhook_url", receiver.url(HOOK))
+        .set("channel.jefe.kind", "slack")
+        .set("channel.jefe.url", receiver.url("/jefe"))
+        .set("channel.jefe.events", json!(["failure"]))
+        .set("channel.jefe.language", "es")
+        .set("backup.sicar.heartbeat_url", receiver.url("/ping"));
+    let cluster = Cluster::start(prepared).await;
+    let told = async |path: &str, count: usize| {
+        let what = format!("{count} messages at {path}");
+        receiver
+            .wait(&what, path, RUN_TIMEOUT, |bodies| {
+                (bodies.len() >= count).then(|| bodies.to_vec())
+            })
+            .await
+    };
     cluster.import(BackupMode::Sync, &dump).await;
-    let messages = wait_for("the message to be repeated", RUN_TIMEOUT, async || {
-        let heard = heard.lock().unwrap().clone();
-        (heard.len() == 2).then_some(heard)
-    })
-    .await;
+    let messages = told(HOOK, 2).await;
     assert_eq!(messages[0], messages[1]);
     assert_eq!(messages[1]["event"], "run.succeeded");
     assert_eq!(messages[1]["stats"]["rows"], dump.reference.rows());
+    // The dead man's switch is touched; who hears of failures only hears nothing.
+    told("/ping", 1).await;
+    assert!(receiver.heard("/jefe").is_empty());
 
     let refuses = Fault::RefuseBackup { error: "no".to_owned(), status: 200 };
     cluster.gateway().plan(vec![refuses.always()]).await;
-    let id = cluster.start_run(BackupMode::Sync).await;
-    cluster.ended(id).await;
-    let message = wait_for("the message about the failure", RUN_TIMEOUT, async || {
-        heard.lock().unwrap().get(2).cloned()
-    })
-    .await;
+    let first = cluster.start_run(BackupMode::Sync).await;
+    cluster.ended(first).await;
+    let message = told(HOOK, 3).await.remove(2);
     assert_eq!(message["event"], "run.failed");
     assert!(message["text"].as_str().unwrap().contains("FAILED"), "{message}");
-    for worker in &cluster.workers {
-        assert!(!worker.output().contains("secreto"), "the webhook's address is in a log");
+    let message = told("/jefe", 1).await.remove(0);
+    assert!(message["text"].as_str().unwrap().contains("FALLÓ"), "{message}");
+    let second = cluster.start_run(BackupMode::Sync).await;
+    cluster.ended(second).await;
+
+    cluster.gateway().plan(Vec::new()).await;
+    cluster.import(BackupMode::Sync, &dump).await;
+    let messages = told(HOOK, 4).await;
+    let message = &messages[3];
+    assert_eq!(message["event"], "run.succeeded", "the second failure in a row was told too");
+    assert!(message["text"].as_str().unwrap().contains("Resolved"), "{message}");
+    assert_eq!(message["alert"]["occurrences"], 2, "{message}");
+    // Who was told of the failure is told that it is over.
+    let message = told("/jefe", 2).await.remove(1);
+    assert!(message["text"].as_str().unwrap().contains("Resuelto"), "{message}");
+    told("/ping", 2).await;
+    assert_eq!((receiver.heard("/jefe").len(), receiver.heard("/ping").len()), (2, 2));
+    for process in cluster.workers.iter().chain(&cluster.scheduler) {
+        assert!(!process.output().contains("secreto"), "the webhook's address is in a log");
     }
-    receiver.abort();
 }

@@ -33,6 +33,14 @@ pub fn load(config: Option<&Path>) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
+/// Refuses schedules of the configuration that make no sense: what reading the file cannot know.
+pub fn check_schedules(settings: &Settings) -> Result<(), Failure> {
+    relevo_scheduler::schedule::configured(settings)
+        .map(drop)
+        .or_exit(Exit::Configuration)
+        .advise("correct its table; docs/scheduling.md tells what can be written")
+}
+
 /// Environment variables that look like ours and mean nothing, with what was probably meant.
 pub fn unknown_variables(loaded: &Loaded) -> Vec<(String, Option<String>)> {
     let names: Vec<String> = std::env::vars_os()

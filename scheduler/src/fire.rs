@@ -9,12 +9,14 @@ use relevo_errors::chain;
 use relevo_queue::{Queue, QueueError};
 use relevo_runs::RunError;
 use relevo_runs::backup::{self, StartOptions};
+use relevo_runs::schedules::{FileState, put_file_state_in};
 use relevo_telemetry::trace;
 use sqlx::{Acquire, PgConnection, PgPool};
 
 use crate::lease::Tenure;
-use crate::schedule::{Action, NewSchedule};
+use crate::schedule::{self, Action, NewSchedule, Schedule};
 use crate::settle::Verdict;
+use crate::watch::Wanted;
 
 /// Why a slot was not settled; it stays due.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,9 @@ pub enum FireError {
     /// Somebody else leads.
     #[error("this process no longer leads; the slot is left to the new leader")]
     TermOver,
+    /// The schedule was changed, disabled or removed since it was read.
+    #[error("the schedule was changed meanwhile; it is read again")]
+    Changed,
     /// The run could not be created.
     #[error("the run could not be started")]
     Run(#[source] RunError),
@@ -49,19 +54,24 @@ pub enum Fired {
 /// Settles one slot of `schedule` as the leader of `tenure`.
 ///
 /// # Errors
-/// When the term is over, or when the run or job cannot be made: then nothing
-/// changed and the slot is still due.
+/// When the term is over, the definition is not the one that was read any more, or the run or job
+/// cannot be made: then nothing changed, and the slot is still due if it is one.
 pub async fn settle_slot(
     pool: &PgPool,
     queue: &Queue,
     tenure: &Tenure,
-    schedule: &NewSchedule,
+    schedule: &Schedule,
     slot: DateTime<Utc>,
     verdict: &Verdict,
 ) -> Result<Fired, FireError> {
     let mut tx = pool.begin().await?;
     if !tenure.prove_in(&mut tx).await? {
         return Err(FireError::TermOver);
+    }
+    let revision = schedule.revision;
+    let schedule = &schedule.wanted;
+    if !is_unchanged(&mut tx, &schedule.name, revision).await? {
+        return Err(FireError::Changed);
     }
     let fired = if is_settled(&mut tx, &schedule.name, slot).await? {
         Fired::SettledBefore
@@ -146,6 +156,67 @@ async fn start(
             }
         }
     }
+}
+
+/// Makes the stored schedules those of the configuration, and says what the file is like.
+///
+/// # Errors
+/// When the term is over, or errors of the database.
+pub(crate) async fn follow(
+    pool: &PgPool,
+    tenure: &Tenure,
+    wanted: &Wanted,
+) -> Result<(), FireError> {
+    let mut tx = pool.begin().await?;
+    if !tenure.prove_in(&mut tx).await? {
+        return Err(FireError::TermOver);
+    }
+    let by = format!("term {} of {}", tenure.term, tenure.holder());
+    let taken = schedule::follow_configuration_in(&mut tx, &wanted.schedules, &by).await?;
+    for name in &taken {
+        tracing::error!(
+            schedule = name,
+            "a schedule of the configuration has a name that an operator's schedule has already; \
+             it does not fire"
+        );
+    }
+    let taken = taken.first().map(|name| {
+        let problem = format!(
+            "[schedule.{name}]: an operator's schedule has this name; remove that one, or choose \
+             another name"
+        );
+        (problem, wanted.loaded_at)
+    });
+    let (problem, problem_at) = wanted.problem.clone().or(taken).unzip();
+    let state = FileState {
+        path: wanted.path.as_ref().map(|path| path.display().to_string()),
+        loaded_at: wanted.loaded_at,
+        problem,
+        problem_at,
+        reported_by: tenure.holder().to_owned(),
+    };
+    put_file_state_in(&mut tx, &state, tenure.term).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Whether the definition is still the one that was read, and keeps it so until `tx` ends: once
+/// somebody has disabled or changed a schedule, it does not fire as it was.
+async fn is_unchanged(
+    tx: &mut PgConnection,
+    schedule: &str,
+    revision: i64,
+) -> Result<bool, sqlx::Error> {
+    let found: Option<bool> = sqlx::query_scalar(
+        "-- is_schedule_unchanged
+         SELECT active AND revision = $2 FROM relevo.schedule WHERE name = $1
+            FOR NO KEY UPDATE",
+    )
+    .bind(schedule)
+    .bind(revision)
+    .fetch_optional(tx)
+    .await?;
+    Ok(found.unwrap_or(false))
 }
 
 async fn is_settled(

@@ -1,7 +1,6 @@
 //! The leader's clock: waits for the next slot of any schedule and settles it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -12,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::SchedulerDeps;
 use crate::fire::{self, FireError, Fired};
 use crate::lease::Tenure;
-use crate::schedule::{self, NewSchedule, Schedule};
+use crate::schedule::{self, Schedule};
 use crate::settle::{self, Due};
 use crate::upkeep::{Failed, Trouble, flatten};
+use crate::watch::Wanted;
 
 /// How often the stored schedules are read again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Settles slots until `over`; cancels it when the term turns out to be over.
 pub async fn run(
     deps: SchedulerDeps,
-    wanted: Arc<Vec<NewSchedule>>,
+    mut wanted: watch::Receiver<Wanted>,
     tenure: watch::Receiver<Tenure>,
     over: CancellationToken,
 ) {
@@ -40,7 +40,7 @@ pub async fn run(
             schedules: Vec::new(),
             left_alone: HashMap::new(),
         };
-        firing.work(&wanted).await;
+        firing.work(&mut wanted).await;
     };
     tokio::select! {
         () = over.cancelled() => {}
@@ -58,44 +58,52 @@ struct Firing<'a> {
 }
 
 impl Firing<'_> {
-    async fn work(&mut self, wanted: &[NewSchedule]) {
+    async fn work(&mut self, wanted: &mut watch::Receiver<Wanted>) {
         let mut trouble = Trouble::new("reading the schedules");
-        let mut followed = false;
+        let mut has_followed = false;
+        // A new leader's file may differ from that of the last one.
+        let mut must_follow = true;
         let mut reload_at = Instant::now();
         loop {
             if reload_at <= Instant::now() {
-                match flatten(
-                    tokio::time::timeout(SETTLE_TIMEOUT, self.load(wanted, followed)).await,
-                ) {
+                let asked = wanted.borrow_and_update().clone();
+                let load = self.load(must_follow.then_some(&asked));
+                match flatten(tokio::time::timeout(SETTLE_TIMEOUT, load).await) {
                     Ok(()) => {
                         trouble.is_over();
-                        followed = true;
+                        has_followed = true;
+                        must_follow = false;
                     }
                     Err(Failed::Error(FireError::TermOver)) => return self.over.cancel(),
                     Err(error) => trouble.report(&error),
                 }
                 reload_at = Instant::now() + RELOAD_PAUSE;
             }
-            if followed {
-                self.settle_all().await;
+            let mut is_stale = false;
+            if has_followed {
+                is_stale = self.settle_all().await;
+            }
+            if is_stale {
+                reload_at = Instant::now();
+                continue;
             }
             let wait =
                 self.until_next_slot().min(reload_at.saturating_duration_since(Instant::now()));
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = changed(wanted) => {
+                    must_follow = true;
+                    reload_at = Instant::now();
+                }
+            }
         }
     }
 
-    /// Reads the schedules; at first the stored ones are made to follow the configuration.
-    async fn load(&mut self, wanted: &[NewSchedule], followed: bool) -> Result<(), FireError> {
-        if !followed {
+    /// Makes the stored schedules follow the configuration, if that is asked, and reads them.
+    async fn load(&mut self, follow: Option<&Wanted>) -> Result<(), FireError> {
+        if let Some(wanted) = follow {
             let tenure = self.tenure.borrow().clone();
-            let mut tx = self.deps.pool.begin().await?;
-            if !tenure.prove_in(&mut tx).await? {
-                return Err(FireError::TermOver);
-            }
-            let by = format!("term {} of {}", tenure.term, tenure.holder());
-            schedule::follow_configuration_in(&mut tx, wanted, &by).await?;
-            tx.commit().await?;
+            fire::follow(&self.deps.pool, &tenure, wanted).await?;
         }
         let mut readable = Vec::new();
         for stored in schedule::active(&self.deps.pool).await? {
@@ -124,7 +132,9 @@ impl Firing<'_> {
         Ok(())
     }
 
-    async fn settle_all(&mut self) {
+    /// Settles what is due; true when a definition turned out to have changed since it was read.
+    async fn settle_all(&mut self) -> bool {
+        let mut is_stale = false;
         for index in 0..self.schedules.len() {
             let schedule = self.schedules[index].clone();
             let name = &schedule.wanted.name;
@@ -141,7 +151,12 @@ impl Firing<'_> {
                         schedule = name,
                         "the term is over; the slot is left to the new leader"
                     );
-                    return self.over.cancel();
+                    self.over.cancel();
+                    return false;
+                }
+                Err(Failed::Error(FireError::Changed)) => {
+                    is_stale = true;
+                    continue;
                 }
                 Err(error) => {
                     tracing::error!(
@@ -156,6 +171,7 @@ impl Firing<'_> {
             }
             self.show_next(&self.schedules[index]);
         }
+        is_stale
     }
 
     /// Settles what is due of one schedule; returns up to where.
@@ -163,7 +179,14 @@ impl Firing<'_> {
         let wanted = &schedule.wanted;
         let mut settled_to = schedule.settled_to;
         let now = self.tenure.borrow().database_now();
-        match settle::settle(&wanted.rhythm, wanted.zone, wanted.policy, settled_to, now) {
+        match settle::settle(
+            &wanted.rhythm,
+            wanted.zone,
+            wanted.policy,
+            wanted.jitter,
+            settled_to,
+            now,
+        ) {
             Due::PassOver(to) => {
                 tracing::warn!(
                     schedule = wanted.name,
@@ -183,7 +206,7 @@ impl Firing<'_> {
                         &self.deps.pool,
                         &self.deps.queue,
                         &tenure,
-                        wanted,
+                        schedule,
                         slot,
                         &verdict,
                     );
@@ -239,9 +262,17 @@ impl Firing<'_> {
             }
             let next = wanted.rhythm.next_after(wanted.zone, schedule.settled_to)?;
             // A slot that is due already is due now.
-            Some((next - now).to_std().unwrap_or(Duration::ZERO))
+            Some((wanted.jitter.due(next) - now).to_std().unwrap_or(Duration::ZERO))
         });
         waits.min().unwrap_or(RELOAD_PAUSE)
+    }
+}
+
+/// Waits until the configuration asks for something else.
+async fn changed(wanted: &mut watch::Receiver<Wanted>) {
+    // Nobody watches a file: it never will.
+    if wanted.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -12,10 +12,10 @@ mod figures;
 pub mod fire;
 mod firing;
 pub mod lease;
-pub mod rhythm;
 pub mod schedule;
 pub mod settle;
 mod upkeep;
+mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,19 +23,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use relevo_queue::Queue;
-use relevo_settings::{MissedRuns as ConfiguredMissedRuns, Settings};
+use relevo_settings::Settings;
 use relevo_telemetry::ReadyCheck;
 use relevo_telemetry::metrics::Metrics;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use relevo_runs::schedules::rhythm;
+pub use watch::ConfigurationFile;
+
 use crate::lease::Tenure;
-use crate::rhythm::{Rhythm, RhythmError};
-use crate::schedule::{Action, NewSchedule};
-use crate::settle::{MissedRuns, Policy};
+use crate::watch::Wanted;
 
 /// How long giving up the lease may take at the end.
 const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,6 +54,8 @@ pub struct SchedulerDeps {
     /// Where to serve `/metrics`, `/livez` and `/readyz`; `None` where the process serves them
     /// already.
     pub metrics_listen: Option<SocketAddr>,
+    /// The file to look at again while this runs; `None` where there is none.
+    pub configuration: Option<ConfigurationFile>,
 }
 
 /// Runs until `shutdown`: leads when the office is free, stands by otherwise.
@@ -62,18 +64,24 @@ pub struct SchedulerDeps {
 /// When a configured schedule makes no sense or the metrics address cannot be listened on; never
 /// for a database that fails.
 pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let wanted = Arc::new(configured(&deps.settings)?);
+    let path = deps.configuration.as_ref().map(|file| file.path.clone());
+    let (changed, wanted) =
+        tokio::sync::watch::channel(Wanted::of(&deps.settings, path).context("the schedules")?);
     let lease_ttl = Duration::from_secs(deps.settings.scheduler.lease_seconds);
     let holder = holder();
     upkeep::declare(&deps.metrics);
-    for schedule in wanted.iter() {
+    for schedule in wanted.borrow().schedules.iter() {
         deps.metrics.declare_schedule(&schedule.name);
     }
+    deps.metrics.schedule_file_valid.set(1.0);
     // Ends with this function however it ends.
     let beside = CancellationToken::new();
     let _stop_beside = beside.clone().drop_guard();
     if let Some(address) = deps.metrics_listen {
-        serve_metrics(&deps, address, beside).await?;
+        serve_metrics(&deps, address, beside.clone()).await?;
+    }
+    if let Some(file) = deps.configuration.clone() {
+        tokio::spawn(watch::run(file, Arc::clone(&deps.metrics), changed, beside));
     }
     let mut trouble = upkeep::Trouble::new("asking for leadership");
     while !shutdown.is_cancelled() {
@@ -84,7 +92,7 @@ pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Re
         match upkeep::flatten(asked) {
             Ok(Some(tenure)) => {
                 trouble.is_over();
-                lead(&deps, Arc::clone(&wanted), tenure, &shutdown).await;
+                lead(&deps, wanted.clone(), tenure, &shutdown).await;
             }
             Ok(None) => trouble.is_over(),
             Err(error) => trouble.report(&error),
@@ -128,7 +136,7 @@ async fn serve_metrics(
 /// One tenure, from its beginning until the lease is lost or the process stops.
 async fn lead(
     deps: &SchedulerDeps,
-    wanted: Arc<Vec<NewSchedule>>,
+    wanted: tokio::sync::watch::Receiver<Wanted>,
     tenure: Tenure,
     shutdown: &CancellationToken,
 ) {
@@ -137,7 +145,7 @@ async fn lead(
     deps.metrics.scheduler_is_leader.set(1.0);
     deps.metrics.leader.set_leader_term(term);
     let over = shutdown.child_token();
-    let (keeper, seen) = watch::channel(tenure);
+    let (keeper, seen) = tokio::sync::watch::channel(tenure);
     let mut steps = JoinSet::new();
     steps.spawn(keep(deps.pool.clone(), keeper, over.clone()));
     steps.spawn(firing::run(deps.clone(), wanted, seen.clone(), over.clone()));
@@ -167,7 +175,7 @@ async fn lead(
 }
 
 /// Keeps the lease, and ends the tenure when it cannot be trusted any more.
-async fn keep(pool: PgPool, keeper: watch::Sender<Tenure>, over: CancellationToken) {
+async fn keep(pool: PgPool, keeper: tokio::sync::watch::Sender<Tenure>, over: CancellationToken) {
     let mut tenure = keeper.borrow().clone();
     let mut trouble = upkeep::Trouble::new("keeping the leader's lease");
     let pause = tenure.lease_ttl() / 3;
@@ -196,31 +204,6 @@ async fn keep(pool: PgPool, keeper: watch::Sender<Tenure>, over: CancellationTok
             return;
         }
     }
-}
-
-/// The schedules that the configuration asks for.
-fn configured(settings: &Settings) -> Result<Vec<NewSchedule>, RhythmError> {
-    let scheduler = &settings.scheduler;
-    let missed = match scheduler.missed_runs {
-        ConfiguredMissedRuns::Once => MissedRuns::Once,
-        ConfiguredMissedRuns::Skip => MissedRuns::Skip,
-        ConfiguredMissedRuns::CatchUp => MissedRuns::CatchUp,
-    };
-    // The configuration bounds it to a year.
-    let minutes = i64::try_from(scheduler.missed_max_age_minutes).unwrap_or(i64::from(u32::MAX));
-    let policy = Policy { missed, max_age: chrono::Duration::minutes(minutes) };
-    let sources = settings.backup.iter().filter(|(_, source)| source.schedule_enabled);
-    sources
-        .map(|(name, source)| {
-            Ok(NewSchedule {
-                name: format!("backup/{name}"),
-                rhythm: Rhythm::every(source.sync_interval_hours, source.first_slot)?,
-                zone: source.timezone,
-                action: Action::Backup { source: name.clone() },
-                policy,
-            })
-        })
-        .collect()
 }
 
 /// What people see of who leads.

@@ -4,67 +4,16 @@
 //! leader or a slow database must not turn a slot into a missed one. Older ones
 //! are missed, because nobody led when they came, and the policy decides.
 
-use std::fmt;
-use std::str::FromStr;
-
 use chrono::{DateTime, Duration, Utc};
 use chrono_tz::Tz;
-
-use crate::rhythm::Rhythm;
+use relevo_runs::schedules::{Jitter, Rhythm};
+pub use relevo_runs::schedules::{MissedRuns, Policy};
 
 /// Up to this age a slot starts under every policy.
 pub const ON_TIME: Duration = Duration::seconds(60);
 
 /// Slots settled in one pass; what remains is due in the next.
 const BATCH: usize = 500;
-
-/// What to do with slots nobody was there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MissedRuns {
-    /// The newest starts, if it is young enough; older ones are skipped.
-    Once,
-    /// None starts.
-    Skip,
-    /// All that are young enough start, oldest first.
-    CatchUp,
-}
-
-impl fmt::Display for MissedRuns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Once => "once",
-            Self::Skip => "skip",
-            Self::CatchUp => "catch_up",
-        })
-    }
-}
-
-/// A text that names no missed-run policy.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no policy for missed runs; possible are once, skip and catch_up")]
-pub struct UnknownPolicy(String);
-
-impl FromStr for MissedRuns {
-    type Err = UnknownPolicy;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "once" => Ok(Self::Once),
-            "skip" => Ok(Self::Skip),
-            "catch_up" => Ok(Self::CatchUp),
-            other => Err(UnknownPolicy(other.to_owned())),
-        }
-    }
-}
-
-/// Missed-run policy of one schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// What to do with missed slots.
-    pub missed: MissedRuns,
-    /// A missed slot older than this never starts.
-    pub max_age: Duration,
-}
 
 /// What becomes of one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,17 +34,18 @@ pub enum Due {
     PassOver(DateTime<Utc>),
 }
 
-/// Decides over the slots with `settled_to < slot <= now`.
+/// Decides over the slots with `settled_to < slot <= now` whose jitter has passed.
 #[must_use]
 pub fn settle(
     rhythm: &Rhythm,
     zone: Tz,
     policy: Policy,
+    jitter: Jitter,
     settled_to: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Due {
-    let slots = rhythm.between(zone, settled_to, now, BATCH);
-    let newest_alive = now - policy.max_age.max(ON_TIME);
+    let mut slots = rhythm.between(zone, settled_to, now, BATCH);
+    let newest_alive = now - policy.max_age.max(ON_TIME) - Duration::seconds(jitter.seconds.into());
     let more_follow = match slots.last() {
         Some(last) if slots.len() == BATCH => {
             if *last < newest_alive {
@@ -105,10 +55,14 @@ pub fn settle(
         }
         _ => false,
     };
-    let count = slots.len();
+    // In the order of the slots: one that is still put off holds back those behind it.
+    let all = slots.len();
+    let count = slots.iter().take_while(|slot| jitter.due(**slot) <= now).count();
+    slots.truncate(count);
+    let more_follow = more_follow && count == all;
     let verdicts = slots.into_iter().enumerate().map(|(index, slot)| {
         let newer_is_due = index + 1 < count || more_follow;
-        (slot, verdict(policy, now - slot, newer_is_due))
+        (slot, verdict(policy, now - jitter.due(slot), newer_is_due))
     });
     Due::Slots(verdicts.collect())
 }
@@ -140,7 +94,7 @@ mod tests {
     fn shop(missed: MissedRuns, settled_to: &str, now: &str) -> Vec<(DateTime<Utc>, bool)> {
         let rhythm = "every 12h from 06:00".parse::<Rhythm>().unwrap();
         let policy = Policy { missed, max_age: Duration::hours(6) };
-        match settle(&rhythm, Tz::UTC, policy, at(settled_to), at(now)) {
+        match settle(&rhythm, Tz::UTC, policy, Jitter::NONE, at(settled_to), at(now)) {
             Due::Slots(slots) => {
                 slots.into_iter().map(|(slot, verdict)| (slot, verdict == Verdict::Start)).collect()
             }
@@ -195,7 +149,7 @@ mod tests {
             let rhythm = Rhythm::cron("0 * * * *").unwrap();
             let policy = Policy { missed: policy, max_age: Duration::hours(2) };
             let now = at("2026-11-22T06:30:00Z");
-            match settle(&rhythm, Tz::UTC, policy, at("2026-11-22T02:30:00Z"), now) {
+            match settle(&rhythm, Tz::UTC, policy, Jitter::NONE, at("2026-11-22T02:30:00Z"), now) {
                 Due::Slots(slots) => slots
                     .into_iter()
                     .map(|(_, verdict)| verdict == Verdict::Start)
@@ -208,11 +162,37 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_waits_for_its_jitter_and_those_behind_it_wait_too() {
+        let rhythm = Rhythm::cron("* * * * *").unwrap();
+        let policy = Policy { missed: MissedRuns::CatchUp, max_age: Duration::hours(2) };
+        let jitter = Jitter::of("spread", 600);
+        let begin = at("2026-11-22T06:00:30Z");
+        let mut settled_to = begin;
+        let mut started = Vec::new();
+        for second in 0..3_600 {
+            let now = begin + Duration::seconds(second);
+            let Due::Slots(slots) = settle(&rhythm, Tz::UTC, policy, jitter, settled_to, now)
+            else {
+                panic!("passed over")
+            };
+            for (slot, verdict) in slots {
+                assert_eq!(verdict, Verdict::Start);
+                assert!(jitter.due(slot) <= now);
+                settled_to = slot;
+                started.push(slot);
+            }
+        }
+        // Every minute of the hour but the last ten is behind us, in order, once.
+        assert!(started.len() >= 50, "{}", started.len());
+        assert_eq!(rhythm.between(Tz::UTC, begin, settled_to, 100), started);
+    }
+
+    #[test]
     fn a_long_absence_of_a_fast_schedule_is_passed_over_at_once() {
         let rhythm = Rhythm::cron("* * * * * *").unwrap();
         let policy = Policy { missed: MissedRuns::Once, max_age: Duration::minutes(5) };
         let now = at("2026-11-22T06:00:00Z");
-        let due = settle(&rhythm, Tz::UTC, policy, at("2026-01-01T00:00:00Z"), now);
+        let due = settle(&rhythm, Tz::UTC, policy, Jitter::NONE, at("2026-01-01T00:00:00Z"), now);
         assert_eq!(due, Due::PassOver(now - Duration::minutes(5)));
     }
 
@@ -241,7 +221,7 @@ mod tests {
             let mut settled_to = begin;
             let mut seen = Vec::new();
             for _ in 0..20 {
-                match settle(&rhythm, Tz::UTC, policy, settled_to, now) {
+                match settle(&rhythm, Tz::UTC, policy, Jitter::NONE, settled_to, now) {
                     Due::PassOver(to) => {
                         prop_assert!(to > settled_to);
                         settled_to = to;

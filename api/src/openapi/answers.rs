@@ -305,6 +305,10 @@ fn schedule() -> Value {
         ("job_kind", nullable(string())),
         ("job_payload", nullable(any_object())),
         ("missed_runs", word(["once", "skip", "catch_up"])),
+        ("missed_max_age_minutes", count()),
+        ("jitter_seconds", count()),
+        ("updated_at", time()),
+        ("updated_by", string()),
         ("next_slots", array(time())),
         ("last_fire", nullable(last_fire)),
     ])

@@ -3,6 +3,7 @@
 pub mod dump;
 pub mod operate;
 pub mod outside;
+pub mod schedule;
 pub mod services;
 pub mod state;
 
@@ -13,9 +14,9 @@ use clap::{Args, Parser, Subcommand};
 pub use dump::DumpCommand;
 pub use operate::{
     BackupCommand, ConsoleCommand, DeadCommand, JobCommand, KeyCommand, QueueCommand, RunCommand,
-    ScheduleCommand,
 };
 pub use outside::{ConnectionCommand, DoctorArgs, NotifyCommand, SecretCommand};
+pub use schedule::ScheduleCommand;
 pub use services::{ConfigCommand, ServeArgs, UpArgs, WorkerArgs};
 pub use state::StateCommand;
 
@@ -106,7 +107,7 @@ pub enum Command {
     /// Backups of a configured source: run one now
     #[command(subcommand)]
     Backup(BackupCommand),
-    /// Schedules: list, add, remove
+    /// Schedules: list, show, add, edit, enable, disable, run, remove
     #[command(subcommand)]
     Schedule(ScheduleCommand),
     /// MySQL dumps as files: import, translate, inspect; needs no queue and no control plane

@@ -36,6 +36,7 @@ struct Unknown {
 /// Runs it.
 pub fn check(config: Option<&Path>, out: Output) -> Result<(), Failure> {
     let loaded = control::load(config)?;
+    control::check_schedules(&loaded.settings)?;
     let values = loaded
         .explain()
         .into_iter()

@@ -1,7 +1,7 @@
 //! `relevo api`, `relevo worker`, `relevo scheduler`: one service in this process.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,12 @@ use futures::future::BoxFuture;
 use relevo_api::ApiDeps;
 use relevo_queue::Queue;
 use relevo_runs::Runs;
-use relevo_scheduler::SchedulerDeps;
+use relevo_scheduler::{ConfigurationFile, SchedulerDeps};
 use relevo_settings::{Loaded, Settings};
 use relevo_telemetry::metrics::{Metrics, PoolUse};
+use relevo_telemetry::redact;
 use relevo_worker::WorkerDeps;
+use secrecy::ExposeSecret as _;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -80,9 +82,11 @@ impl Base {
         Service::new("worker", relevo_worker::run(deps, stop))
     }
 
-    /// The scheduler; it serves its own figures where an address is given.
+    /// The scheduler; it serves its own figures where an address is given, and watches the
+    /// configuration file.
     pub fn scheduler(
         &self,
+        file: Option<PathBuf>,
         metrics_listen: Option<SocketAddr>,
         stop: CancellationToken,
     ) -> Service {
@@ -92,6 +96,7 @@ impl Base {
             settings: Arc::clone(&self.settings),
             metrics: Arc::clone(&self.metrics),
             metrics_listen,
+            configuration: file.map(configuration_file),
         };
         Service::new("scheduler", relevo_scheduler::run(deps, stop))
     }
@@ -181,6 +186,20 @@ pub fn flag(
     }
 }
 
+/// The file, to be read again while the scheduler runs.
+fn configuration_file(path: PathBuf) -> ConfigurationFile {
+    let again = path.clone();
+    let load = move || {
+        let loaded = relevo_settings::load(Some(&again), &|name| std::env::var(name).ok())
+            .map_err(|error| relevo_errors::chain(&error))?;
+        for secret in loaded.secrets() {
+            redact::hide(secret.expose_secret());
+        }
+        Ok(loaded.settings)
+    };
+    ConfigurationFile { path, load: Arc::new(load) }
+}
+
 /// Finds, opens and checks the control plane for a service, waiting a while for one that is just
 /// being started. None when the process was told to stop meanwhile.
 async fn open(
@@ -251,10 +270,12 @@ pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failu
 pub async fn scheduler(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "scheduler.metrics_listen", args.listen, "--listen")?;
+    control::check_schedules(&loaded.settings)?;
     telemetry(&loaded.settings, "scheduler")?;
     let stop = shutdown::on_signal()?;
+    let file = loaded.file.clone();
     let Some(base) = open(loaded, "relevo-scheduler", &stop).await? else { return Ok(()) };
-    let service = base.scheduler(base.settings.scheduler.metrics_listen, stop.clone());
+    let service = base.scheduler(file, base.settings.scheduler.metrics_listen, stop.clone());
     base.run(vec![service], &stop).await
 }
 

@@ -34,11 +34,13 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "api.listen", args.listen, "--listen")?;
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
+    control::check_schedules(&loaded.settings)?;
+    let file = loaded.file;
     let mut settings = loaded.settings;
     telemetry(&settings, "up")?;
     let stop = shutdown::on_signal()?;
     let server = embedded::start_into(&mut settings).await?;
-    let outcome = serve(settings, args.no_worker, server.as_ref(), &stop, out).await;
+    let outcome = serve(settings, file, args.no_worker, server.as_ref(), &stop, out).await;
     if let Some(server) = server {
         match tokio::time::timeout(STOP_TIMEOUT, server.stop()).await {
             Ok(Ok(_)) => {}
@@ -56,6 +58,7 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
 
 async fn serve(
     settings: Settings,
+    file: Option<PathBuf>,
     no_worker: bool,
     server: Option<&EmbeddedServer>,
     stop: &CancellationToken,
@@ -68,7 +71,8 @@ async fn serve(
     control::migrate(&pool).await?;
     let first_key = first_key(&settings, &pool).await?;
     let base = Base::new(settings, pool);
-    let mut services = vec![base.api(listener, stop.clone()), base.scheduler(None, stop.clone())];
+    let mut services =
+        vec![base.api(listener, stop.clone()), base.scheduler(file, None, stop.clone())];
     if !no_worker {
         services.push(base.worker(None, stop.clone()));
     }

@@ -1,6 +1,6 @@
 //! The example file, made from the table of keys.
 
-use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, Section};
+use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, SCHEDULE, Section};
 
 /// `relevo.example.toml`: every key with its meaning; defaults are commented out.
 pub fn example() -> String {
@@ -106,6 +106,10 @@ fn sample(section: &str, key: &str) -> &'static str {
         (BACKUP, "headers") => "Authorization: Bearer ${TUNNEL_KEY}",
         (BACKUP, "heartbeat_url") => "https://hc-ping.example.com/${HEARTBEAT}",
         (BACKUP, "target_url") => "postgres://shop:${SHOP_PASSWORD}@db.example.com/shop",
+        (SCHEDULE, "rhythm") => "cron 30 2 * * *",
+        (SCHEDULE, "kind") => "Noop",
+        (SCHEDULE, "payload") => "{}",
+        (SCHEDULE, "backup_source") => "sicar",
         _ => "",
     }
 }

@@ -28,7 +28,7 @@ pub use example::example;
 pub use explain::Explained;
 pub use load::{Loaded, load};
 pub use origin::Origin;
-pub use schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, REPEATED, Section};
+pub use schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, REPEATED, SCHEDULE, Section};
 pub use sections::alerts::Alerts;
 pub use sections::api::Api;
 pub use sections::backup::{BackupSource, CutoverMode, GatewayMode, OldSnapshots, SourceKind};
@@ -38,6 +38,7 @@ pub use sections::connection::{Connection, ConnectionKind};
 pub use sections::database::Database;
 pub use sections::notify::Notify;
 pub use sections::outbound::Outbound;
+pub use sections::schedule::ScheduleEntry;
 pub use sections::scheduler::{MissedRuns, Scheduler};
 pub use sections::secrets::Secrets;
 pub use sections::smtp::{Smtp, SmtpSecurity};
@@ -80,6 +81,8 @@ pub struct Settings {
     pub secrets: Secrets,
     /// The sources by name.
     pub backup: BTreeMap<String, BackupSource>,
+    /// What the clock starts beside the sources' backups, by name.
+    pub schedule: BTreeMap<String, ScheduleEntry>,
 }
 
 impl Settings {

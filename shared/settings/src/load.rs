@@ -11,7 +11,7 @@ use crate::file;
 use crate::nearest::nearest;
 use crate::origin::Origin;
 use crate::reader::{Entries, Entry, Reader};
-use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Section};
+use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, SCHEDULE, Section};
 use crate::sections::alerts::Alerts;
 use crate::sections::api::Api;
 use crate::sections::backup::{BackupSource, GatewayMode, SourceKind};
@@ -21,6 +21,7 @@ use crate::sections::connection::{Connection, ConnectionKind};
 use crate::sections::database::Database;
 use crate::sections::notify::Notify;
 use crate::sections::outbound::Outbound;
+use crate::sections::schedule::ScheduleEntry;
 use crate::sections::scheduler::Scheduler;
 use crate::sections::secrets::Secrets;
 use crate::sections::smtp::{Smtp, SmtpSecurity};
@@ -329,6 +330,13 @@ fn read_all(
             backup.insert(name.to_owned(), source);
         }
     }
+    let mut schedule = BTreeMap::new();
+    for (prefix, name) in of_section(named, SCHEDULE) {
+        let mut reader = Reader::new(entries, problems, &sections::schedule::SECTION, prefix);
+        if let Some(read) = ScheduleEntry::read(&mut reader) {
+            schedule.insert(name.to_owned(), read);
+        }
+    }
     let settings = Settings {
         data_dir: data_dir?,
         database: database?,
@@ -345,6 +353,7 @@ fn read_all(
         connection,
         secrets: secrets?,
         backup,
+        schedule,
     };
     cross_check(&settings, entries, problems);
     Some(settings)

@@ -24,8 +24,11 @@ pub const CHANNEL: &str = "channel";
 /// The section of which there is one per named endpoint.
 pub const CONNECTION: &str = "connection";
 
+/// The section of which there is one per thing the clock starts.
+pub const SCHEDULE: &str = "schedule";
+
 /// The sections of which there are several, each under a name of its own.
-pub const REPEATED: [&str; 3] = [BACKUP, CHANNEL, CONNECTION];
+pub const REPEATED: [&str; 4] = [BACKUP, CHANNEL, CONNECTION, SCHEDULE];
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +97,7 @@ impl Section {
         sections::connection::SECTION,
         sections::secrets::SECTION,
         sections::backup::SECTION,
+        sections::schedule::SECTION,
     ];
 
     /// The section of that name.
@@ -111,6 +115,7 @@ impl Section {
         match self.name {
             CHANNEL => "ops",
             CONNECTION => "mail",
+            SCHEDULE => "nightly",
             _ => crate::DEFAULT_SOURCE,
         }
     }

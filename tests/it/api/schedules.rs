@@ -1,9 +1,10 @@
 //! Schedules and sources over HTTP.
 
 use chrono::{DateTime, Utc};
-use relevo_scheduler::rhythm::Rhythm;
-use relevo_scheduler::schedule::{Action, NewSchedule, Origin, put_in};
-use relevo_scheduler::settle::{MissedRuns, Policy};
+use relevo_runs::schedules::store::put_in;
+use relevo_runs::schedules::{
+    Action, Jitter, MissedRuns, NewSchedule, Origin, Policy, Rhythm, Stored,
+};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -16,9 +17,13 @@ async fn put(server: &Server, name: &str, rhythm: &str, action: Action) {
         zone: "America/Mexico_City".parse().unwrap(),
         action,
         policy: Policy { missed: MissedRuns::Once, max_age: chrono::Duration::hours(6) },
+        jitter: Jitter::NONE,
+        enabled: true,
     };
+    let origin = if name.starts_with("backup/") { Origin::Configuration } else { Origin::Operator };
     let mut connection = server.db.pool().acquire().await.unwrap();
-    assert!(put_in(&mut connection, &schedule, Origin::Operator, "test").await.unwrap());
+    let stored = put_in(&mut connection, &schedule, origin, "test").await.unwrap();
+    assert_eq!(stored, Stored::Created);
 }
 
 #[tokio::test]
@@ -51,6 +56,108 @@ async fn schedules_are_listed_and_started_by_hand() {
     server.post("/api/v1/schedules/none/run").await.refused(404, "schedule_not_found");
     let entries = server.get("/api/v1/audit?action=schedule.run").await.ok(200);
     assert_eq!(entries["entries"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn schedules_are_made_changed_rested_and_removed() {
+    let server = Server::start().await;
+    let path = "/api/v1/schedules/a%2Fnightly%20one";
+    let new = json!({
+        "rhythm": "every 15m", "kind": "Noop", "payload": {"tag": 7}, "jitter_seconds": 30,
+    });
+    let made = server.put_json(path, &new).await;
+    assert_eq!(made.headers["location"], path);
+    let made = made.ok(201);
+    assert_eq!((&made["name"], &made["origin"]), (&json!("a/nightly one"), &json!("operator")));
+    assert_eq!((&made["timezone"], &made["missed_runs"]), (&json!("UTC"), &json!("once")));
+    assert_eq!((&made["jitter_seconds"], &made["updated_by"]), (&json!(30), &json!("api:test")));
+    assert_eq!(made["next_slots"].as_array().unwrap().len(), 5);
+    assert_eq!(server.get(path).await.ok(200), made);
+
+    // Replaced whole: what is absent has its default again.
+    let other = json!({"rhythm": "cron 0 3 * * *", "timezone": "Europe/Madrid", "kind": "Noop"});
+    let replaced = server.put_json(path, &other).await.ok(200);
+    assert_eq!((&replaced["jitter_seconds"], &replaced["job_payload"]), (&json!(0), &json!({})));
+    assert_eq!(replaced["rhythm"], "cron 0 3 * * *");
+    server.put_json(path, &other).await.ok(200);
+
+    let rests = server.post(&format!("{path}/disable")).await.ok(200);
+    assert_eq!((&rests["active"], &rests["next_slots"]), (&json!(false), &json!([])));
+    let fires = server.post(&format!("{path}/enable")).await.ok(200);
+    assert_eq!(fires["active"], true);
+    server.delete(path).await.ok(204);
+    for gone in [
+        server.get(path).await,
+        server.delete(path).await,
+        server.post(&format!("{path}/enable")).await,
+    ] {
+        gone.refused(404, "schedule_not_found");
+    }
+
+    let entries = server.get("/api/v1/audit?object=a/nightly%20one").await.ok(200);
+    let actions: Vec<&str> = entries["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            "schedule.remove",
+            "schedule.enable",
+            "schedule.disable",
+            "schedule.put",
+            "schedule.put",
+            "schedule.put"
+        ]
+    );
+    assert_eq!(entries["entries"][4]["before"]["rhythm"], "every 15m");
+}
+
+#[tokio::test]
+async fn schedules_that_make_no_sense_or_belong_to_the_file_are_refused() {
+    let server = Server::start().await;
+    let backup = Action::Backup { source: "sicar".to_owned() };
+    put(&server, "backup/sicar", "every 12h from 06:00", backup).await;
+    let good = json!({"rhythm": "every 1h", "kind": "Noop"});
+    let with = |field: &str, value: serde_json::Value| {
+        let mut body = good.clone();
+        body[field] = value;
+        body
+    };
+    for (body, field) in [
+        (with("rhythm", json!("often")), "rhythm"),
+        (with("rhythm", json!("every 0s")), "rhythm"),
+        (with("timezone", json!("Mars")), "timezone"),
+        (with("kind", json!("Nop")), "kind"),
+        (with("payload", json!({"no": "such"})), "kind"),
+        (with("backup_source", json!("sicar")), "kind"),
+        (with("missed_runs", json!("never")), "missed_runs"),
+        (with("jitter_seconds", json!(3_601)), "jitter_seconds"),
+        (json!({"rhythm": "every 1h", "backup_source": "mall"}), "backup_source"),
+        (json!({"rhythm": "every 1h"}), "kind"),
+    ] {
+        let refused = server.put_json("/api/v1/schedules/x", &body).await;
+        refused.refused(422, "invalid_schedule");
+        assert_eq!(refused.body["field"], field, "{body}");
+    }
+    let long = format!("/api/v1/schedules/{}", "x".repeat(101));
+    for path in [long.as_str(), "/api/v1/schedules/backup%2Fmine", "/api/v1/schedules/%20x"] {
+        server.put_json(path, &good).await.refused(422, "invalid_schedule");
+    }
+    let of_file = "/api/v1/schedules/backup%2Fsicar";
+    for refused in [
+        server.delete(of_file).await,
+        server.post(&format!("{of_file}/disable")).await,
+        server.post(&format!("{of_file}/enable")).await,
+    ] {
+        refused.refused(409, "schedule_of_configuration");
+    }
+    assert_eq!(server.get(of_file).await.ok(200)["active"], true);
+    let listed = server.get("/api/v1/schedules").await.ok(200);
+    assert_eq!(listed["schedules"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["file"], json!(null), "no scheduler has led yet");
 }
 
 #[tokio::test]

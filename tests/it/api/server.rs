@@ -135,6 +135,10 @@ impl Server {
         answer(self.request(Method::POST, path).json(body)).await
     }
 
+    pub async fn put_json(&self, path: &str, body: &Value) -> Answer {
+        answer(self.request(Method::PUT, path).json(body)).await
+    }
+
     /// POST of any text as JSON.
     pub async fn post_text(&self, path: &str, body: impl Into<String>) -> Answer {
         let request = self.request(Method::POST, path).header("content-type", "application/json");

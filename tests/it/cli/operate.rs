@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use relevo_tests::{Process, TestDatabase, binary_path, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Relevo;
 
@@ -233,6 +233,23 @@ async fn schedules_are_added_listed_changed_and_removed() {
     assert_eq!(list[0]["rhythm"], "cron 0 3 * * *");
     let text = relevo.ok(&["schedule", "list"]).await;
     assert!(text.contains("nightly") && text.contains("job Noop"), "{text}");
+    let edit = ["schedule", "edit", "nightly", "--every", "15m", "--jitter", "20"];
+    relevo.ok(&edit).await;
+    let shown = relevo.json(&["schedule", "show", "nightly", "--slots", "7"]).await;
+    assert_eq!((&shown["rhythm"], &shown["jitter_seconds"]), (&json!("every 15m"), &json!(20)));
+    assert_eq!(shown["timezone"], "America/Mexico_City", "what isn't given stays");
+    assert_eq!(shown["next_slots"].as_array().unwrap().len(), 7);
+    relevo.refuses(&["schedule", "edit", "nightly", "--every", "often"], 2, &["every 15m"]).await;
+    let text = relevo.ok(&["schedule", "disable", "nightly"]).await;
+    assert!(text.contains("rests"), "{text}");
+    let started = relevo.json(&["schedule", "run", "nightly"]).await;
+    let job = relevo.json(&["job", "show", &started["job_id"].to_string()]).await;
+    assert_eq!(job["kind"], "Noop", "also while it rests");
+    let text = relevo.ok(&["schedule", "enable", "nightly"]).await;
+    assert!(text.contains("next slot"), "{text}");
+    for verb in ["show", "enable", "disable", "run", "remove"] {
+        relevo.refuses(&["schedule", verb, "none"], 5, &["no schedule `none`"]).await;
+    }
     relevo.ok(&["schedule", "remove", "nightly"]).await;
     assert!(relevo.ok(&["schedule", "list"]).await.contains("no schedules"));
 }

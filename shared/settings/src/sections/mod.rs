@@ -9,6 +9,7 @@ pub(crate) mod connection;
 pub(crate) mod database;
 pub(crate) mod notify;
 pub(crate) mod outbound;
+pub(crate) mod schedule;
 pub(crate) mod scheduler;
 pub(crate) mod secrets;
 pub(crate) mod smtp;

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub worker_slots_busy: prometheus::Gauge,
     /// [`names::SCHEDULER_IS_LEADER`]
     pub scheduler_is_leader: prometheus::Gauge,
+    /// [`names::SCHEDULE_FILE_VALID`]
+    pub schedule_file_valid: prometheus::Gauge,
     /// [`names::SCHEDULE_FIRES`]
     pub schedule_fires: IntCounterVec,
     /// [`names::UPKEEP_SECONDS`]
@@ -194,6 +196,7 @@ impl Metrics {
             worker_slots: gauge(&names::WORKER_SLOTS).with_label_values(NO_LABELS),
             worker_slots_busy: gauge(&names::WORKER_SLOTS_BUSY).with_label_values(NO_LABELS),
             scheduler_is_leader: gauge(&names::SCHEDULER_IS_LEADER).with_label_values(NO_LABELS),
+            schedule_file_valid: gauge(&names::SCHEDULE_FILE_VALID).with_label_values(NO_LABELS),
             schedule_fires: counter(&names::SCHEDULE_FIRES),
             upkeep_seconds: histogram(&names::UPKEEP_SECONDS),
             upkeep_errors: counter(&names::UPKEEP_ERRORS),

@@ -185,6 +185,9 @@ metrics! {
     /// Leadership.
     SCHEDULER_IS_LEADER = Metric::gauge("relevo_scheduler_is_leader", &[],
         "1 where this process leads the schedulers, else 0.");
+    /// The configuration file.
+    SCHEDULE_FILE_VALID = Metric::gauge("relevo_schedule_file_valid", &[],
+        "0 where this scheduler's configuration file has changed and makes no sense, else 1.");
     /// Leader term.
     SCHEDULER_LEADER_TERM = Metric::leader("relevo_scheduler_leader_term", &[],
         "The leader's term; it rises by one at every change of leader.");

@@ -8,7 +8,8 @@
 //! that day (the clock jumps over it) is due at the first instant after the
 //! gap; one that exists twice is due at its first occurrence only. Cron
 //! expressions follow croner: fixed times as above, while patterns with
-//! wildcards in the time fields go on through a repeated hour.
+//! wildcards in the time fields go on through a repeated hour. An interval
+//! counts real time and knows no wall clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +25,12 @@ use croner::parser::{CronParser, Seconds};
 /// The longest distance: counted from a time of each day, no other makes sense.
 const MAX_HOURS: u32 = 24;
 
+/// The longest interval: 31 days.
+const MAX_INTERVAL_SECONDS: u32 = 31 * 24 * 3600;
+
+/// Units of an interval and their seconds, the longest first.
+const UNITS: [(char, u32); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+
 /// How often and at what wall-clock time something is due.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rhythm {
@@ -36,6 +43,12 @@ pub enum Rhythm {
         /// Wall-clock time of each day's first slot; whole minutes.
         from: NaiveTime,
     },
+    /// Every so many seconds of real time, counted from 1970-01-01T00:00:00Z, so that all processes
+    /// agree on the slots, whenever they were started.
+    Interval {
+        /// 1 second to 31 days.
+        seconds: u32,
+    },
     /// A cron expression: five fields, or six with seconds first.
     Cron(Box<Cron>),
 }
@@ -46,6 +59,9 @@ pub enum RhythmError {
     /// Zero or absurdly many hours.
     #[error("a distance of {0} hours is out of range; 1 to {MAX_HOURS} are possible")]
     Hours(u32),
+    /// Zero or absurdly long.
+    #[error("an interval is 1 s to 31 d")]
+    Interval,
     /// The first slot is not a time of day.
     #[error("`{0}` is not a time of day; write HH:MM, for instance 06:00")]
     FirstSlot(String),
@@ -58,7 +74,9 @@ pub enum RhythmError {
         source: croner::errors::CronError,
     },
     /// Neither of the two forms.
-    #[error("`{0}` is no rhythm; write `every 12h from 06:00` or `cron 0 6,18 * * *`")]
+    #[error(
+        "`{0}` is no rhythm; write `cron 0 6,18 * * *`, `every 12h from 06:00`, or `every 15m`"
+    )]
     Form(String),
 }
 
@@ -104,12 +122,24 @@ impl Rhythm {
             .map_err(|source| RhythmError::Cron { expression: expression.to_owned(), source })
     }
 
+    /// Every `seconds` of real time.
+    ///
+    /// # Errors
+    /// When the interval is out of range.
+    pub fn interval(seconds: u32) -> Result<Self, RhythmError> {
+        if seconds == 0 || seconds > MAX_INTERVAL_SECONDS {
+            return Err(RhythmError::Interval);
+        }
+        Ok(Self::Interval { seconds })
+    }
+
     /// The first slot later than `after`; none when there is no further one
     /// (a cron expression for a date that never comes).
     #[must_use]
     pub fn next_after(&self, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
             Self::Every { hours, from } => next_of_hours(zone, *hours, *from, after),
+            Self::Interval { seconds } => next_of_interval(*seconds, after),
             Self::Cron(cron) => next_of_cron(cron, zone, after),
         }
     }
@@ -144,6 +174,11 @@ impl fmt::Display for Rhythm {
             Self::Every { hours, from } => {
                 write!(f, "every {hours}h from {:02}:{:02}", from.hour(), from.minute())
             }
+            Self::Interval { seconds } => {
+                let fits = UNITS.into_iter().find(|(_, unit)| seconds.is_multiple_of(*unit));
+                let (unit, unit_seconds) = fits.unwrap_or(('s', 1));
+                write!(f, "every {}{unit}", seconds / unit_seconds)
+            }
             Self::Cron(cron) => write!(f, "cron {}", cron.as_str()),
         }
     }
@@ -157,10 +192,17 @@ impl FromStr for Rhythm {
             return Self::cron(expression);
         }
         let form = || RhythmError::Form(text.to_owned());
-        let (hours, first_slot) = text
-            .strip_prefix("every ")
-            .and_then(|rest| rest.split_once("h from "))
-            .ok_or_else(form)?;
+        let every = text.strip_prefix("every ").ok_or_else(form)?;
+        let Some((hours, first_slot)) = every.split_once("h from ") else {
+            let every = every.trim();
+            let unit = every.chars().last().ok_or_else(form)?;
+            let (unit, unit_seconds) =
+                UNITS.into_iter().find(|(known, _)| *known == unit).ok_or_else(form)?;
+            let number: u32 =
+                every.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| form())?;
+            let seconds = number.checked_mul(unit_seconds).ok_or(RhythmError::Interval)?;
+            return Self::interval(seconds);
+        };
         let from = NaiveTime::parse_from_str(first_slot.trim(), "%H:%M")
             .map_err(|_| RhythmError::FirstSlot(first_slot.to_owned()))?;
         Self::every(hours.trim().parse().map_err(|_| form())?, from)
@@ -198,6 +240,12 @@ fn instant_of(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
             GapInfo::new(&wall, &zone)?.end.map(|instant| instant.with_timezone(&Utc))
         }
     }
+}
+
+fn next_of_interval(seconds: u32, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let seconds = i64::from(seconds);
+    let next = after.timestamp().div_euclid(seconds).checked_add(1)?.checked_mul(seconds)?;
+    DateTime::from_timestamp(next, 0).filter(|slot| slot.year() < 10_000)
 }
 
 fn next_of_cron(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -351,6 +399,36 @@ mod tests {
             locals(&every(5, "06:00"), Tz::UTC, "2026-11-22T03:00:00Z", "2026-11-23T11:00:00Z");
         let times: Vec<_> = slots.iter().map(|slot| &slot[11..16]).collect();
         assert_eq!(times, ["06:00", "11:00", "16:00", "21:00", "02:00", "06:00", "11:00"]);
+    }
+
+    #[test]
+    fn intervals_are_counted_in_real_time_from_one_moment() {
+        let quarter: Rhythm = "every 15m".parse().unwrap();
+        // The zone's clock goes back in the middle of it; the interval does not care.
+        assert_eq!(
+            quarter.between(
+                zone("Europe/Madrid"),
+                at("2026-10-25T00:40:00Z"),
+                at("2026-10-25T01:15:00Z"),
+                9
+            ),
+            [at("2026-10-25T00:45:00Z"), at("2026-10-25T01:00:00Z"), at("2026-10-25T01:15:00Z")]
+        );
+        for (text, seconds) in
+            [("every 1s", 1), ("every 90s", 90), ("every 15m", 900), ("every 31d", 2_678_400)]
+        {
+            let rhythm: Rhythm = text.parse().unwrap();
+            assert_eq!(rhythm, Rhythm::Interval { seconds });
+            assert_eq!(rhythm.to_string(), text);
+        }
+        assert_eq!("every 3600s".parse::<Rhythm>().unwrap().to_string(), "every 1h");
+        for text in ["every 0s", "every 32d", "every 99999999d"] {
+            assert!(text.parse::<Rhythm>().unwrap_err().to_string().contains("31 d"), "{text}");
+        }
+        for text in ["every ", "every m", "every -1m", "every 1.5h", "every 10 m", "every 10w"] {
+            let error = text.parse::<Rhythm>().unwrap_err().to_string();
+            assert!(error.contains("no rhythm"), "{text}: {error}");
+        }
     }
 
     #[test]

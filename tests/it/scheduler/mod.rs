@@ -1,5 +1,9 @@
 //! The scheduler: one leader, every slot once, whatever is killed.
 
+mod alone;
+mod edits;
+mod file;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -7,9 +11,10 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use relevo_queue::Queue;
 use relevo_runs::backup::{self, StartOptions};
+use relevo_runs::schedules::{self, Jitter};
 use relevo_scheduler::fire::{self, FireError, Fired};
 use relevo_scheduler::lease::Tenure;
-use relevo_scheduler::schedule::{self, Action, NewSchedule, Origin};
+use relevo_scheduler::schedule::{self, Action, NewSchedule, Origin, Schedule, Stored};
 use relevo_scheduler::settle::{MissedRuns, Policy, Verdict};
 use relevo_tests::{Process, TestDatabase, free_port, wait_for};
 use serde_json::value::RawValue;
@@ -27,12 +32,22 @@ fn noop(name: &str, cron: &str, missed: MissedRuns) -> NewSchedule {
             payload: RawValue::from_string("{}".to_owned()).unwrap(),
         },
         policy: Policy { missed, max_age: chrono::Duration::hours(6) },
+        jitter: Jitter::NONE,
+        enabled: true,
     }
 }
 
 async fn put(pool: &PgPool, schedule: &NewSchedule, origin: Origin) {
     let mut conn = pool.acquire().await.unwrap();
-    assert!(schedule::put_in(&mut conn, schedule, origin, "test").await.unwrap());
+    let stored = schedule::put_in(&mut conn, schedule, origin, "test").await.unwrap();
+    assert_eq!(stored, Stored::Created);
+}
+
+/// The schedule as a leader reads it.
+async fn stored(pool: &PgPool, name: &str) -> Schedule {
+    let active = schedule::active(pool).await.unwrap();
+    let found = active.into_iter().map(Result::unwrap).find(|found| found.wanted.name == name);
+    found.expect("it is stored and active")
 }
 
 async fn tenure(pool: &PgPool, ttl: Duration) -> Tenure {
@@ -96,6 +111,7 @@ async fn a_slot_is_settled_once_and_by_the_leader_only() {
     let queue = Queue::new(pool.clone());
     let schedule = noop("nightly", "0 2 * * *", MissedRuns::Once);
     put(pool, &schedule, Origin::Operator).await;
+    let schedule = stored(pool, "nightly").await;
     let former = tenure(pool, LONG).await;
     former.give_up(pool).await.unwrap();
     let leader = tenure(pool, LONG).await;
@@ -129,6 +145,7 @@ async fn a_source_that_is_busy_skips_its_slot_with_the_reason() {
         ..noop("", "0 0 * * *", MissedRuns::Once)
     };
     put(pool, &schedule, Origin::Configuration).await;
+    let schedule = stored(pool, &schedule.name).await;
     let leader = tenure(pool, LONG).await;
     let settle = async |at: &str, verdict: Verdict| {
         fire::settle_slot(pool, &queue, &leader, &schedule, slot(at), &verdict).await.unwrap()
@@ -186,7 +203,7 @@ async fn slots_of_the_past_do_not_fire_on_first_start_or_after_a_change() {
 
     follow(&[]).await;
     assert!(schedule::active(pool).await.unwrap().is_empty());
-    assert_eq!(schedule::list(pool).await.unwrap().len(), 1, "it keeps its history");
+    assert_eq!(schedules::list(pool, None).await.unwrap().len(), 1, "it keeps its history");
     sqlx::query("UPDATE relevo.schedule SET settled_to = settled_to - interval '1 day'")
         .execute(pool)
         .await
@@ -205,7 +222,7 @@ async fn the_configuration_leaves_an_operators_schedules_alone() {
     assert_eq!(schedule::active(pool).await.unwrap().len(), 1);
     let taken = noop("mine", "0 7 * * *", MissedRuns::Once);
     let stored = schedule::put_in(&mut conn, &taken, Origin::Configuration, "test").await.unwrap();
-    assert!(!stored, "a name belongs to who had it first");
+    assert_eq!(stored, Stored::NameTaken, "a name belongs to who had it first");
 }
 
 /// A running scheduler with a short lease.

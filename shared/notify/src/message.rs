@@ -213,6 +213,8 @@ mod tests {
             certificate: None,
             error: (state == RunState::Failed).then(|| "the gateway refused the key".to_owned()),
             cancel_requested: false,
+            rolled_back_at: None,
+            rolled_back_by: None,
             cleaned_at: None,
         }
     }

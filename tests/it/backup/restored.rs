@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::cluster::{Cluster, RUN_TIMEOUT, files, prepare};
 
-/// Saves the state of a cluster into its data directory.
+/// Saves the state of a cluster beside its configuration.
 async fn back_up(cluster: &Cluster) -> PathBuf {
-    let file = cluster.data_dir().join("relevo.state");
+    let file = cluster.config().with_file_name("relevo.state");
     let said = cluster.relevo(["state", "backup", text(&file), "--json"]).await.json();
     assert_eq!(said["file"], text(&file), "{said}");
     assert!(said["rows"].as_u64().unwrap() > 0, "{said}");
@@ -111,6 +111,8 @@ async fn a_restored_control_plane_goes_by_what_its_targets_say() {
     assert!(run.certificate.is_some(), "the target has it");
     assert_eq!(cluster.run(first).await.state, RunState::Succeeded);
 
+    // The queue was paused when the state was saved, so it is again.
+    cluster.queue().resume("translate").await.unwrap();
     // The number of the lost run is given out again, and means another run.
     let run = cluster.import(BackupMode::Sync, &dump).await;
     assert_eq!(run.id, third);
@@ -151,11 +153,11 @@ async fn a_run_that_its_target_does_not_know_as_live_fails() {
     cluster.start_scheduler().await;
     cluster.start_worker().await;
     let run = cluster.ended(id).await;
-    cluster.assert_failed(&run, "was restored since").await;
-    cluster.assert_target(&dump).await;
     for queue in ["backup", "translate", "notify", "default"] {
         drop(cluster.relevo(["queue", "resume", queue]).await.success());
     }
+    cluster.assert_failed(&run, "was restored since").await;
+    cluster.assert_target(&dump).await;
     cluster.import(BackupMode::Sync, &dump).await;
 }
 
@@ -222,7 +224,7 @@ async fn a_backup_opens_in_another_database_and_a_damaged_one_nowhere() {
         })
     };
     let whole = std::fs::read(&file).unwrap();
-    let half = cluster.data_dir().join("half.state");
+    let half = cluster.config().with_file_name("half.state");
     std::fs::write(&half, &whole[..whole.len() / 2]).unwrap();
     let (code, _, error) = there(&["state", "restore", text(&half)]).await;
     assert_eq!(code, Some(2), "{error}");
@@ -248,7 +250,7 @@ async fn a_backup_opens_in_another_database_and_a_damaged_one_nowhere() {
     // A control plane that is not migrated says so, and writes nothing.
     let empty = TestDatabase::empty().await;
     let mut command = tokio::process::Command::from(relevo_tests::clean_command("relevo"));
-    let target = cluster.data_dir().join("none.state");
+    let target = cluster.config().with_file_name("none.state");
     command.env("RELEVO_DATABASE_URL", empty.url()).args(["state", "backup", text(&target)]);
     let output = command.output().await.unwrap();
     assert_eq!(output.status.code(), Some(4));

@@ -136,7 +136,7 @@ pub async fn exchange<E: From<CutoverError>>(
             tokio::time::sleep(BACKUP_PAUSE).await;
             continue;
         }
-        let how = Attempt { budget, queues: !backup, gives_way: patient };
+        let how = Attempt { budget, gives_way: patient };
         match attempt(session.connection(), exchange, how, finale).await {
             Ok(exchanged) => return Ok(exchanged),
             Err(Failed::For(error)) => {
@@ -197,8 +197,6 @@ impl<E: From<CutoverError>> From<PgError> for Failed<E> {
 struct Attempt {
     /// For all locks together.
     budget: Duration,
-    /// Whether it waits for locks at all.
-    queues: bool,
     /// Whether it gives up for a pg_dump that has begun meanwhile.
     gives_way: bool,
 }
@@ -231,7 +229,9 @@ async fn attempt<E: From<CutoverError>>(
     let before = survey(connection, exchange).await?;
     // The budget counts from the first lock: only who waits for us can be hurt by our waiting.
     let started = Instant::now();
-    for statement in before.lock_statements(how.queues) {
+    // Looked at as late as can be: whoever comes after us waits behind us and has no workers yet.
+    let queues = !backup_runs(connection).await?;
+    for statement in before.lock_statements(queues) {
         let left = budget.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
         let sql = format!(
             "-- lock_tables\nSET LOCAL statement_timeout = {};\n{statement}",

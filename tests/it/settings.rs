@@ -100,7 +100,7 @@ fn the_gateways_names_alone_make_the_default_source() {
     assert_eq!(source.timezone.name(), "America/Mexico_City");
     assert_eq!((source.sync_interval_hours, source.retention_days), (12, 7));
     assert_eq!(source.first_slot.format("%H:%M").to_string(), "06:00");
-    assert_eq!((source.webhook_timeout_seconds, source.sync_timeout_seconds), (900, 600));
+    assert_eq!((source.webhook_timeout_seconds, source.sync_timeout_seconds), (900, 720));
     assert_eq!(source.guard_shrink_percent, 30);
     assert!(source.schedule_enabled);
     // No database anywhere: the target is one of the embedded server's.
@@ -245,6 +245,13 @@ fn other_value(section: &str, key: &Key) -> String {
         ("outbound", "allow", _) => "10.0.0.1:80".into(),
         ("secrets", "key", _) => "0a".repeat(32),
         ("secrets", "keys_path", _) => "/etc/relevo.key".into(),
+        (_, "cutover", _) => "merge".into(),
+        (_, "old_snapshots", _) => "proceed".into(),
+        ("backup.sicar", "kind", _) => "upload".into(),
+        ("backup.sicar", "path", _) => "/srv/backups".into(),
+        ("backup.sicar", "pattern", _) => "shop-*.sql".into(),
+        ("backup.sicar", "url", _) => "https://backups.example.com/a.sql.gz".into(),
+        ("backup.sicar", "headers", _) => "Authorization: Bearer x".into(),
         (_, "heartbeat_url", _) => "https://hc.example.com/1".into(),
         (_, "mode", _) => "sync".into(),
         (_, "timezone", _) => "Europe/Madrid".into(),
@@ -462,6 +469,35 @@ fn an_embedded_target_is_replaced_by_the_real_one() {
     assert_eq!(wanted, [("shop-2".to_owned(), "shop_2".to_owned())]);
     settings.set_target("shop-2", "postgres://127.0.0.1/shop_2".into());
     assert!(settings.embedded_targets().is_empty());
+}
+
+#[test]
+fn each_kind_of_source_says_what_it_needs() {
+    let source = |text: &str| World::file(&format!("[backup.shop]\n{text}\n"));
+    for (text, problem) in [
+        ("kind = 'folder'", "backup.shop.path: is missing"),
+        ("kind = 'file'", "backup.shop.path: is missing"),
+        ("kind = 'url'", "backup.shop.url: is missing"),
+        ("kind = 'url'\nurl = 'http://x/a.gz'", "plain http needs allow_http_fallback = true"),
+        ("kind = 'url'\nurl = 'https://x/a'\nheaders = 'Bearer x'", "must be lines of NAME: VALUE"),
+        ("kind = 'folder'\npath = '/a'\npattern = 'a/*'", "is no pattern for a file's name"),
+        ("kind = 'folders'", "folder"),
+        ("kind = 'gateway'", "backup.shop.gateway_url: is missing"),
+    ] {
+        let refusal = source(text).refusal();
+        assert!(refusal.contains(problem), "{text}: {refusal}");
+    }
+    for (text, origin) in [
+        ("kind = 'folder'\npath = '/srv/a'", "/srv/a/*.sql.gz"),
+        ("kind = 'file'\npath = '/srv/a.sql'", "/srv/a.sql"),
+        ("kind = 'url'\nurl = 'https://u:p@x.test/a.gz?firma=s'", "https://x.test/a.gz"),
+        ("kind = 'upload'\nmode = 'webhook'", "uploads"),
+    ] {
+        let settings = source(text).settings();
+        let source = &settings.backup["shop"];
+        assert_eq!(source.origin(), origin);
+        assert_eq!(source.schedule_enabled, text != "kind = 'upload'\nmode = 'webhook'");
+    }
 }
 
 #[test]

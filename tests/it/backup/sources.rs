@@ -139,11 +139,12 @@ async fn server(dump: &ShopDump) -> (Gateway, String) {
 
 #[tokio::test]
 async fn a_url_is_fetched_with_its_headers_and_resumed() {
-    let dump = ShopDump::committed();
+    let dump = ShopDump::generated(12, 7).await;
     let (web, url) = server(&dump).await;
     let headers = format!("API-KEY: {API_KEY}\nX-Otro: secreto-de-cabecera");
     let settings = [("url", json!(url)), ("headers", json!(headers))];
-    let cluster = Cluster::start(of_kind(&dump, "url", &settings)).await;
+    let prepared = of_kind(&dump, "url", &settings).set("chunk_store.chunk_size_bytes", 1 << 20);
+    let cluster = Cluster::start(prepared).await;
     let size = fs::metadata(&dump.path).unwrap().len();
     web.plan(vec![Fault::DropAfter { bytes: size / 3 }.times(1)]).await;
     let run = cluster.import(BackupMode::Auto, &dump).await;

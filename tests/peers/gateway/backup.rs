@@ -131,7 +131,9 @@ pub(crate) async fn full(
         webhook_url: order.webhook_url.clone(),
         at_ms: gateway.age_ms(),
     };
-    println!("asked for {id}, webhook {:?}", asked.webhook_url);
+    // Not the webhook's address, which is a permission.
+    let mode = if asked.webhook_url.is_some() { "webhook" } else { "synchronous" };
+    println!("asked for {id} in {mode} mode");
     gateway.plan.note(|record| record.asked.push(asked));
     let refusal = gateway.plan.take(|fault| match fault {
         Fault::RefuseBackup { error, status } => Some((error.clone(), *status)),

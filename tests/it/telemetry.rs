@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use relevo_jobs::{Noop, NoopFailure};
 use relevo_queue::Queue;
 use relevo_runs::typed_job;
+use relevo_runs::schedules::Jitter;
 use relevo_scheduler::fire::{self, Fired};
 use relevo_scheduler::lease::Tenure;
 use relevo_scheduler::schedule::{self, Action, NewSchedule, Origin};
@@ -206,9 +207,12 @@ async fn a_schedules_fire_begins_a_trace() {
             payload: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap(),
         },
         policy: Policy { missed: MissedRuns::Once, max_age: chrono::Duration::hours(6) },
+        jitter: Jitter::NONE,
+        enabled: true,
     };
     let mut conn = pool.acquire().await.unwrap();
     schedule::put_in(&mut conn, &schedule, Origin::Operator, "test").await.unwrap();
+    let schedule = schedule::active(pool).await.unwrap().remove(0).unwrap();
     let tenure = Tenure::begin(pool, "test", LONG).await.unwrap().unwrap();
     let slot = "2026-01-01T06:00:00Z".parse().unwrap();
     let fired = fire::settle_slot(pool, &queue, &tenure, &schedule, slot, &Verdict::Start).await;

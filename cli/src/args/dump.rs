@@ -52,6 +52,9 @@ pub struct ImportArgs {
     /// Of a dump of several databases take this one
     #[arg(long, value_name = "NAME")]
     pub database: Option<String>,
+    /// Of a dump of several databases load this one into this schema; may be repeated, one import after the other
+    #[arg(long, value_name = "DATABASE=SCHEMA", value_delimiter = ',', value_parser = pair, conflicts_with = "database")]
+    pub map: Vec<(String, String)>,
     /// Take only tables of these names; * and ? stand for any characters; may be repeated
     #[arg(long, value_name = "TABLE", value_delimiter = ',')]
     pub only: Vec<String>,
@@ -59,7 +62,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "TABLE", value_delimiter = ',')]
     pub exclude: Vec<String>,
     /// Load a table under another name; may be repeated
-    #[arg(long, value_name = "OLD=NEW", value_delimiter = ',', value_parser = renaming)]
+    #[arg(long, value_name = "OLD=NEW", value_delimiter = ',', value_parser = pair)]
     pub rename: Vec<(String, String)>,
     /// Make the tables and leave their rows out
     #[arg(long, conflicts_with_all = ["data_only", "into_existing"])]
@@ -106,12 +109,12 @@ pub enum IntoExisting {
 }
 
 /// Reads `OLD=NEW`.
-fn renaming(text: &str) -> Result<(String, String), String> {
+fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => {
             Ok((old.to_owned(), new.to_owned()))
         }
-        _ => Err("expected OLD=NEW, two table names".to_owned()),
+        _ => Err("expected two names with = between them".to_owned()),
     }
 }
 

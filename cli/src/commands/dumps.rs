@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use relevo_import::{
-    CutoverMode, DirectOptions, ImportError, Inspection, OldSnapshots, Readers, Selection,
+    Certificate, CutoverMode, DirectOptions, ImportError, Inspection, OldSnapshots, Readers,
+    Selection,
 };
 use relevo_mysqldump::{SkippedKind, SkippedObject, TranslateOptions};
 use relevo_pg::PgError;
@@ -66,7 +67,27 @@ fn open(path: &Path) -> Result<Input, Failure> {
 }
 
 async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
-    let input = open(&args.file)?;
+    let (file, maps) = (args.file.clone(), args.map.clone());
+    let options = options_of(args)?;
+    if maps.is_empty() {
+        let imported = import_one(&file, options, out).await?;
+        return out.document(&imported, || certificate_text(&imported));
+    }
+    if maps.len() > 1 && file == Path::new("-") {
+        return Err(Failure::new(Exit::Usage, "standard input can be read once only")
+            .advise("save the dump to a file, or map one database"));
+    }
+    let mut imported = Vec::with_capacity(maps.len());
+    for (database, schema) in maps {
+        let mut options = options.clone();
+        options.import.database = Some(database);
+        options.import.schema = schema;
+        imported.push(import_one(&file, options, out).await?);
+    }
+    out.document(&imported, || imported.iter().map(certificate_text).collect::<Vec<_>>().join("\n"))
+}
+
+fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
     let mut options = DirectOptions::new(SecretString::from(args.to));
     options.import.schema = args.schema;
     options.import.guard.force = args.force;
@@ -92,34 +113,45 @@ async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
     options.import.translate.tinyint1_as_boolean = args.tinyint1_as_boolean;
     options.jobs = usize::from(args.jobs);
     options.cancel = shutdown::on_signal()?;
+    Ok(options)
+}
+
+async fn import_one(
+    file: &Path,
+    options: DirectOptions,
+    out: Output,
+) -> Result<Certificate, Failure> {
+    let input = open(file)?;
     let stopped = options.cancel.clone();
     let view = Arc::new(ImportView::new(out, input.size_bytes));
     let progress = Arc::clone(&view);
     let outcome = relevo_import::import_file(input.reader, options, progress).await;
     view.finish();
-    let imported = match outcome {
-        Ok(imported) => imported,
-        Err(error) if stopped.is_cancelled() && error.readers() == Readers::SeePrevious => {
-            return Err(Failure::new(Exit::Interrupted, "the import was interrupted")
-                .advise("the previous data are untouched, what was loaded is removed"));
-        }
-        Err(error) => {
-            let context = match error.readers() {
-                Readers::SeePrevious => "the import failed; the previous data are untouched",
-                Readers::SeeNew => "the import is done: the new data are live",
-                Readers::Unknown => {
-                    "the import was cut off in its last moment; whether the new data are live, the \
-                     target's table relevo_ledger.import says"
-                }
-            };
-            return Err(refused(error, context));
+    let error = match outcome {
+        Ok(imported) => return Ok(imported),
+        Err(error) => error,
+    };
+    if stopped.is_cancelled() && error.readers() == Readers::SeePrevious {
+        return Err(Failure::new(Exit::Interrupted, "the import was interrupted")
+            .advise("the previous data are untouched, what was loaded is removed"));
+    }
+    let context = match error.readers() {
+        Readers::SeePrevious => "the import failed; the previous data are untouched",
+        Readers::SeeNew => "the import is done: the new data are live",
+        Readers::Unknown => {
+            "the import was cut off in its last moment; whether the new data are live, the \
+             target's table relevo_ledger.import says"
         }
     };
-    out.document(&imported, || match serde_json::to_value(&imported) {
+    Err(refused(error, context))
+}
+
+fn certificate_text(imported: &Certificate) -> String {
+    match serde_json::to_value(imported) {
         Ok(document) => certificate::text(&document),
         // Nothing in a certificate can fail to be written as JSON.
         Err(_) => "imported\n".to_owned(),
-    })
+    }
 }
 
 /// What is wrong with the URL is the command line's fault; everything else was tried.

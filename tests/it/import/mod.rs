@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod carried_over;
+mod command;
 mod direct;
 mod dump;
 mod dumping;
@@ -12,6 +13,7 @@ mod kills;
 mod merge;
 mod obstacles;
 mod readers;
+mod replication;
 mod rights;
 mod rollback;
 mod selection;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use relevo_import::{ImportError, NoProgress, OldSnapshots, Phase, import_file};
+use relevo_import::{CutoverMode, ImportError, NoProgress, OldSnapshots, Phase, import_file};
 use relevo_tests::wait_for;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::sync::Notify;
@@ -206,4 +206,58 @@ async fn a_table_in_use_blocks_nobody_for_long_and_is_named() {
     user.execute("COMMIT").await.unwrap();
     target.import(&Dump::new(310, "dos")).await.unwrap();
     assert_eq!(target.count("articulo").await, 310);
+}
+
+/// Begins transactions over and over whose snapshot is a little older than their first look at a
+/// table.
+async fn read_repeatably(url: String, stop: Arc<AtomicBool>, reads: Arc<AtomicU64>) {
+    let mut reader = PgConnection::connect(&url).await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        reader
+            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class, pg_sleep(0.03)")
+            .await
+            .unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM articulo")
+                .fetch_one(&mut reader)
+                .await
+                .unwrap();
+            seen.push(rows);
+        }
+        assert!(seen == [300, 300] || seen == [310, 310], "{seen:?}");
+        reader.execute("COMMIT").await.unwrap();
+        reads.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeatable_readers_see_no_hole_in_either_mode() {
+    let target = Target::new().await;
+    target.import(&Dump::new(300, "uno")).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let reads = Arc::new(AtomicU64::new(0));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (stop, reads) = (Arc::clone(&stop), Arc::clone(&reads));
+            tokio::spawn(read_repeatably(target.url().to_owned(), stop, reads))
+        })
+        .collect();
+    for mode in [CutoverMode::Swap, CutoverMode::Merge, CutoverMode::Swap] {
+        for articles in [310, 300] {
+            let mut options = target.options();
+            options.import.cutover.mode = mode;
+            let dump = Dump::new(articles, "dos").reader();
+            import_file(dump, options, Arc::new(NoProgress)).await.unwrap();
+            let before = reads.load(Ordering::Relaxed);
+            wait_for("more reads", Duration::from_secs(30), async || {
+                (reads.load(Ordering::Relaxed) > before + 6).then_some(())
+            })
+            .await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.expect("a reader that saw no hole");
+    }
 }

@@ -201,31 +201,3 @@ pub(crate) async fn sweep_direct(pool: &PgPool) -> Result<(), ImportError> {
     }
     first_error.map_or(Ok(()), Err)
 }
-
-/// As [`leftovers`] and [`clear`] with a list of the imports at work that was made before; prefer
-/// those two. Returns the imports that were given up.
-///
-/// # Errors
-/// When the target cannot be reached; one import that cannot be cleared up does not stop the
-/// others, the first such error is returned at the end.
-pub async fn sweep(
-    pool: &PgPool,
-    owner: &str,
-    live: &[ImportId],
-) -> Result<Vec<ImportId>, ImportError> {
-    let mut abandoned = Vec::new();
-    let mut first_error = None;
-    for leftover in leftovers(pool, owner).await? {
-        if live.contains(leftover.import()) {
-            continue;
-        }
-        match clear(pool, &leftover).await {
-            Ok(true) => abandoned.push(leftover.import),
-            Ok(false) => {}
-            Err(error) => {
-                first_error.get_or_insert(error);
-            }
-        }
-    }
-    first_error.map_or(Ok(abandoned), Err)
-}

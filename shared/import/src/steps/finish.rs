@@ -1,23 +1,22 @@
 //! Everything after the load, up to the certificate.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use relevo_mysqldump::BatchStats;
 use relevo_pg::cutover::{
-    CutoverError, Exchange, Exchanged, Finale, Merge, exchange, merge, open_transactions,
-    wait_for_transactions,
+    CutoverError, Exchange, Merge, exchange, merge, open_transactions, wait_for_transactions,
 };
 use relevo_pg::{PgError, Session, session};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use super::clean::clean;
+use super::golive::GoLive;
 use super::merging;
 use crate::build::{Builder, Counted};
-use crate::certificate::{Certificate, PhaseDuration, TableCertificate};
+use crate::certificate::{Certificate, PhaseDuration};
 use crate::error::ImportError;
 use crate::guard::{self, RowsBefore};
 use crate::identity::{Fence, ImportId, previous_schema};
@@ -98,7 +97,7 @@ pub(crate) async fn finish_after(
 }
 
 /// Measures phases.
-struct Clock<'a> {
+pub(super) struct Clock<'a> {
     progress: &'a dyn ImportProgress,
     phases: Vec<PhaseDuration>,
     open: Option<(Phase, Instant)>,
@@ -118,7 +117,7 @@ impl Clock<'_> {
     }
 
     /// All phases, the open one up to now.
-    fn so_far(&self) -> Vec<PhaseDuration> {
+    pub(super) fn so_far(&self) -> Vec<PhaseDuration> {
         let open = self.open.map(|(phase, started)| PhaseDuration {
             phase,
             duration_ms: millis(started.elapsed()),
@@ -139,38 +138,20 @@ pub(crate) struct Loaded {
     pub(crate) statement: Option<String>,
 }
 
-struct Finish<'a> {
-    pool: &'a PgPool,
-    id: &'a ImportId,
-    fence: Fence,
-    options: &'a ImportOptions,
-    manifest: &'a Manifest,
-    begun_at: DateTime<Utc>,
+/// One finish at work.
+pub(super) struct Finish<'a> {
+    pub(super) pool: &'a PgPool,
+    pub(super) id: &'a ImportId,
+    pub(super) fence: Fence,
+    pub(super) options: &'a ImportOptions,
+    pub(super) manifest: &'a Manifest,
+    pub(super) begun_at: DateTime<Utc>,
     progress: &'a dyn ImportProgress,
     cancel: &'a CancellationToken,
-    clock: Clock<'a>,
-    notices: Vec<String>,
+    pub(super) clock: Clock<'a>,
+    pub(super) notices: Vec<String>,
     /// Present tables whose rows are changed in place; none where tables are exchanged.
     merged: BTreeSet<String>,
-}
-
-/// The import's own part of the cutover.
-struct GoLive<'a, 'f> {
-    finish: &'a Finish<'f>,
-    loaded: &'a BTreeMap<String, Loaded>,
-    counted: &'a Counted,
-    before: &'a RowsBefore,
-}
-
-impl Finale<ImportError> for GoLive<'_, '_> {
-    fn run<'c>(
-        &'c mut self,
-        connection: &'c mut PgConnection,
-        exchanged: &'c Exchanged,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ImportError>> + Send + 'c>> {
-        let Self { finish, loaded, counted, before } = self;
-        Box::pin(finish.go_live(connection, exchanged, loaded, counted, before))
-    }
 }
 
 impl Finish<'_> {
@@ -459,105 +440,6 @@ impl Finish<'_> {
                 }
                 Err(_) => Err(error),
             },
-        }
-    }
-
-    /// The last statement before the cutover's COMMIT: one row, or roll back.
-    async fn go_live(
-        &self,
-        connection: &mut PgConnection,
-        exchanged: &Exchanged,
-        loaded: &BTreeMap<String, Loaded>,
-        counted: &Counted,
-        before: &RowsBefore,
-    ) -> Result<(), ImportError> {
-        let failed = |source| ImportError::database("recording the cutover", source);
-        let (now, newer): (DateTime<Utc>, Option<String>) = sqlx::query_as(
-            "-- find_newer_import
-             SELECT clock_timestamp(),
-                    (SELECT id FROM relevo_ledger.import
-                     WHERE schema = $1 AND state = 'live' AND rollback IS NULL AND begun_at > $2
-                     ORDER BY begun_at DESC LIMIT 1)",
-        )
-        .bind(&self.options.schema)
-        .bind(self.begun_at)
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed)?;
-        if let Some(newer) = newer {
-            let schema = self.options.schema.clone();
-            return Err(ImportError::Superseded { schema, newer });
-        }
-        let certificate = self.certificate(now, exchanged, loaded, counted, before);
-        let follow_up: Vec<(&str, &str)> = exchanged
-            .follow_up
-            .iter()
-            .map(|statement| (statement.label.as_str(), statement.sql.as_str()))
-            .collect();
-        let live = sqlx::query(
-            "-- go_live
-             UPDATE relevo_ledger.import
-             SET state = 'live', ended_at = $5, certificate = $6, follow_up = $7
-             WHERE id = $1 AND state = 'sealed'
-               AND (fence_incarnation, fence_job_id, fence_epoch) = ($2, $3, $4)",
-        )
-        .bind(self.id.as_str())
-        .bind(self.fence.incarnation)
-        .bind(self.fence.job_id)
-        .bind(self.fence.epoch)
-        .bind(now)
-        .bind(ledger::write(self.id, "certificate", &certificate)?)
-        .bind(ledger::write(self.id, "follow-up", &follow_up)?)
-        .execute(connection)
-        .await
-        .map_err(failed)?;
-        match live.rows_affected() {
-            1 => Ok(()),
-            _ => Err(ledger::why_refused(self.pool, self.id).await),
-        }
-    }
-
-    fn certificate(
-        &self,
-        finished_at: DateTime<Utc>,
-        exchanged: &Exchanged,
-        loaded: &BTreeMap<String, Loaded>,
-        counted: &Counted,
-        before: &RowsBefore,
-    ) -> Certificate {
-        let tables = self.manifest.tables.iter().map(|table| {
-            let name = table.name();
-            let (rows_target, checksum_target) = counted.get(&name).copied().unwrap_or_default();
-            let stats = loaded.get(&name).map(|loaded| loaded.stats.clone()).unwrap_or_default();
-            TableCertificate {
-                rows_dump: table.rows,
-                rows_target,
-                rows_before: before.get(&name).copied(),
-                checksum_dump: stats.checksum,
-                checksum_target,
-                stats,
-                changes: exchanged.changes.get(&name).copied(),
-                table: name,
-            }
-        });
-        let mut notices = self.notices.clone();
-        notices.extend(exchanged.notices.iter().cloned());
-        notices.extend(self.manifest.warnings.iter().map(|warning| warning.message.clone()));
-        Certificate {
-            import: self.id.clone(),
-            schema: self.options.schema.clone(),
-            previous_schema: exchanged.kept_previous.then(|| previous_schema(&self.options.schema)),
-            started_at: self.begun_at,
-            finished_at,
-            duration_ms: u64::try_from((finished_at - self.begun_at).num_milliseconds())
-                .unwrap_or(0),
-            phases: self.clock.so_far(),
-            verify: self.options.verify,
-            rows: self.manifest.rows(),
-            tables: tables.collect(),
-            dump: self.manifest.summary.clone(),
-            skipped: self.manifest.skipped.clone(),
-            notices,
         }
     }
 }

@@ -87,7 +87,7 @@ pub async fn load_chunk(
 
 /// Whether a chunk is to be loaded.
 enum Start {
-    Go(ImportOptions),
+    Go(Box<ImportOptions>),
     Not(ChunkOutcome),
 }
 
@@ -125,7 +125,7 @@ async fn start(
     .await
     .map_err(|source| ImportError::database(format!("starting chunk {ordinal}"), source))?;
     match options {
-        Some(options) => Ok(Start::Go(ledger::read(id, "options", options)?)),
+        Some(options) => Ok(Start::Go(Box::new(ledger::read(id, "options", options)?))),
         None => refused(pool, id, ordinal).await.map(Start::Not),
     }
 }

@@ -18,13 +18,14 @@ mod abandon;
 mod begin;
 mod clean;
 mod finish;
+mod golive;
 mod load;
 mod merging;
 mod rollback;
 mod seal;
 mod status;
 
-pub use abandon::{Leftover, abandon, clear, leftovers, sweep};
+pub use abandon::{Leftover, abandon, clear, leftovers};
 pub use begin::{Begun, begin, create_table, drop_table};
 pub use finish::finish;
 pub use load::{ChunkOutcome, load_chunk};

@@ -270,7 +270,13 @@ async fn a_new_control_plane_over_an_old_data_dir() {
     }
     let before = files(&data_dir);
 
-    let new = Cluster::start(shared(prepare(&dump))).await;
+    let mut new = Cluster::start(shared(prepare(&dump).workers(0))).await;
+    // The tests' databases are copies of one, which made its id once for all of them.
+    sqlx::query("UPDATE relevo.control SET cluster_id = '0ddba11e'")
+        .execute(new.pool())
+        .await
+        .unwrap();
+    new.start_worker().await;
     let id = new.start_run(BackupMode::Sync).await;
     assert_eq!(id.0, 1);
     let run = new.ended(id).await;

@@ -87,6 +87,16 @@ impl TestDatabase {
             .connect_with(options)
             .await
             .unwrap_or_else(|error| panic!("connect to {url}: {error}"));
+        if migrated {
+            // The template's clones are control planes of their own.
+            sqlx::query(
+                "UPDATE relevo.control
+                 SET cluster_id = left(replace(gen_random_uuid()::text, '-', ''), 8)",
+            )
+            .execute(&pool)
+            .await
+            .expect("give the control plane an id of its own");
+        }
         Self { name, url, pool }
     }
 }

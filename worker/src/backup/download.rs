@@ -266,13 +266,19 @@ impl Work<'_> {
                 // SQL that cannot be understood may be what damage looks like after unpacking: the
                 // checksum at the end of the file tells the two apart.
                 self.fetch(&transfer).await?;
-                match splitting::is_sound_gzip(part).await? {
+                match splitting::is_sound_gzip(part, self.is_named_gzip()).await? {
                     Ok(()) => Err(import_stop(error)),
                     Err(damage) => Err(Stop::Backup(format!("the gzip file is damaged: {damage}"))),
                 }
             }
             Err(Cut::Dump(error)) => Err(import_stop(error)),
         }
+    }
+
+    /// Whether the file says by its name that it is packed.
+    fn is_named_gzip(&self) -> bool {
+        let name = self.request.filename.as_deref().unwrap_or_default();
+        Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
     }
 
     /// Fetches the file. A line that brings nothing is put off, without spending an attempt, until

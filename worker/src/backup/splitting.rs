@@ -100,14 +100,17 @@ struct NotWanted;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Whether a file is a whole, undamaged gzip file: its own checksums hold to the end. A file that is
-/// not packed has none that could be wrong.
-pub(crate) async fn is_sound_gzip(path: &Path) -> Result<io::Result<()>, JoinError> {
+/// not packed has none that could be wrong, unless it is `named_gzip`.
+pub(crate) async fn is_sound_gzip(
+    path: &Path,
+    named_gzip: bool,
+) -> Result<io::Result<()>, JoinError> {
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || {
         let mut file = File::open(path)?;
         let mut magic = [0; 2];
         let packed = file.read(&mut magic)? == magic.len() && magic == GZIP_MAGIC;
-        if !packed {
+        if !packed && !named_gzip {
             return Ok(());
         }
         file.rewind()?;

@@ -376,6 +376,7 @@ async fn no_secret_is_written_anywhere() {
         .set("database.url", with_password(control.url()))
         .set(&format!("backup.{SOURCE}.target_url"), with_password(target.url()))
         .set("notify.webhook_url", format!("http://127.0.0.1:9/services/{HOOK}"))
+        .set("outbound.allow", serde_json::json!(["127.0.0.1:9"]))
         .start()
         .await;
     let mut told = String::new();

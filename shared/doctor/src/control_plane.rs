@@ -58,7 +58,9 @@ pub(crate) async fn ask(pool: &PgPool, settings: &Settings) -> Vec<Finding> {
 async fn alive(pool: &PgPool, settings: &Settings) -> Result<Vec<Finding>, sqlx::Error> {
     let (may_write, workers, leader, dead, alerts): (bool, i64, bool, i64, i64) = sqlx::query_as(
         "-- doctor::alive
-        SELECT has_table_privilege('relevo.job', 'INSERT, UPDATE, DELETE'),
+        SELECT has_table_privilege('relevo.job', 'INSERT')
+               AND has_table_privilege('relevo.job', 'UPDATE')
+               AND has_table_privilege('relevo.job', 'DELETE'),
                (SELECT count(*) FROM relevo.session
                  WHERE ended_at IS NULL AND heartbeat_at + ttl > clock_timestamp()),
                EXISTS (SELECT FROM relevo.leader_lease

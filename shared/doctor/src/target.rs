@@ -41,7 +41,8 @@ async fn rights(connection: &mut PgConnection, schema: &str) -> Result<Rights, s
         SELECT current_user::text AS role,
                has_database_privilege(current_database(), 'CREATE') AS create_schemas,
                s.oid IS NOT NULL AS schema_exists,
-               coalesce(has_schema_privilege(s.oid, 'CREATE, USAGE'), false) AS create_tables,
+               coalesce(has_schema_privilege(s.oid, 'CREATE')
+                        AND has_schema_privilege(s.oid, 'USAGE'), false) AS create_tables,
                coalesce(t.foreign_tables, 0) AS foreign_tables,
                t.example,
                pg_has_role('pg_read_all_stats', 'MEMBER') AS reads_all_stats,

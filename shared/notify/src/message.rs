@@ -290,7 +290,7 @@ mod tests {
                 "3 %",
             ),
             ("no_worker", "workers", json!({}), "no worker is alive", "ningún worker"),
-            ("dead_letters", "queue", json!({}), "4 jobs were given up", "4 trabajos"),
+            ("dead_letters", "queue", json!({}), "4 job(s) were given up", "4 trabajo(s)"),
             ("channel", "ops", json!({"error": "HTTP 404"}), "HTTP 404", "HTTP 404"),
         ] {
             let alert = alert(rule, subject, details);

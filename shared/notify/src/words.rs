@@ -163,11 +163,11 @@ pub(crate) fn alert(alert: &Alert, resolved: bool, language: Language, zone: Opt
                 .to_owned()
         }
         (Language::En, "dead_letters") => format!(
-            "{} jobs were given up (dead letters); `relevo dead list` shows them and why",
+            "{} job(s) were given up (dead letters); `relevo dead list` shows them and why",
             alert.level
         ),
         (Language::Es, "dead_letters") => format!(
-            "{} trabajos se dieron por perdidos (dead letters); `relevo dead list` los muestra y dice por qué",
+            "{} trabajo(s) se dieron por perdidos (dead letters); `relevo dead list` los muestra y dice por qué",
             alert.level
         ),
         (Language::En, "channel") => {

@@ -18,6 +18,10 @@ fn watched(receiver: &Receiver) -> ClusterBuilder {
     Cluster::builder()
         .set("alerts.interval_seconds", 1)
         .set("alerts.no_worker_minutes", 0)
+        // Between the scheduler's start and the worker's there is none.
+        .set("alerts.no_worker", false)
+        // The disk of the machine that tests may be full.
+        .set("alerts.disk_low", false)
         .set("worker.lease_ttl_seconds", 3)
         .set("scheduler.upkeep_interval_ms", 200)
         .set("outbound.allow", json!([receiver.address()]))
@@ -41,7 +45,7 @@ fn count(receiver: &Receiver, rule: &str) -> usize {
 #[tokio::test]
 async fn no_worker_is_told_by_the_scheduler_itself_and_resolved_when_one_comes() {
     let receiver = Receiver::start().await;
-    let mut cluster = watched(&receiver).workers(0).start().await;
+    let mut cluster = watched(&receiver).set("alerts.no_worker", true).workers(0).start().await;
     let open = told(&receiver, "no_worker", "open").await;
     assert_eq!(open["event"], "alert.open");
     assert!(open["text"].as_str().unwrap().contains("no worker is alive"), "{open}");
@@ -87,8 +91,10 @@ async fn dead_letters_and_overdue_sources_are_told_once_and_resolved() {
     assert_eq!(open["subject"], "backup/sicar");
     assert!(open["text"].as_str().unwrap().contains("never succeeded"), "{open}");
     sqlx::query(
-        "INSERT INTO relevo.run (pipeline, source, state, trigger, started_at, finished_at, cleaned_at)
-         VALUES ('backup', 'sicar', 'succeeded', 'test', now(), now(), now())",
+        "INSERT INTO relevo.run
+                (pipeline, source, state, trigger, started_at, finished_at, cleaned_at, incarnation)
+         SELECT 'backup', 'sicar', 'succeeded', 'test', now(), now(), now(), incarnation
+           FROM relevo.control",
     )
     .execute(pool)
     .await
@@ -100,7 +106,8 @@ async fn dead_letters_and_overdue_sources_are_told_once_and_resolved() {
 #[tokio::test]
 async fn a_full_disk_is_told_once_by_whoever_sees_it() {
     let receiver = Receiver::start().await;
-    let mut cluster = watched(&receiver).set("alerts.disk_free_percent_min", 99).start().await;
+    let watched = watched(&receiver).set("alerts.disk_low", true);
+    let mut cluster = watched.set("alerts.disk_free_percent_min", 99).start().await;
     let open = told(&receiver, "disk_low", "open").await;
     assert!(open["subject"].as_str().unwrap().ends_with("/data"), "{open}");
     // Worker and scheduler have looked several times since.
@@ -118,7 +125,7 @@ async fn a_full_disk_is_told_once_by_whoever_sees_it() {
 
     // Switched off, it is over.
     let config = std::fs::read_to_string(cluster.config()).unwrap();
-    let config = config.replace("[alerts]\n", "[alerts]\ndisk_low = false\n");
+    let config = config.replace("disk_low = true", "disk_low = false");
     std::fs::write(cluster.config(), config).unwrap();
     cluster.workers.clear();
     cluster.start_scheduler().await;

@@ -1,6 +1,6 @@
 //! `relevo doctor`: what is wrong is found, with what to do about it.
 
-use relevo_tests::{Gateway, ShopDump, TestDatabase, gateway};
+use relevo_tests::{Gateway, OwnPostgres, ShopDump, TestDatabase, gateway};
 use serde_json::Value;
 
 use crate::api::server::Server;
@@ -49,14 +49,18 @@ async fn a_control_plane_that_is_missing_old_or_away_is_found() {
 
 #[tokio::test]
 async fn a_whole_shop_is_examined_part_by_part() {
-    let (control, target) = TestDatabase::pair().await;
+    // A server of its own: that of the tests may run without fsync, which is a problem.
+    let server = OwnPostgres::start().await;
+    let (control, target) = (server.database("control").await, server.database("shop").await);
     let gateway = Gateway::start(&ShopDump::committed().path, 0.002).await;
     let good = || {
-        Relevo::on(&control)
+        Relevo::new()
+            .env("RELEVO_DATABASE_URL", control.clone())
             .env("TUNNEL_API_URL", gateway.url())
             .env("TUNNEL_API_KEY", gateway::API_KEY)
-            .env("DATABASE_URL", target.url())
+            .env("DATABASE_URL", target.clone())
     };
+    good().ok(&["migrate"]).await;
     let (code, findings) = examined(&good(), &[]).await;
     assert_eq!(code, 0, "{findings:#?}");
     assert_eq!(found(&findings, "control_plane.schema", "database")["level"], "ok");

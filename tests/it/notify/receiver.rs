@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use relevo_tests::wait_for;
 use serde_json::Value;
@@ -16,7 +16,6 @@ use tokio::task::JoinHandle;
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Heard {
-    pub method: Method,
     pub path: String,
     /// Null where there was no JSON.
     pub body: Value,
@@ -25,7 +24,7 @@ pub struct Heard {
 #[derive(Default)]
 struct Inside {
     heard: Vec<Heard>,
-    answers: VecDeque<StatusCode>,
+    answers: VecDeque<(String, StatusCode)>,
     always: Option<StatusCode>,
 }
 
@@ -42,17 +41,13 @@ impl Drop for Receiver {
     }
 }
 
-async fn hear(
-    State(inside): State<Arc<Mutex<Inside>>>,
-    method: Method,
-    uri: Uri,
-    _: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn hear(State(inside): State<Arc<Mutex<Inside>>>, uri: Uri, body: Bytes) -> Response {
     let mut inside = inside.lock().unwrap();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    inside.heard.push(Heard { method, path: uri.path().to_owned(), body });
-    let status = inside.answers.pop_front().or(inside.always).unwrap_or(StatusCode::NO_CONTENT);
+    inside.heard.push(Heard { path: uri.path().to_owned(), body });
+    let planned = inside.answers.iter().position(|(path, _)| path == uri.path());
+    let planned = planned.and_then(|at| inside.answers.remove(at)).map(|(_, status)| status);
+    let status = planned.or(inside.always).unwrap_or(StatusCode::NO_CONTENT);
     if status.is_redirection() {
         // To itself: whoever follows is heard there.
         return (status, [(header::LOCATION, "/followed")]).into_response();
@@ -81,9 +76,9 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
-    /// The next answers, one each; afterwards it takes everything again.
-    pub fn answer(&self, answers: &[StatusCode]) {
-        self.inside.lock().unwrap().answers.extend(answers);
+    /// The next answer at a path; afterwards it takes everything again.
+    pub fn answer(&self, path: &str, status: StatusCode) {
+        self.inside.lock().unwrap().answers.push_back((path.to_owned(), status));
     }
 
     /// Every answer from now on.

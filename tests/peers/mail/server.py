@@ -47,7 +47,8 @@ class Handler:
 
 
 def authenticate(server, session, envelope, mechanism, data):
-    return AuthResult(success=data.login == b"relevo" and data.password == b"s3cret-mail")
+    good = data.login == b"relevo" and data.password == b"s3cret-mail"
+    return AuthResult(success=good, handled=False, auth_data=data)
 
 
 async def main():

@@ -57,9 +57,12 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
         if due.is_some_and(|due| due.stage) {
             stage.run(&deps.metrics, &over, deps.queue.stage()).await;
         }
+        // With nothing to do the next look may wait half as long again.
+        let is_idle = due.is_some_and(|due| !due.stage && !due.rescue);
+        let wait = if is_idle { pause * 3 / 2 } else { pause };
         tokio::select! {
             () = over.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

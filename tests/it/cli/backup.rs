@@ -33,7 +33,8 @@ impl Shop {
         let relevo = Relevo::on(&control)
             .env("TUNNEL_API_URL", gateway.url())
             .env("TUNNEL_API_KEY", API_KEY)
-            .env("DATABASE_URL", target.url());
+            .env("DATABASE_URL", target.url())
+            .env("RELEVO_BACKUP_SICAR_RETRY_PAUSE_SECONDS", "1");
         let worker = service(&relevo, "worker");
         let scheduler = service(&relevo, "scheduler");
         Self { relevo, gateway, target, dump, worker, scheduler, _control: control }

@@ -68,9 +68,16 @@ async fn nothing_that_was_produced_holds_a_secret() {
     assert_eq!(good["state"], "succeeded", "{good}");
     let echo = format!("the key {API_KEY} may not do this");
     cluster.gateway().plan(vec![Fault::FailBackup { error: echo }.always()]).await;
-    let bad = run(&cluster, "sicar", "sync").await;
-    assert_eq!(bad["state"], "failed", "{bad}");
-    planted::assert_absent("a failed run", &bad.to_string());
+    let path = "/api/v1/backups/sicar";
+    let asked = cluster.request(Method::POST, path).json(&json!({"mode": "sync"}));
+    let bad: Value = asked.send().await.unwrap().json().await.unwrap();
+    let log = format!("/api/v1/runs/{}/log", bad["run_id"]);
+    wait_for("the gateway's refusal", RUN_TIMEOUT, async || {
+        look(&cluster, &log).await.contains("may not do this").then_some(())
+    })
+    .await;
+    // It would ask again, minutes later.
+    cluster.relevo(["run", "cancel", &bad["run_id"].to_string()]).await;
     // A source whose gateway and target are not there; it would be tried for hours.
     let path = "/api/v1/backups/rota";
     let hopeless: Value =

@@ -124,6 +124,7 @@ impl Direct<'_> {
                     database: import.database.as_deref(),
                     selection: &import.selection,
                     schema_only: import.schema_only,
+                    translate: &import.translate,
                 };
                 let tally = scan(input, &options, &*progress, &mut |found| {
                     if stop.is_cancelled() {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use relevo_mysqldump::{DumpSummary, DumpWarning, SkippedObject, TableDef};
+use relevo_mysqldump::{DumpSummary, DumpWarning, SkippedObject, TableDef, TranslateOptions};
 use serde::Serialize;
 
 use crate::error::ImportError;
@@ -57,6 +57,7 @@ pub fn inspect(
         database: None,
         selection: &Selection::default(),
         schema_only: false,
+        translate: &TranslateOptions::default(),
     };
     let tally = scan(input, &options, progress, &mut |_| Ok(()))?;
     Ok(Inspection {

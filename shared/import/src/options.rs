@@ -229,6 +229,8 @@ pub struct SplitOptions {
     pub database: Option<String>,
     /// Take only these tables, and rename some.
     pub selection: Selection,
+    /// Names and types chosen for tables and columns: those of the import's own options.
+    pub translate: TranslateOptions,
 }
 
 impl SplitOptions {
@@ -241,6 +243,7 @@ impl SplitOptions {
             completion: Completion::Expected,
             database: None,
             selection: Selection::default(),
+            translate: TranslateOptions::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use relevo_mysqldump::{
     DumpError, DumpSplitter, DumpSummary, DumpWarning, Event, RowBatch, SkippedObject, TableDef,
-    ddl,
+    TranslateOptions, ddl,
 };
 
 use crate::error::ImportError;
@@ -52,6 +52,8 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) selection: &'a Selection,
     /// Pass over all rows.
     pub(crate) schema_only: bool,
+    /// Names and types chosen for tables and columns.
+    pub(crate) translate: &'a TranslateOptions,
 }
 
 /// Reads a dump to its end.
@@ -73,7 +75,7 @@ pub(crate) fn scan(
         renamer: Renamer::default(),
     };
     let (packing, summary) = input::read(input, &counters, |mut buffers| {
-        let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::default());
+        let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::of(options.translate));
         while let Some(buffer) = buffers.next()? {
             splitter
                 .feed(&buffer, &mut |event| scan.take(event).map_err(Into::into))

@@ -44,6 +44,7 @@ pub fn split_to_chunks(
         database: options.database.as_deref(),
         selection: &options.selection,
         schema_only: false,
+        translate: &options.translate,
     };
     let tally = scan(input, &scan_options, progress, &mut |found| split.take(found))?;
     split.close()?;

@@ -46,7 +46,7 @@ pub fn translate(
         notices: Vec::new(),
     };
     let (_, summary) = input::read(input, &counters, |mut buffers| {
-        let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::default());
+        let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::of(options));
         while let Some(buffer) = buffers.next()? {
             splitter
                 .feed(&buffer, &mut |event| script.take(&event).map_err(Into::into))

@@ -192,7 +192,10 @@ pub(crate) fn type_choice(
     table: &TableDef,
     column: &ColumnDef,
 ) -> Option<TypeChoice> {
-    let own = column_choice(options, table, column).and_then(|choice| choice.pg_type);
+    // What the splitter put into the definition holds, whatever name the table gets later.
+    let own = column
+        .pg_type
+        .or_else(|| column_choice(options, table, column).and_then(|choice| choice.pg_type));
     if own.is_some() || options.types.is_empty() {
         return own;
     }
@@ -204,7 +207,7 @@ pub(crate) fn type_choice(
     options.types.get(&name).or_else(|| options.types.get(&bare)).copied()
 }
 
-/// Puts the chosen names into a definition.
+/// Puts the names and types chosen by name into a definition.
 pub(crate) fn name(options: &TranslateOptions, table: &mut TableDef) {
     let chosen = keys(table).into_iter().flatten().find_map(|key| options.tables.get(&key));
     table.pg_name = chosen.and_then(|choice| choice.name.clone());
@@ -212,8 +215,9 @@ pub(crate) fn name(options: &TranslateOptions, table: &mut TableDef) {
         return;
     }
     for at in 0..table.columns.len() {
-        let chosen = column_choice(options, table, &table.columns[at]);
-        table.columns[at].pg_name = chosen.and_then(|choice| choice.name.clone());
+        let Some(chosen) = column_choice(options, table, &table.columns[at]) else { continue };
+        table.columns[at].pg_name.clone_from(&chosen.name);
+        table.columns[at].pg_type = chosen.pg_type;
     }
 }
 
@@ -237,7 +241,7 @@ pub(crate) fn check(options: &TranslateOptions, table: &TableDef) -> Result<(), 
 /// The choices for tables and columns that are in none of these tables: misspelt, most likely.
 pub(crate) fn unknown<'a>(
     options: &TranslateOptions,
-    tables: impl Iterator<Item = &'a TableDef> + Clone,
+    tables: &(impl Iterator<Item = &'a TableDef> + Clone),
 ) -> Vec<String> {
     let is_table =
         |key: &String| tables.clone().any(|t| keys(t).iter().flatten().any(|k| k == key));

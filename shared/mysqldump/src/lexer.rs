@@ -37,13 +37,20 @@ pub(crate) struct LexMode {
     pub(crate) no_backslash_escapes: bool,
 }
 
+/// The most tokens of a statement: a table of 4,096 columns has far fewer. Bounds the memory that
+/// a hostile statement takes.
+const TOKENS_LIMIT: usize = 1 << 20;
+
 /// Splits a statement into tokens; comments and blanks are left out. An unclosed quote ends at
-/// the end of the text: the caller's grammar then fails on what is missing.
+/// the end of the text, and too long a statement after a million tokens: the caller's grammar then
+/// fails on what is missing.
 pub(crate) fn tokenize(source: &str, mode: LexMode) -> Vec<Token> {
     let bytes = source.as_bytes();
     let mut tokens = Vec::new();
     let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
+    while let Some(&byte) = bytes.get(at)
+        && tokens.len() < TOKENS_LIMIT
+    {
         let start = at;
         let kind = match byte {
             b if b.is_ascii_whitespace() => {

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::choices::TypeChoice;
+
 /// One table as the dump defines it. Names are UTF-8 and unquoted, as MySQL shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct TableDef {
@@ -81,6 +83,9 @@ pub struct ColumnDef {
     /// The name chosen for Postgres, where it is another.
     #[serde(default)]
     pub pg_name: Option<String>,
+    /// The type chosen for Postgres, where one is.
+    #[serde(default)]
+    pub pg_type: Option<TypeChoice>,
     /// MySQL type.
     pub ty: ColumnType,
     /// May hold NULL.

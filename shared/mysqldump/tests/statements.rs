@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use relevo_mysqldump::{
-    DumpError, DumpSplitter, DumpSummary, Event, IndexKind, SplitOptions, TableDef,
+    DefaultValue, DumpError, DumpSplitter, DumpSummary, Event, IndexKind, LossPolicy, RowEncoder,
+    SplitOptions, TableDef, TranslateOptions, ddl,
 };
 
 /// Events as one line each; tables in their last state.
@@ -141,28 +142,202 @@ fn stand_ins_of_views_are_dropped_again() {
 
 #[test]
 fn what_is_no_part_of_a_dump() {
+    let banner =
+        "mysqldump: [Warning] Using a password on the command line interface can be insecure.";
     assert_eq!(
-        events(
-            "mysqldump: [Warning] Using a password on the command line interface can be insecure.\n\
-             CREATE TABLE t (a int);\nDELETE FROM t;\nINSERT INTO t VALUES (1) ON DUPLICATE KEY \
-             UPDATE a = 2;\nUPDATE t SET a = 1;\nALTER TABLE t ADD COLUMN b int;\nINSERT INTO t SET \
-             a = 3;"
-        ),
+        events(&format!(
+            "{banner}\nWelcome to host x\nCREATE TABLE t (a int);\nDELETE FROM t;\nUPDATE t SET a = \
+             1;\nINSERT INTO t VALUES (1) ON DUPLICATE KEY UPDATE a = 2;\n{banner}\nUPDATE \
+             mysql.user SET x = 1;\nINSERT INTO t SET a = 3;\nSELECT 1;"
+        )),
         [
-            "warning line left out, it is no SQL: mysqldump: [Warning] Using a password on the \
-             command line interface can be insecure.",
+            &format!("warning line left out, it is no SQL: {banner}"),
+            "warning line left out, it is no SQL: Welcome to host x",
             "table t",
             "rows t 1 (1)",
-            "warning the rows were read without regard to: ON DUPLICATE KEY              UPDATE a = 2",
-            "warning statement left out: UPDATE t SET a = 1",
+            "warning the rows were read without regard to: ON DUPLICATE KEY UPDATE a = 2; where it \
+             would have changed a row, building the table's keys fails",
+            &format!("warning line left out, it is no SQL: {banner}"),
+            "warning statement left out: UPDATE mysql.user SET x = 1",
             "skipped Statement ",
-            "warning change of table `t` left out: ADD COLUMN b int",
-            "warning statement left out: INSERT INTO t SET \
-             a = 3",
-            "skipped Statement ",
+            "rows t 1 (3)",
         ]
-        .map(|line| line.replace("              UPDATE", " UPDATE"))
     );
+}
+
+#[test]
+fn what_changes_rows_is_refused_or_reported_on_request() {
+    let filled = "CREATE TABLE t (a int);\nINSERT INTO t VALUES (1);\n";
+    for statement in [
+        "UPDATE t SET a = 1;",
+        "DELETE FROM t WHERE a = 1;",
+        "TRUNCATE TABLE t;",
+        "INSERT INTO t SELECT * FROM u;",
+        "REPLACE INTO t SELECT 1;",
+        "LOAD DATA INFILE 't.txt' INTO TABLE t;",
+        "CALL fill();",
+        "RENAME TABLE t TO u;",
+        "ALTER TABLE t RENAME TO u;",
+        "ALTER TABLE t DROP COLUMN a;",
+        "ALTER TABLE t MODIFY a tinyint;",
+        "ALTER TABLE t CHANGE a b int;",
+        "CREATE TABLE u AS SELECT * FROM t;",
+        "CREATE TABLE u (x int) SELECT a AS x FROM t;",
+    ] {
+        let dump = format!("{filled}{statement}");
+        let error = read(&dump, SplitOptions::default()).unwrap_err();
+        assert!(matches!(error, DumpError::Unsupported { line: 3, offset: 50, .. }), "{error}");
+        assert!(error.to_string().contains(&statement[..statement.len() - 1]), "{error}");
+        let lenient = SplitOptions { unsupported: LossPolicy::Adapt, ..SplitOptions::default() };
+        let (lines, _) = read(&dump, lenient).unwrap();
+        assert!(lines.iter().any(|l| l.starts_with("warning statement left out")), "{lines:?}");
+    }
+}
+
+#[test]
+fn damage_is_never_passed_over() {
+    let filled = "CREATE TABLE t (a int);\nINSERT INTO t VALUES (1);\n";
+    for line in ["INRERT INTO t VALUES (2);\n", "\u{1}NSERT INTO t\n VALUES (3);", ") garbage\n"] {
+        let error = read(&format!("{filled}{line}"), SplitOptions::default()).unwrap_err();
+        assert!(matches!(error, DumpError::Syntax { line: 3, .. }), "{line:?}: {error}");
+    }
+    let failed = "mysqldump: Error 2013: Lost connection to MySQL server during query\n";
+    let error = read(&format!("{filled}{failed}"), SplitOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("Lost connection"), "{error}");
+}
+
+#[test]
+fn other_formats_are_named() {
+    for (input, wanted) in [
+        ("<?xml version=\"1.0\"?>\n<mysqldump>", "--xml"),
+        ("1\tone\t\\N\n2\ttwo\t\\N\n", "--tab"),
+        ("hello world\n", "no SQL"),
+        ("<!DOCTYPE html>", "web page"),
+        ("# Started dump at: 2024-01-01\n", "mydumper"),
+    ] {
+        let error = read(input, SplitOptions::default()).unwrap_err();
+        assert!(matches!(error, DumpError::Format { .. }), "{input}: {error}");
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    assert!(events("").is_empty());
+}
+
+#[test]
+fn tables_are_changed_before_their_rows() {
+    assert_eq!(
+        events(
+            "CREATE TABLE a (x int, y varchar(3));\nALTER TABLE a ADD COLUMN z int AFTER x, DROP \
+             COLUMN y;\nRENAME TABLE a TO b;\nCREATE TABLE c LIKE b;\nINSERT INTO b VALUES \
+             (1,2);\nINSERT INTO c (z) VALUES (3);"
+        ),
+        [
+            "table a",
+            "dropped a",
+            "table a",
+            "dropped a",
+            "table b",
+            "table c",
+            "rows b 1 (1,2)",
+            "rows c 1 (3)"
+        ]
+    );
+    let table = definition(
+        "CREATE TABLE a (x int, y varchar(3), KEY k (y), PRIMARY KEY (x));\nALTER TABLE a CHANGE y \
+         w text FIRST, RENAME INDEX k TO l, ADD (q int, r int), DROP PRIMARY KEY, ALTER q SET \
+         DEFAULT -7, CONVERT TO CHARACTER SET utf8mb4;",
+    );
+    let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["w", "x", "q", "r"]);
+    assert_eq!(table.indexes[0].name, "l");
+    assert!(table.primary_key.is_empty());
+    assert_eq!(table.columns[2].default, Some(DefaultValue::Literal("-7".to_owned())));
+}
+
+#[test]
+fn tables_are_widened_after_their_rows_but_then_take_no_more() {
+    let dump = "CREATE TABLE a (x int, y varchar(3));\nINSERT INTO a VALUES (1,'y');\nALTER TABLE a \
+                MODIFY x bigint NOT NULL DEFAULT 4, ADD z varchar(9) NOT NULL;\n";
+    let table = definition(dump);
+    assert_eq!(
+        (&*table.added_later, &*table.widened_later),
+        (&["z".to_owned()][..], &["x".to_owned()][..])
+    );
+    let plan = ddl::post_load(&[table], "s", &TranslateOptions::default());
+    let sql: Vec<&str> = plan.statements.iter().map(|s| s.sql.as_str()).collect();
+    assert_eq!(
+        sql,
+        [
+            "-- changed_column\nALTER TABLE \"s\".\"a\" ALTER COLUMN \"x\" TYPE bigint, ALTER COLUMN \
+             \"x\" SET DEFAULT 4, ALTER COLUMN \"x\" SET NOT NULL",
+            "-- added_column\nDO $relevo$\nBEGIN\n  ALTER TABLE \"s\".\"a\" ADD COLUMN \"z\" \
+             varchar(9) NOT NULL DEFAULT '';\n  ALTER TABLE \"s\".\"a\" ALTER COLUMN \"z\" DROP \
+             DEFAULT;\nEND\n$relevo$",
+        ]
+    );
+    let more = format!("{dump}INSERT INTO a VALUES (1,'y','z');");
+    let error = read(&more, SplitOptions::default()).unwrap_err();
+    assert!(matches!(error, DumpError::Syntax { line: 4, .. }), "{error}");
+}
+
+#[test]
+fn a_table_too_wide_for_postgres_is_refused_by_name() {
+    let columns: Vec<String> = (0..10_000).map(|at| format!("c{at} int")).collect();
+    let dump = format!("\nCREATE TABLE wide ({});", columns.join(","));
+    let error = read(&dump, SplitOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("line 2") && error.contains("`wide` has 10000 columns"), "{error}");
+}
+
+#[test]
+fn names_are_chosen_and_misspelt_choices_are_told() {
+    let translate: TranslateOptions = serde_json::from_str(
+        r#"{"tables": {"t": {"name": "people"}, "nope": {"name": "x"}},
+            "columns": {"t.a": {"name": "id", "type": "bigint"}, "t.z": {"type": "text"}},
+            "types": {"tinyint(1)": "boolean"}}"#,
+    )
+    .unwrap();
+    let dump = "CREATE TABLE t (a int, b tinyint(1), KEY k (a));\nINSERT INTO t VALUES (1,0);";
+    let (lines, _) = read(dump, SplitOptions::of(&translate)).unwrap();
+    assert_eq!(lines.len(), 4);
+    assert!(
+        lines[2].contains("tables.\"nope\"") && lines[3].contains("columns.\"t.z\""),
+        "{lines:?}"
+    );
+    let mut splitter = DumpSplitter::new(SplitOptions::of(&translate));
+    let mut sql = Vec::new();
+    splitter
+        .feed(dump.as_bytes(), &mut |event| {
+            match event {
+                Event::Table(table) => {
+                    sql.push(ddl::create_table(&table, "s", &translate).sql);
+                    let plan = ddl::post_load(&[TableDef::clone(&table)], "s", &translate);
+                    sql.extend(plan.statements.into_iter().map(|s| s.sql));
+                }
+                Event::Rows(batch) => {
+                    let mut encoder = RowEncoder::new(&batch.table, &batch.insert, &translate)?;
+                    sql.push(encoder.copy_statement("s"));
+                    let mut out = Vec::new();
+                    encoder.encode(batch.bytes, &mut out)?;
+                    sql.push(String::from_utf8(out)?);
+                }
+                _ => {}
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(
+        sql,
+        [
+            "-- create_table\nCREATE TABLE \"s\".\"people\" (\n  \"id\" bigint,\n  \"b\" boolean\n)",
+            "-- index\nCREATE INDEX \"t_k\" ON \"s\".\"people\" (\"id\")",
+            "-- copy_rows\nCOPY \"s\".\"people\" (\"id\", \"b\") FROM STDIN (FORMAT text)",
+            "1\tf\n",
+        ]
+    );
+    let wrong: TranslateOptions =
+        serde_json::from_str(r#"{"columns": {"t.a": {"type": "uuid"}}}"#).unwrap();
+    let error = read(dump, SplitOptions::of(&wrong)).unwrap_err().to_string();
+    assert!(error.contains("line 1") && error.contains("column \"a\""), "{error}");
+    assert!(serde_json::from_str::<TranslateOptions>(r#"{"colums": {}}"#).is_err());
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(super) fn column(cursor: &mut Cursor<'_>) -> Result<ParsedColumn, ParseError
         column: ColumnDef {
             name,
             pg_name: None,
+            pg_type: None,
             ty: ColumnType::Text,
             nullable: true,
             default: None,

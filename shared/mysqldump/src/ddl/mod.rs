@@ -13,7 +13,7 @@ mod postload;
 pub(crate) mod translate;
 pub(crate) mod types;
 
-pub(crate) use alter::{apply as apply_alter, target as alter_target};
+pub(crate) use alter::{Effect as AlterEffect, apply as apply_alter, target as alter_target};
 pub(crate) use names::quote;
 pub use names::table_name;
 pub(crate) use parse::create_table as parse_create_table;

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::ddl::column::{self, charset_of_collation, is_json_check, text};
-use crate::lexer::{Cursor, LexMode, TokenKind, normalize, tokenize};
+use crate::lexer::{Cursor, LexMode, Token, TokenKind, normalize, tokenize};
 use crate::schema::{
     CheckDef, ColumnType, DefaultValue, ForeignKeyDef, IndexDef, IndexKey, IndexKind, IndexPart,
     TableDef,
@@ -69,10 +69,21 @@ pub(crate) fn create_table(source: &str, mode: LexMode) -> Result<Option<TableDe
             return Err(expected(cursor, "`,` or `)`"));
         }
     }
+    let options = cursor.position();
     table_options(cursor, &mut table);
+    if selects(&tokens[options..]) {
+        return Ok(None);
+    }
     normalize_expressions(&mut table, mode);
     settle(&mut table);
     Ok(Some(table))
+}
+
+/// Whether rows are made by a query behind the columns.
+fn selects(tokens: &[Token]) -> bool {
+    tokens.iter().any(
+        |token| matches!(&token.kind, TokenKind::Word(word) if word.eq_ignore_ascii_case("select")),
+    )
 }
 
 /// One entry between the parentheses: a key, a constraint or a column.
@@ -89,6 +100,27 @@ fn definition(cursor: &mut Cursor<'_>, table: &mut TableDef) -> Result<(), Parse
     let parsed = column::column(cursor)?;
     add_column(table, parsed);
     Ok(())
+}
+
+/// A column of ALTER TABLE, as a table of its own with the keys its definition brings; and where
+/// it goes.
+pub(super) fn column_definition(
+    cursor: &mut Cursor<'_>,
+    mode: LexMode,
+    table: &TableDef,
+) -> Result<(TableDef, Option<column::Place>), ParseError> {
+    let mut alone = TableDef {
+        name: table.name.clone(),
+        charset: table.charset.clone(),
+        collation: table.collation.clone(),
+        ..TableDef::default()
+    };
+    let mut parsed = column::column(cursor)?;
+    let place = parsed.place.take();
+    add_column(&mut alone, parsed);
+    normalize_expressions(&mut alone, mode);
+    settle(&mut alone);
+    Ok((alone, place))
 }
 
 /// Takes a parsed column into the table, with the keys its definition brings.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ddl::expression;
 use crate::ddl::index::{IndexNames, ignores_case, index_statement, key_columns, references_a_key};
 use crate::ddl::names::{column_name, limited, literal, quote, table_name};
-use crate::ddl::translate::{Note, column_plans};
+use crate::ddl::translate::{Note, column_plans, default};
 use crate::ddl::types::{Encoding, needs_bigint};
 use crate::options::TranslateOptions;
 use crate::schema::{ColumnDef, ColumnType, IndexKind, IntSize, TableDef};
@@ -127,6 +127,79 @@ fn types(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut 
             quote(&name)
         );
         plan.push(table, Phase::Type, name, sql);
+    }
+    later_columns(table, &target, options, plan);
+}
+
+/// Columns that ALTERs added or changed after the first rows.
+fn later_columns(
+    table: &TableDef,
+    target: &str,
+    options: &TranslateOptions,
+    plan: &mut PostLoadPlan,
+) {
+    for (column, (column_plan, pg, generated)) in
+        table.columns.iter().zip(column_plans(table, options))
+    {
+        let name = quote(&column_plan.pg_name);
+        let default = default(column, &pg.encoding, table, options).unwrap_or_else(|reason| {
+            plan.notes.push(Note::new(table, &column.name, reason));
+            None
+        });
+        if table.added_later.contains(&column.name) {
+            let rule = match (&generated, &default) {
+                (Some(rule), _) => format!(" GENERATED ALWAYS AS ({rule}) STORED"),
+                (None, Some(value)) => format!(" DEFAULT {value}"),
+                (None, None) => String::new(),
+            };
+            // Without a default the server gives earlier rows the type's empty value.
+            let needs_value = !column_plan.nullable && rule.is_empty();
+            let (fill, unfill) = match implicit_literal(&pg.encoding) {
+                Some(value) if needs_value => (
+                    format!(" DEFAULT {value}"),
+                    format!(";\n  ALTER TABLE {target} ALTER COLUMN {name} DROP DEFAULT"),
+                ),
+                _ => (String::new(), String::new()),
+            };
+            let not_null = if column_plan.nullable || needs_value && fill.is_empty() {
+                ""
+            } else {
+                " NOT NULL"
+            };
+            let sql = format!(
+                "-- added_column\nDO $relevo$\nBEGIN\n  ALTER TABLE {target} ADD COLUMN {name} \
+                 {}{not_null}{rule}{fill}{unfill};\nEND\n$relevo$",
+                pg.name
+            );
+            plan.push(table, Phase::Type, column_plan.pg_name, sql);
+        } else if table.widened_later.contains(&column.name) {
+            let default = default
+                .map_or_else(|| "DROP DEFAULT".to_owned(), |value| format!("SET DEFAULT {value}"));
+            let null = if column_plan.nullable { "DROP" } else { "SET" };
+            let sql = format!(
+                "-- changed_column\nALTER TABLE {target} ALTER COLUMN {name} TYPE {}, ALTER COLUMN \
+                 {name} {default}, ALTER COLUMN {name} {null} NOT NULL",
+                pg.name
+            );
+            plan.push(table, Phase::Type, column_plan.pg_name, sql);
+        }
+    }
+}
+
+/// What MySQL fills a new NOT NULL column with, as a literal.
+fn implicit_literal(encoding: &Encoding) -> Option<&'static str> {
+    match encoding {
+        Encoding::Int { .. }
+        | Encoding::Year
+        | Encoding::Decimal { .. }
+        | Encoding::Float
+        | Encoding::Double => Some("0"),
+        Encoding::Boolean | Encoding::Bit { width: 1 } => Some("false"),
+        Encoding::Text { .. } | Encoding::Set { array: false, .. } => Some("''"),
+        Encoding::Set { array: true, .. } => Some("'{}'"),
+        Encoding::Bytes { pad: None } => Some("''"),
+        Encoding::Time { .. } => Some("'00:00:00'"),
+        _ => None,
     }
 }
 
@@ -310,7 +383,15 @@ fn foreign_keys(table: &TableDef, tables: &[TableDef], schema: &str, plan: &mut 
 fn checks(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
     let mut names = super::names::NamePool::default();
     let mut constraints: Vec<(String, String)> = Vec::new();
-    for (_, (column, pg, _)) in table.columns.iter().zip(column_plans(table, options)) {
+    for (definition, (column, pg, _)) in table.columns.iter().zip(column_plans(table, options)) {
+        if matches!(definition.ty, ColumnType::Inet4 | ColumnType::Inet6) && pg.name == "text" {
+            let family = if definition.ty == ColumnType::Inet4 { 4 } else { 6 };
+            // The cast refuses what is no address.
+            let condition = format!("family({}::inet) = {family}", quote(&column.pg_name));
+            let name = names.take(&format!("{}_{}_check", table.name, column.name));
+            constraints.push((name, condition));
+            continue;
+        }
         let (labels, operator) = match &pg.encoding {
             Encoding::Enum { labels } => (labels, "= ANY"),
             Encoding::Set { labels, array: true } => (labels, "<@"),

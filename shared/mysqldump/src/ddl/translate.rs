@@ -148,7 +148,7 @@ pub fn create_table(table: &TableDef, schema: &str, options: &TranslateOptions) 
 }
 
 /// The DEFAULT of a column; an error says why it is left out.
-fn default(
+pub(super) fn default(
     column: &ColumnDef,
     encoding: &Encoding,
     table: &TableDef,

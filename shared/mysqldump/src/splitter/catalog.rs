@@ -20,6 +20,8 @@ pub(super) struct Catalog {
 struct Entry {
     table: Arc<TableDef>,
     filled: bool,
+    /// Why no more rows may come.
+    sealed: Option<&'static str>,
 }
 
 impl Catalog {
@@ -35,8 +37,7 @@ impl Catalog {
     /// Defines or redefines a table.
     pub(super) fn insert(&mut self, table: Arc<TableDef>) {
         let key = (table.database.clone(), table.name.clone());
-        let filled = false;
-        self.tables.insert(key, Entry { table, filled });
+        self.tables.insert(key, Entry { table, filled: false, sealed: None });
     }
 
     /// Whether another table of the database would get the same name in Postgres.
@@ -89,6 +90,30 @@ impl Catalog {
     /// Whether rows of a table have been seen.
     pub(super) fn is_filled(&self, database: Option<&str>, name: &str) -> bool {
         self.key(database, name).is_some_and(|key| self.tables[&key].filled)
+    }
+
+    /// From now on no rows may come.
+    pub(super) fn seal(&mut self, table: &TableDef, reason: &'static str) {
+        let key = (table.database.clone(), table.name.clone());
+        if let Some(entry) = self.tables.get_mut(&key) {
+            entry.sealed = Some(reason);
+        }
+    }
+
+    /// Why no more rows of a table may come.
+    pub(super) fn sealed(&self, table: &TableDef) -> Option<&'static str> {
+        let key = (table.database.clone(), table.name.clone());
+        self.tables.get(&key).and_then(|entry| entry.sealed)
+    }
+
+    /// Whether a table of just this name is there.
+    pub(super) fn holds(&self, database: Option<&str>, name: &str) -> bool {
+        self.tables.contains_key(&(database.map(str::to_owned), name.to_owned()))
+    }
+
+    /// All tables.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &TableDef> + Clone {
+        self.tables.values().map(|entry| &*entry.table)
     }
 
     /// Forgets a table; returns its definition.

@@ -1,16 +1,28 @@
-//! Understands one whole statement.
+//! Understands one whole statement: settings, the head of an INSERT, changes of rows.
+//!
+//! What changes rows or tables and has no exact translation is refused, never passed over: a dump
+//! loads whole or not at all. What no server would run either (a damaged keyword) is refused too.
 
-use std::sync::Arc;
-
-use crate::ddl;
 use crate::error::DumpError;
 use crate::event::{Event, SkippedKind, SkippedObject};
-use crate::lexer::{Cursor, LexMode, TokenKind, tokenize};
+use crate::lexer::{Cursor, LexMode, TokenKind, normalize, tokenize};
+use crate::options::LossPolicy;
 use crate::schema::TableDef;
 use crate::session::SessionState;
 use crate::values::text;
 
+use super::formats::{self, Format};
 use super::{DumpSplitter, Sink};
+
+/// Lines without SQL that may stand before the first statement: a shell's banner.
+const FOREIGN_LINES_LIMIT: u64 = 200;
+
+/// Databases that belong to the server, not to the user.
+const SYSTEM_DATABASES: [&str; 4] = ["mysql", "sys", "performance_schema", "information_schema"];
+
+/// Why most changes of rows are refused.
+const CHANGES_ROWS: &str = "it changes rows in a way that only the server can: restore the dump \
+                            into MySQL, and dump that with mysqldump";
 
 /// The head of an INSERT: all before its first row.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,20 +36,26 @@ pub(super) fn lex_mode(session: &SessionState) -> LexMode {
     LexMode { ansi_quotes: session.ansi_quotes, no_backslash_escapes: session.no_backslash_escapes }
 }
 
-/// Reads `INSERT INTO table (columns) VALUES`.
-pub(super) fn insert_head(bytes: &[u8], session: &SessionState) -> Option<InsertHead> {
-    let source = text::decode(bytes, session.charset.as_deref());
-    let tokens = tokenize(&source, lex_mode(session));
-    let mut cursor = Cursor::new(&source, &tokens);
+/// Steps over `INSERT` and its modifiers; reads the table's name.
+fn insert_target(cursor: &mut Cursor<'_>) -> Option<(Option<String>, String)> {
     cursor.next();
     for modifier in ["low_priority", "delayed", "high_priority", "ignore"] {
         let _ = cursor.eat(modifier);
     }
     let _ = cursor.eat("into");
-    let (database, table) = cursor.qualified()?;
+    let target = cursor.qualified()?;
     if cursor.eat("partition") {
         cursor.group();
     }
+    Some(target)
+}
+
+/// Reads `INSERT INTO table (columns) VALUES`.
+pub(super) fn insert_head(bytes: &[u8], session: &SessionState) -> Option<InsertHead> {
+    let source = text::decode(bytes, session.charset.as_deref());
+    let tokens = tokenize(&source, lex_mode(session));
+    let mut cursor = Cursor::new(&source, &tokens);
+    let (database, table) = insert_target(&mut cursor)?;
     let mut columns = None;
     if cursor.eat_punct('(') {
         let mut names = Vec::new();
@@ -55,11 +73,12 @@ pub(super) fn insert_head(bytes: &[u8], session: &SessionState) -> Option<Insert
 /// Positions of listed columns in the table.
 pub(super) fn column_positions(table: &TableDef, names: &[String]) -> Result<Vec<usize>, String> {
     let mut positions = Vec::with_capacity(names.len());
+    let mut seen = vec![false; table.columns.len()];
     for name in names {
         let at = table.column_index(name).ok_or_else(|| {
             format!("the INSERT names column `{name}`, which table `{}` has not", table.name)
         })?;
-        if positions.contains(&at) {
+        if std::mem::replace(&mut seen[at], true) {
             return Err(format!("the INSERT names column `{name}` twice"));
         }
         positions.push(at);
@@ -81,10 +100,17 @@ impl DumpSplitter {
         let head: String = source.chars().take(400).collect();
         let tokens = tokenize(&head, mode);
         let mut cursor = Cursor::new(&head, &tokens);
-        let Some(TokenKind::Word(first)) = cursor.next() else {
-            return self.skip(SkippedKind::Statement, String::new(), source, sink);
+        let first = match cursor.next() {
+            Some(TokenKind::Word(first)) => first.to_ascii_lowercase(),
+            // `(SELECT …)` is a statement, too.
+            Some(TokenKind::Punct('(')) => "select".to_owned(),
+            _ => String::new(),
         };
-        match first.to_ascii_lowercase().as_str() {
+        if !super::statement::is_keyword(&first) {
+            return self.foreign(source, sink);
+        }
+        self.understood = true;
+        match first.as_str() {
             "set" => {
                 if self.session.apply(source) {
                     let state = self.session.state();
@@ -100,20 +126,20 @@ impl DumpSplitter {
             "create" => self.create(source, mode, &mut cursor, sink),
             "alter" => self.alter(source, mode, sink),
             "drop" => self.drop(&mut cursor, sink),
-            "insert" | "replace" | "update" | "load" | "call" | "rename" | "import" => {
-                self.unsupported(source, sink)
+            "rename" => self.rename(source, &mut cursor, sink),
+            "insert" | "replace" => self.other_insert(source, mode, sink),
+            "update" | "delete" | "truncate" => self.change(source, &mut cursor, sink),
+            "load" => {
+                let reason = "rows in files beside the dump (mysqldump --tab, LOAD DATA) are not \
+                              read: dump without --tab";
+                self.unsupported(source, reason, sink)
             }
-            "delete" | "truncate" => {
-                let _ = cursor.eat("from") || cursor.eat("table");
-                match cursor.qualified() {
-                    // Clearing a table before it is filled changes nothing here.
-                    Some((database, table))
-                        if !self.catalog.is_filled(database.as_deref(), &table) =>
-                    {
-                        Ok(())
-                    }
-                    _ => self.unsupported(source, sink),
-                }
+            "call" | "import" => self.unsupported(source, CHANGES_ROWS, sink),
+            "select" | "do" => self.set_sequence(source, &mut cursor, sink),
+            "execute" => {
+                let message =
+                    "a prepared statement is run, what it does is not followed".to_owned();
+                self.warn(message, sink)
             }
             "grant" | "revoke" => self.skip(SkippedKind::Statement, String::new(), source, sink),
             // LOCK, COMMIT, PREPARE, FLUSH, XA and their like change no data.
@@ -121,181 +147,186 @@ impl DumpSplitter {
         }
     }
 
-    fn create(
+    /// A line or statement that begins with no word of SQL. Before the first statement it is a
+    /// shell's banner; later it is damage, unless the tool's own warnings got into the file.
+    pub(super) fn foreign(&mut self, text: &str, sink: Sink<'_>) -> Result<(), DumpError> {
+        let shown: String = text.trim_end().chars().take(200).collect();
+        let lower = shown.to_ascii_lowercase();
+        let tool = ["mysqldump:", "mariadb-dump:", "mysql:", "mariadb:"];
+        let from_tool = tool.iter().any(|name| lower.starts_with(name));
+        if from_tool && !lower.contains("warning") {
+            let reason = format!(
+                "the tool that wrote the dump failed: {shown:?}; the dump is not whole, make it \
+                 again"
+            );
+            return Err(DumpError::Syntax { offset: self.begun.0, line: self.begun.1, reason });
+        }
+        let harmless = from_tool
+            || lower.starts_with("warning:")
+            || lower.starts_with("enter password:")
+            || lower.starts_with("--");
+        if !harmless && !self.understood {
+            self.foreign_lines += 1;
+            self.text_rows |= shown.matches(',').count() > 2;
+            if self.foreign_lines > FOREIGN_LINES_LIMIT {
+                return Err(self.no_sql());
+            }
+        } else if !harmless {
+            let reason = format!(
+                "expected a statement, found {shown:?}; the dump is damaged there, or is not one of \
+                 MySQL"
+            );
+            return Err(DumpError::Syntax { offset: self.begun.0, line: self.begun.1, reason });
+        }
+        self.warn(format!("line left out, it is no SQL: {shown}"), sink)
+    }
+
+    pub(super) fn no_sql(&self) -> DumpError {
+        let (name, remedy): Format = if self.text_rows || formats::first_line_has_tab(&self.head) {
+            formats::TEXT_ROWS
+        } else {
+            formats::NO_SQL
+        };
+        DumpError::Format { name, remedy }
+    }
+
+    /// An INSERT without rows in parentheses: `INSERT … SET` is one row, the rest is refused.
+    fn other_insert(
         &mut self,
         source: &str,
         mode: LexMode,
-        cursor: &mut Cursor<'_>,
         sink: Sink<'_>,
     ) -> Result<(), DumpError> {
-        let _ = cursor.eat("or replace");
-        if cursor.eat("database") || cursor.eat("schema") {
-            return Ok(());
+        let tokens = tokenize(source, mode);
+        let mut cursor = Cursor::new(source, &tokens);
+        let Some((database, name)) = insert_target(&mut cursor) else {
+            return self.unsupported(source, "an INSERT whose table cannot be read", sink);
+        };
+        if self.is_system(database.as_deref()) {
+            return self.left_out(source, sink);
         }
-        let table_position = cursor.position();
-        let _ = cursor.eat("temporary");
-        if cursor.eat("table") {
-            cursor.rewind(table_position);
-            return self.create_table(source, mode, sink);
+        // Bytes that were no text in the dump's character set cannot be carried over this way.
+        let exact = !source.contains(char::REPLACEMENT_CHARACTER);
+        if !(exact && cursor.eat("set")) {
+            return self.unsupported(source, CHANGES_ROWS, sink);
         }
-        if ddl::alter_target(source, mode).is_some() {
-            return self.alter(source, mode, sink);
-        }
-        // ALGORITHM, DEFINER and SQL SECURITY come before the word that says what is created.
-        let kinds = [
-            ("view", SkippedKind::View),
-            ("trigger", SkippedKind::Trigger),
-            ("procedure", SkippedKind::Routine),
-            ("function", SkippedKind::Routine),
-            ("package", SkippedKind::Routine),
-            ("event", SkippedKind::Event),
-            ("sequence", SkippedKind::Sequence),
-        ];
-        while !cursor.at_end() {
-            if let Some((_, kind)) = kinds.iter().find(|(word, _)| cursor.eat(word)) {
-                let _ = cursor.eat("body");
-                let _ = cursor.eat("if not exists");
-                let name = cursor.qualified().map(|(_, name)| name).unwrap_or_default();
-                if *kind == SkippedKind::View && is_view_stub(source, mode) {
-                    return Ok(());
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        loop {
+            let (Some((_, name)), true) = (cursor.qualified(), cursor.eat_punct('=')) else {
+                return self.unsupported(source, CHANGES_ROWS, sink);
+            };
+            let start = cursor.position();
+            while !cursor.at_end() && !cursor.sees_punct(',') && !cursor.sees("on duplicate key") {
+                if cursor.group().is_none() {
+                    cursor.next();
                 }
-                return self.skip(*kind, name, source, sink);
             }
-            cursor.next();
-        }
-        self.skip(SkippedKind::Statement, String::new(), source, sink)
-    }
-
-    fn create_table(
-        &mut self,
-        source: &str,
-        mode: LexMode,
-        sink: Sink<'_>,
-    ) -> Result<(), DumpError> {
-        // mysqldump of MySQL 5 lets tables inside a conditional comment stand in for views.
-        let stand_in =
-            self.catalog.takes_stand_in() || self.builder.begun_in_version == Some(50_001);
-        let parsed = ddl::parse_create_table(source, mode).map_err(|error| DumpError::Syntax {
-            offset: self.begun.0,
-            line: self.begun.1
-                + source.get(..error.offset).map_or(0, |s| s.matches('\n').count() as u64),
-            reason: format!("CREATE TABLE cannot be read: {error}"),
-        })?;
-        let Some(mut table) = parsed else {
-            return self.unsupported(source, sink);
-        };
-        if stand_in {
-            return Ok(());
-        }
-        if table.database.is_none() {
-            table.database.clone_from(&self.catalog.database);
-        }
-        table.shares_long_name = self.catalog.has_long_name(&table);
-        let table = Arc::new(table);
-        if let Some(old) = self.catalog.remove(table.database.as_deref(), &table.name) {
-            if source.to_ascii_lowercase().contains("if not exists") {
-                // The server keeps the table that is there.
-                self.catalog.insert(old);
-                return Ok(());
-            }
-            sink(Event::Dropped(old)).map_err(DumpError::Sink)?;
-        }
-        self.summary.tables += 1;
-        self.catalog.insert(Arc::clone(&table));
-        sink(Event::Table(table)).map_err(DumpError::Sink)
-    }
-
-    fn alter(&mut self, source: &str, mode: LexMode, sink: Sink<'_>) -> Result<(), DumpError> {
-        let Some((database, name)) = ddl::alter_target(source, mode) else {
-            // ALTER DATABASE, ALTER VIEW and the like.
-            return Ok(());
-        };
-        let Some(table) = self.catalog.find(database.as_deref(), &name) else {
-            let message = format!("left out, table `{name}` is not in the dump: {source}");
-            return self.warn(message, sink);
-        };
-        let mut changed = TableDef::clone(&table);
-        let outcome =
-            ddl::apply_alter(source, mode, &mut changed).map_err(|error| DumpError::Syntax {
-                offset: self.begun.0,
-                line: self.begun.1,
-                reason: format!("the change of table `{name}` cannot be read: {error}"),
-            })?;
-        for ignored in outcome.ignored {
-            self.warn(format!("change of table `{name}` left out: {ignored}"), sink)?;
-        }
-        if !outcome.changed {
-            return Ok(());
-        }
-        let changed = Arc::new(changed);
-        self.catalog.replace(Arc::clone(&changed));
-        sink(Event::Altered(changed)).map_err(DumpError::Sink)
-    }
-
-    /// DROP TABLE of something the dump itself has created: a view's stand-in, or a second try.
-    fn drop(&mut self, cursor: &mut Cursor<'_>, sink: Sink<'_>) -> Result<(), DumpError> {
-        let _ = cursor.eat("temporary");
-        if !cursor.eat("table") && !cursor.eat("tables") {
-            return Ok(());
-        }
-        let _ = cursor.eat("if exists");
-        while let Some((database, name)) = cursor.qualified() {
-            if let Some(table) = self.catalog.remove(database.as_deref(), &name) {
-                sink(Event::Dropped(table)).map_err(DumpError::Sink)?;
-            }
+            names.push(name);
+            values.push(cursor.source_since(start));
             if !cursor.eat_punct(',') {
                 break;
             }
         }
-        Ok(())
+        let row = format!("({})", values.join(","));
+        let head = InsertHead { database, table: name, columns: Some(names) };
+        // The source is UTF-8 here, whatever the dump is in.
+        let session =
+            SessionState { charset: Some("utf8mb4".to_owned()), ..self.session.state().clone() };
+        self.single_row(&head, session, row.as_bytes(), sink)
     }
 
-    /// A statement that changes data or schema in a way that is not carried over.
-    fn unsupported(&mut self, source: &str, sink: Sink<'_>) -> Result<(), DumpError> {
+    /// UPDATE, DELETE and TRUNCATE: without effect on a table that has no rows yet.
+    fn change(
+        &mut self,
+        source: &str,
+        cursor: &mut Cursor<'_>,
+        sink: Sink<'_>,
+    ) -> Result<(), DumpError> {
+        for word in ["low_priority", "quick", "ignore", "from", "table"] {
+            let _ = cursor.eat(word);
+        }
+        let target = cursor.qualified();
+        // A second table is named with a comma or a JOIN; which one changes is not looked into.
+        let single = cursor.at_end() || cursor.sees("set") || cursor.sees("where");
+        match target {
+            Some((database, _)) if self.is_system(database.as_deref()) => {
+                self.left_out(source, sink)
+            }
+            Some((database, table))
+                if single && !self.catalog.is_filled(database.as_deref(), &table) =>
+            {
+                Ok(())
+            }
+            _ => self.unsupported(source, CHANGES_ROWS, sink),
+        }
+    }
+
+    /// `SELECT SETVAL(sequence, …)`: MariaDB's sequences have their value set this way. Any other
+    /// query changes nothing.
+    fn set_sequence(
+        &mut self,
+        source: &str,
+        cursor: &mut Cursor<'_>,
+        sink: Sink<'_>,
+    ) -> Result<(), DumpError> {
+        if !(cursor.eat("setval") && cursor.eat_punct('(')) {
+            return Ok(());
+        }
+        let name = cursor.qualified().map(|(_, name)| name).unwrap_or_default();
+        self.skip(SkippedKind::Sequence, name, source, sink)
+    }
+
+    fn is_system(&self, database: Option<&str>) -> bool {
+        database
+            .or(self.catalog.database.as_deref())
+            .is_some_and(|name| SYSTEM_DATABASES.iter().any(|s| s.eq_ignore_ascii_case(name)))
+    }
+
+    /// A statement that changes data or schema in a way that cannot be carried over.
+    pub(super) fn unsupported(
+        &mut self,
+        source: &str,
+        reason: &str,
+        sink: Sink<'_>,
+    ) -> Result<(), DumpError> {
+        if self.options.unsupported == LossPolicy::Adapt {
+            return self.left_out(source, sink);
+        }
+        Err(DumpError::Unsupported {
+            offset: self.begun.0,
+            line: self.begun.1,
+            statement: source.chars().take(200).collect(),
+            reason: reason.to_owned(),
+        })
+    }
+
+    fn left_out(&mut self, source: &str, sink: Sink<'_>) -> Result<(), DumpError> {
         let head: String = source.chars().take(200).collect();
         self.warn(format!("statement left out: {head}"), sink)?;
         self.skip(SkippedKind::Statement, String::new(), source, sink)
     }
 
-    fn skip(
+    pub(super) fn skip(
         &mut self,
         kind: SkippedKind,
         name: String,
         source: &str,
         sink: Sink<'_>,
     ) -> Result<(), DumpError> {
+        // Views and sequences are translated from their source, whatever mode the dump is in.
+        let source = match kind {
+            SkippedKind::View | SkippedKind::Sequence => {
+                normalize(source, lex_mode(self.session.state()))
+            }
+            _ => source.to_owned(),
+        };
         sink(Event::Skipped(SkippedObject {
             kind,
             database: self.catalog.database.clone(),
             name,
-            source: source.to_owned(),
+            source,
             offset: self.begun.0,
         }))
         .map_err(DumpError::Sink)
-    }
-}
-
-/// Whether a CREATE VIEW only holds the place: it selects nothing but `1 AS …` or `NULL AS …`.
-fn is_view_stub(source: &str, mode: LexMode) -> bool {
-    let tokens = tokenize(source, mode);
-    let mut cursor = Cursor::new(source, &tokens);
-    while !cursor.at_end() && !cursor.eat("as select") {
-        cursor.next();
-    }
-    loop {
-        let constant = match cursor.next() {
-            Some(TokenKind::Number(number)) => number == "1",
-            Some(TokenKind::Word(word)) => word.eq_ignore_ascii_case("null"),
-            _ => false,
-        };
-        if !constant || !cursor.eat("as") || cursor.identifier().is_none() {
-            return false;
-        }
-        if cursor.at_end() {
-            return true;
-        }
-        if !cursor.eat_punct(',') {
-            return false;
-        }
     }
 }

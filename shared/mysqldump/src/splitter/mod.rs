@@ -6,18 +6,22 @@
 //! only a tuple cut by the slice's end is copied and completed from the next slices.
 
 mod catalog;
+mod definitions;
+mod formats;
 mod interpret;
 mod rows;
 mod statement;
 
 use std::sync::Arc;
 
+use crate::choices;
 use crate::error::{DumpError, SinkError};
 use crate::event::{DumpSummary, DumpWarning, Event, InsertHeader, RowBatch};
 use crate::options::SplitOptions;
 use crate::schema::TableDef;
-use crate::session::SessionTracker;
+use crate::session::{SessionState, SessionTracker};
 use catalog::Catalog;
+use interpret::InsertHead;
 use rows::{Found, RowScanner};
 use statement::{StatementBuilder, Step};
 
@@ -38,6 +42,13 @@ pub struct DumpSplitter {
     begun: (u64, u64),
     last_insert: Option<(Arc<TableDef>, Arc<InsertHeader>)>,
     summary: DumpSummary,
+    /// The first bytes, for telling what is no dump.
+    head: Vec<u8>,
+    /// A statement of SQL has been seen.
+    understood: bool,
+    foreign_lines: u64,
+    /// Lines that are no SQL look like rows.
+    text_rows: bool,
 }
 
 #[derive(Debug)]
@@ -93,7 +104,9 @@ impl Position {
 impl DumpSplitter {
     /// A splitter at the beginning of a dump.
     pub fn new(options: SplitOptions) -> Self {
-        let catalog = Catalog::new(&options.tables);
+        let mut tables = options.tables.clone();
+        tables.iter_mut().for_each(|table| choices::name(&options.translate, table));
+        let catalog = Catalog::new(&tables);
         Self {
             options,
             mode: Mode::Statement,
@@ -104,6 +117,10 @@ impl DumpSplitter {
             begun: (0, 1),
             last_insert: None,
             summary: DumpSummary::default(),
+            head: Vec::new(),
+            understood: false,
+            foreign_lines: 0,
+            text_rows: false,
         }
     }
 
@@ -113,6 +130,13 @@ impl DumpSplitter {
         bytes: &[u8],
         sink: &mut dyn FnMut(Event<'_>) -> Result<(), SinkError>,
     ) -> Result<(), DumpError> {
+        if self.head.len() < formats::HEAD_BYTES {
+            let missing = formats::HEAD_BYTES - self.head.len();
+            self.head.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+            if let Some((name, remedy)) = formats::recognise(&self.head) {
+                return Err(DumpError::Format { name, remedy });
+            }
+        }
         let mut at = 0;
         while at < bytes.len() {
             at = match std::mem::replace(&mut self.mode, Mode::Statement) {
@@ -146,9 +170,17 @@ impl DumpSplitter {
         if !self.builder.text.trim_ascii().is_empty() {
             // The mysql client runs a last statement without its delimiter, too.
             self.statement(sink).map_err(|error| match error {
-                DumpError::Syntax { .. } => self.truncated("a statement".to_owned()),
+                DumpError::Syntax { .. } | DumpError::Unsupported { .. } => {
+                    self.truncated("a statement".to_owned())
+                }
                 other => other,
             })?;
+        }
+        if !self.understood && self.foreign_lines > 0 {
+            return Err(self.no_sql());
+        }
+        for message in choices::unknown(&self.options.translate, &self.catalog.tables()) {
+            self.warn(message, sink)?;
         }
         self.summary.bytes = self.position.base;
         self.summary.lines = self.position.newlines;
@@ -193,12 +225,11 @@ impl DumpSplitter {
                 Step::Delimiter => {}
                 Step::Foreign => {
                     let line = String::from_utf8_lossy(&self.builder.text).into_owned();
-                    let message = format!("line left out, it is no SQL: {line}");
-                    self.warn(message, sink)?;
+                    self.foreign(&line, sink)?;
                     self.builder.clear();
                 }
                 Step::Rows => {
-                    self.begin_rows(at)?;
+                    self.begin_rows()?;
                     return Ok(at);
                 }
             }
@@ -207,7 +238,7 @@ impl DumpSplitter {
     }
 
     /// The head of an INSERT is complete: finds its table and settings.
-    fn begin_rows(&mut self, at: usize) -> Result<(), DumpError> {
+    fn begin_rows(&mut self) -> Result<(), DumpError> {
         let state = self.session.state();
         let head =
             interpret::insert_head(&self.builder.text, state).ok_or_else(|| DumpError::Syntax {
@@ -215,21 +246,45 @@ impl DumpSplitter {
                 line: self.begun.1,
                 reason: "an INSERT whose table cannot be read".to_owned(),
             })?;
+        self.understood = true;
+        let state = state.clone();
+        let scanner = RowScanner::new(&state);
+        let (table, insert) = self.insert_into(&head, state)?;
+        self.builder.clear();
+        let (carry_offset, carry_line) = self.begun;
+        let carry = Vec::new();
+        let rows = Rows { table, insert, scanner, carry, carry_offset, carry_line };
+        self.mode = Mode::Rows(Box::new(rows));
+        Ok(())
+    }
+
+    /// Table and settings of an INSERT.
+    fn insert_into(
+        &mut self,
+        head: &InsertHead,
+        session: SessionState,
+    ) -> Result<(Arc<TableDef>, Arc<InsertHeader>), DumpError> {
+        let (offset, line) = self.begun;
         let Some(table) = self.catalog.find(head.database.as_deref(), &head.table) else {
-            return Err(DumpError::UnknownTable {
-                offset: self.begun.0,
-                line: self.begun.1,
-                table: head.table,
-            });
+            let table = head.table.clone();
+            return Err(DumpError::UnknownTable { offset, line, table });
         };
-        let columns = match &head.columns {
-            None => None,
-            Some(names) => Some(interpret::column_positions(&table, names).map_err(|reason| {
-                DumpError::Syntax { offset: self.begun.0, line: self.begun.1, reason }
-            })?),
-        };
-        let insert = InsertHeader { columns, session: state.clone() };
-        let scanner = RowScanner::new(state);
+        if let Some(reason) = self.catalog.sealed(&table) {
+            let reason = format!(
+                "more rows for table `{}`, although {reason}: restore the dump into MySQL, and dump \
+                 that with mysqldump",
+                table.name
+            );
+            return Err(DumpError::Syntax { offset, line, reason });
+        }
+        let columns = head.columns.as_deref().map(|names| {
+            interpret::column_positions(&table, names).map_err(|reason| DumpError::Syntax {
+                offset,
+                line,
+                reason,
+            })
+        });
+        let insert = InsertHeader { columns: columns.transpose()?, session };
         let insert = match &self.last_insert {
             Some((known, header)) if Arc::ptr_eq(known, &table) && **header == insert => {
                 Arc::clone(header)
@@ -238,12 +293,22 @@ impl DumpSplitter {
         };
         self.last_insert = Some((Arc::clone(&table), Arc::clone(&insert)));
         self.catalog.mark_filled(&table);
-        self.builder.clear();
-        let (carry_offset, carry_line) = self.begun;
-        let carry = Vec::new();
-        let rows = Rows { table, insert, scanner, carry, carry_offset, carry_line };
-        self.mode = Mode::Rows(Box::new(rows));
-        Ok(())
+        Ok((table, insert))
+    }
+
+    /// Hands on one row that is not written in parentheses in the dump.
+    fn single_row(
+        &mut self,
+        head: &InsertHead,
+        session: SessionState,
+        row: &[u8],
+        sink: Sink<'_>,
+    ) -> Result<(), DumpError> {
+        let (table, insert) = self.insert_into(head, session)?;
+        self.summary.rows += 1;
+        let (offset, line) = self.begun;
+        sink(Event::Rows(RowBatch { table, insert, bytes: row, rows: 1, offset, line }))
+            .map_err(DumpError::Sink)
     }
 
     /// Hands on whole tuples; returns how far the slice has been read.
@@ -363,7 +428,11 @@ impl DumpSplitter {
                     self.builder.clear();
                     self.mode = Mode::Statement;
                     self.summary.statements += 1;
-                    self.warn(format!("the rows were read without regard to: {text}"), sink)?;
+                    let message = format!(
+                        "the rows were read without regard to: {text}; where it would have changed \
+                         a row, building the table's keys fails"
+                    );
+                    self.warn(message, sink)?;
                     return Ok(at + 1);
                 }
                 // An unfinished word at the place of a row.

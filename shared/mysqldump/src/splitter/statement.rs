@@ -48,7 +48,7 @@ const COMMENT_KEEP_BYTES: usize = 160;
 const WORD_KEEP_BYTES: usize = 16;
 
 /// First words of statements; any other word at the start of a line means the line is no SQL.
-const KEYWORDS: [&str; 56] = [
+const KEYWORDS: [&str; 62] = [
     "alter",
     "analyze",
     "begin",
@@ -105,7 +105,18 @@ const KEYWORDS: [&str; 56] = [
     "declare",
     "describe",
     "explain",
+    "cache",
+    "clone",
+    "get",
+    "help",
+    "resignal",
+    "shutdown",
 ];
+
+/// Whether a word, in lower case, begins a statement.
+pub(super) fn is_keyword(word: &str) -> bool {
+    KEYWORDS.contains(&word)
+}
 
 /// The statement in the making.
 #[derive(Debug)]
@@ -376,7 +387,7 @@ impl StatementBuilder {
             return Step::Delimiter;
         }
         let single_line = !self.text.contains(&b'\n');
-        let known = std::str::from_utf8(&self.first).is_ok_and(|w| KEYWORDS.contains(&w));
+        let known = std::str::from_utf8(&self.first).is_ok_and(is_keyword);
         if single_line && !known && self.conditional == 0 && !self.text.starts_with(b"(") {
             return Step::Foreign;
         }

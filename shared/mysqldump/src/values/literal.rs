@@ -73,18 +73,26 @@ pub(crate) fn read(
             let end = number_end(bytes, at);
             Ok((Literal::Number(bytes[at..end].to_vec()), end))
         }
-        b'-' | b'+' => match read(bytes, at + 1, session)? {
-            (Literal::Number(mut digits), end) => {
-                if byte == b'-' {
-                    digits.insert(0, b'-');
-                }
-                Ok((Literal::Number(digits), end))
-            }
-            _ => Err("a sign before something that is no number".to_owned()),
-        },
+        b'-' | b'+' => signed(bytes, at),
         b if b.is_ascii_alphabetic() || b == b'_' => word(bytes, at, session),
         other => Err(format!("unexpected {:?}", other as char)),
     }
+}
+
+/// A number behind one sign or several: no recursion, whatever the dump holds.
+fn signed(bytes: &[u8], mut at: usize) -> Result<(Literal, usize), String> {
+    let mut negative = false;
+    while let Some(&byte @ (b'-' | b'+')) = bytes.get(at) {
+        negative ^= byte == b'-';
+        at = skip_blanks(bytes, at + 1);
+    }
+    if !matches!(bytes.get(at), Some(b'0'..=b'9' | b'.')) {
+        return Err("a sign before something that is no number".to_owned());
+    }
+    let end = number_end(bytes, at);
+    let mut digits = if negative { b"-".to_vec() } else { Vec::new() };
+    digits.extend_from_slice(&bytes[at..end]);
+    Ok((Literal::Number(digits), end))
 }
 
 fn word(bytes: &[u8], at: usize, session: &SessionState) -> Result<(Literal, usize), String> {
@@ -102,6 +110,9 @@ fn word(bytes: &[u8], at: usize, session: &SessionState) -> Result<(Literal, usi
     }
     if let Some(charset) = word.strip_prefix('_') {
         let next = skip_blanks(bytes, end);
+        if bytes.get(next) == Some(&b'_') {
+            return Err(format!("`_{charset}` before something that is no string"));
+        }
         return match read(bytes, next, session)? {
             (Literal::Text(value, None), end) if charset == "binary" => {
                 Ok((Literal::Bytes(value), end))

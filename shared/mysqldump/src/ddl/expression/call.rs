@@ -2,9 +2,7 @@
 
 use crate::ddl::expression::Use;
 use crate::ddl::expression::parser::Parser;
-use crate::ddl::expression::typing::{
-    Kind, Typed, is_digits, is_number, joins, plain_literal, truth, unify,
-};
+use crate::ddl::expression::typing::{Kind, Typed, is_digits, is_number, joins, truth, unify};
 use crate::lexer::TokenKind;
 
 impl Parser<'_> {
@@ -31,7 +29,7 @@ impl Parser<'_> {
             ("left" | "right", 2) if first == Some(Kind::Text) && is_digits(sql[1]) => {
                 Some((format!("\"{name}\"({})", sql.join(", ")), Kind::Text))
             }
-            ("date", 1) if self.has_date(first?) => Some((format!("{}::date", sql[0]), Kind::Date)),
+            ("date", 1) if has_date(first?) => Some((format!("{}::date", sql[0]), Kind::Date)),
             ("lower" | "lcase" | "upper" | "ucase" | "trim" | "ltrim" | "rtrim", 1)
                 if all(Kind::Text) =>
             {
@@ -87,14 +85,10 @@ impl Parser<'_> {
             {
                 Some((format!("substr({})", sql.join(", ")), Kind::Text))
             }
-            ("date_format", 2) if self.purpose == Use::View && self.has_date(first?) => {
-                let pattern = date_pattern(plain_literal(sql[1])?)?;
-                Some((format!("to_char({}::timestamp, '{pattern}')", sql[0]), Kind::Text))
-            }
             ("nullif", 2) if unify(first?, arguments[1].1) == first => {
                 Some((format!("NULLIF({}, {})", sql[0], sql[1]), first?))
             }
-            ("year" | "month" | "day" | "dayofmonth", 1) if self.has_date(first?) => {
+            ("year" | "month" | "day" | "dayofmonth", 1) if has_date(first?) => {
                 let field = if name == "dayofmonth" { "day" } else { name };
                 let field = field.to_uppercase();
                 Some((format!("EXTRACT({field} FROM {})::integer", sql[0]), Kind::Integer))
@@ -103,27 +97,17 @@ impl Parser<'_> {
                 Some(("gen_random_uuid()".to_owned(), Kind::Uuid))
             }
             ("now" | "current_timestamp" | "localtimestamp" | "localtime", _)
-                if self.is_volatile() =>
+                if self.purpose == Use::Default =>
             {
-                Some(self.now())
+                Some(("CURRENT_TIMESTAMP".to_owned(), Kind::Moment))
             }
             ("json_object", 0) => Some(("'{}'::jsonb".to_owned(), Kind::Json)),
             ("json_array", 0) => Some(("'[]'::jsonb".to_owned(), Kind::Json)),
-            ("curdate" | "current_date", 0) if self.is_volatile() => {
+            ("curdate" | "current_date", 0) if self.purpose == Use::Default => {
                 Some(("CURRENT_DATE".to_owned(), Kind::Date))
             }
             _ => None,
         }
-    }
-
-    fn is_volatile(&self) -> bool {
-        matches!(self.purpose, Use::Default | Use::View)
-    }
-
-    /// Kinds with a date in them; that of an instant depends on the session's zone.
-    fn has_date(&self, kind: Kind) -> bool {
-        matches!(kind, Kind::Date | Kind::Moment)
-            || kind == Kind::Instant && self.purpose == Use::View
     }
 
     /// `cast(value as type)`, after CAST.
@@ -150,9 +134,7 @@ impl Parser<'_> {
             }
             ("char", Kind::Text, None) => Some((sql, kind)),
             ("char", Kind::Integer, None) => Some((format!("{sql}::text"), Kind::Text)),
-            ("date", kind, None) if self.has_date(kind) => {
-                Some((format!("{sql}::date"), Kind::Date))
-            }
+            ("date", kind, None) if has_date(kind) => Some((format!("{sql}::date"), Kind::Date)),
             ("datetime", Kind::Date | Kind::Moment, None) => {
                 Some((format!("{sql}::timestamp(0)"), Kind::Moment))
             }
@@ -179,28 +161,7 @@ impl Parser<'_> {
     }
 }
 
-/// A pattern of DATE_FORMAT for to_char; only what both print alike, whatever the language.
-fn date_pattern(format: &str) -> Option<String> {
-    let mut pattern = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '%' => pattern.push_str(match chars.next()? {
-                'Y' => "YYYY",
-                'y' => "YY",
-                'm' => "MM",
-                'd' => "DD",
-                'H' => "HH24",
-                'h' | 'I' => "HH12",
-                'i' => "MI",
-                's' | 'S' => "SS",
-                'T' => "HH24:MI:SS",
-                'j' => "DDD",
-                _ => return None,
-            }),
-            '-' | '/' | ':' | '.' | ' ' | ',' => pattern.push(c),
-            _ => return None,
-        }
-    }
-    Some(pattern)
+/// Kinds with a date in them, whatever the session's zone.
+fn has_date(kind: Kind) -> bool {
+    matches!(kind, Kind::Date | Kind::Moment)
 }

@@ -194,9 +194,7 @@ async fn exchange(
 ) -> Result<RolledBack, RollbackError> {
     let explain = |error| match error {
         ImportError::Unknown { .. } | ImportError::NotLive { .. } => RollbackError::Forgotten(run),
-        ImportError::Superseded { newer, .. } => {
-            RollbackError::Superseded { run, newer: newer.to_string() }
-        }
+        ImportError::Superseded { newer, .. } => RollbackError::Superseded { run, newer },
         ImportError::NothingKept { .. } => RollbackError::NothingKept(run),
         ImportError::PreviousGone { schema, .. } => RollbackError::PreviousGone { run, schema },
         other => RollbackError::Target(Box::new(other)),

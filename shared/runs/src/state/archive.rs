@@ -11,6 +11,7 @@
 //! Gzip's checksum and the line at the end tell a whole file from a damaged one.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -246,7 +247,7 @@ impl Reader {
                 }
                 Item::End(end) if end.rows == counted => return Ok((header, end)),
                 Item::End(_) => {
-                    return Err(reader.damaged("its rows are not as many as it says"));
+                    return Err(reader.damaged(&"its rows are not as many as it says"));
                 }
             }
         }
@@ -259,13 +260,13 @@ impl Reader {
             return Ok(Item::Table(table));
         }
         let end = serde_json::from_slice(&self.line)
-            .map_err(|_| self.damaged("a line is neither a table nor the end"))?;
+            .map_err(|_| self.damaged(&"a line is neither a table nor the end"))?;
         // The checksum comes after the last line.
         let mut rest = [0];
         match self.lines.read(&mut rest) {
             Ok(0) => Ok(Item::End(end)),
-            Ok(_) => Err(self.damaged("something follows its end")),
-            Err(error) => Err(self.damaged(error)),
+            Ok(_) => Err(self.damaged(&"something follows its end")),
+            Err(error) => Err(self.damaged(&error)),
         }
     }
 
@@ -285,15 +286,15 @@ impl Reader {
         let mut bounded = (&mut self.lines).take(LINE_BYTES_MAX);
         let read = bounded.read_until(b'\n', &mut self.line);
         if let Err(error) = read {
-            return Err(self.damaged(error));
+            return Err(self.damaged(&error));
         }
         if self.line.pop() == Some(b'\n') {
             return Ok(());
         }
-        Err(self.damaged("it ends in the middle"))
+        Err(self.damaged(&"it ends in the middle"))
     }
 
-    fn damaged(&self, reason: impl ToString) -> ArchiveError {
+    fn damaged(&self, reason: &dyn fmt::Display) -> ArchiveError {
         ArchiveError::Damaged { path: self.path.clone(), reason: reason.to_string() }
     }
 }
@@ -348,7 +349,7 @@ mod tests {
             let said = error.to_string();
             assert!(said.contains("damaged") || said.contains("no backup"), "{keep}: {said}");
         }
-        let mut bent = whole.clone();
+        let mut bent = whole;
         bent[size - 5] ^= 1;
         fs::write(&path, &bent).expect("writes");
         Reader::check(&path).expect_err("its checksum is wrong");

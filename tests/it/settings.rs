@@ -256,6 +256,9 @@ fn other_value(section: &str, key: &Key) -> String {
         (_, "mode", _) => "sync".into(),
         (_, "timezone", _) => "Europe/Madrid".into(),
         (_, "first_slot", _) => "07:30".into(),
+        ("schedule.nightly", "rhythm", _) => "every 15m".into(),
+        ("schedule.nightly", "kind" | "backup_source", _) => "other".into(),
+        ("schedule.nightly", "payload", _) => "{}".into(),
         (_, "target_schema" | "api_key", _) => "other".into(),
         (section, name, _) => panic!("give a value for {section}.{name}"),
     }
@@ -277,6 +280,7 @@ fn company(section: &str, key: &str) -> String {
     let lines: &[(&str, &str)] = match section {
         "channel.ops" => &[("url", "https://h/x")],
         "connection.mail" => &[("kind", "webhook"), ("url", "https://h/x")],
+        "schedule.nightly" => &[("rhythm", "every 5m")],
         "smtp" => &[("user", "a@b")],
         _ => &[],
     };

@@ -85,7 +85,7 @@ fn sample(section: &str, key: &str) -> &'static str {
         (CHANNEL, "url") => "https://hooks.example.com/services/${HOOK}",
         (CHANNEL, "token") => "${BOT_TOKEN}",
         (CHANNEL, "chat_id") => "-1001234567890",
-        (CHANNEL | CONNECTION, "connection") => "mail",
+        (CHANNEL, "connection") => "hooks",
         (CHANNEL, "language") => "es",
         (CHANNEL, "template") => r#"{"content": "{{text}}", "rows": "{{stats.rows}}"}"#,
         ("smtp", "host") => "smtp.example.com",

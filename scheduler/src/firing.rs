@@ -1,6 +1,6 @@
 //! The leader's clock: waits for the next slot of any schedule and settles it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -19,8 +19,12 @@ use crate::watch::Wanted;
 /// How often the stored schedules are read again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(10);
 
-/// A schedule whose slot could not be settled is left alone for so long.
-const RETRY_PAUSE: Duration = Duration::from_secs(15);
+/// A schedule whose slot could not be settled is left alone for so long, twice as long after each
+/// further failure: a broken connection is replaced at the next try, other causes may stay.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest such pause.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// How long settling one slot may take.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,6 +43,7 @@ pub async fn run(
             over: &over,
             schedules: Vec::new(),
             left_alone: HashMap::new(),
+            unreadable: HashSet::new(),
         };
         firing.work(&mut wanted).await;
     };
@@ -53,8 +58,25 @@ struct Firing<'a> {
     tenure: &'a watch::Receiver<Tenure>,
     over: &'a CancellationToken,
     schedules: Vec<Schedule>,
-    /// Until when the named schedules are not looked at.
-    left_alone: HashMap<String, Instant>,
+    /// Schedules that are not looked at for now.
+    left_alone: HashMap<String, LeftAlone>,
+    /// Schedules that cannot be read, and were told so.
+    unreadable: HashSet<String>,
+}
+
+/// A schedule after a failure.
+#[derive(Clone, Copy)]
+struct LeftAlone {
+    until: Instant,
+    pause: Duration,
+}
+
+impl LeftAlone {
+    /// After one more failure.
+    fn again(before: Option<Self>) -> Self {
+        let pause = before.map_or(RETRY_PAUSE, |before| (before.pause * 2).min(RETRY_PAUSE_MAX));
+        Self { until: Instant::now() + pause, pause }
+    }
 }
 
 impl Firing<'_> {
@@ -109,13 +131,12 @@ impl Firing<'_> {
         for stored in schedule::active(&self.deps.pool).await? {
             match stored {
                 Ok(schedule) => {
-                    self.left_alone.remove(&unreadable_key(&schedule.wanted.name));
+                    self.unreadable.remove(&schedule.wanted.name);
                     readable.push(schedule);
                 }
                 // Told once, not at every reading.
                 Err(error) => {
-                    if self.left_alone.insert(unreadable_key(&error.name), Instant::now()).is_none()
-                    {
+                    if self.unreadable.insert(error.name.clone()) {
                         tracing::error!(
                             schedule = error.name,
                             error = chain(&error),
@@ -138,7 +159,7 @@ impl Firing<'_> {
         for index in 0..self.schedules.len() {
             let schedule = self.schedules[index].clone();
             let name = &schedule.wanted.name;
-            if self.left_alone.get(name).is_some_and(|until| *until > Instant::now()) {
+            if self.left_alone.get(name).is_some_and(|left| left.until > Instant::now()) {
                 continue;
             }
             match self.settle_due(&schedule).await {
@@ -165,7 +186,8 @@ impl Firing<'_> {
                         "a slot could not be settled; it stays due and is tried again"
                     );
                     self.count(name, "failed");
-                    self.left_alone.insert(name.clone(), Instant::now() + RETRY_PAUSE);
+                    let left = LeftAlone::again(self.left_alone.get(name).copied());
+                    self.left_alone.insert(name.clone(), left);
                     // What was settled before the failure stands in the database.
                 }
             }
@@ -257,8 +279,8 @@ impl Firing<'_> {
         let now = self.tenure.borrow().database_now();
         let waits = self.schedules.iter().filter_map(|schedule| {
             let wanted = &schedule.wanted;
-            if let Some(until) = self.left_alone.get(&wanted.name) {
-                return Some(until.saturating_duration_since(Instant::now()));
+            if let Some(left) = self.left_alone.get(&wanted.name) {
+                return Some(left.until.saturating_duration_since(Instant::now()));
             }
             let next = wanted.rhythm.next_after(wanted.zone, schedule.settled_to)?;
             // A slot that is due already is due now.
@@ -272,13 +294,8 @@ impl Firing<'_> {
 async fn changed(wanted: &mut watch::Receiver<Wanted>) {
     // Nobody watches a file: it never will.
     if wanted.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
-}
-
-/// Names of schedules are not empty, so this is none of them.
-fn unreadable_key(name: &str) -> String {
-    format!("\0{name}")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 stay far below 2^53")]

@@ -161,8 +161,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     }
     // Global unicast, but for documentation, Teredo and other special uses within it.
     let global = segments[0] & 0xe000 == 0x2000;
-    let special = (segments[0] == 0x2001 && segments[1] < 0x0200)
-        || (segments[0] == 0x2001 && segments[1] == 0x0db8)
+    let special = (segments[0] == 0x2001 && (segments[1] < 0x0200 || segments[1] == 0x0db8))
         || (segments[0] == 0x3fff && segments[1] < 0x1000);
     global && !special
 }

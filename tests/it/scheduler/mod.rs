@@ -373,6 +373,11 @@ async fn a_scheduler_whose_connections_break_goes_on() {
         })
         .await;
     }
+    let fired = "SELECT count(DISTINCT schedule) FROM relevo.schedule_fire";
+    wait_for("every schedule to have fired", LONG, async || {
+        (count(pool, fired).await == i64::try_from(SCHEDULES).unwrap()).then_some(())
+    })
+    .await;
     process.terminate();
     assert!(process.wait_exit(LONG).await.success(), "{}", process.output());
     assert_neither_missed_nor_doubled(pool, SCHEDULES).await;

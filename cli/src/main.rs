@@ -60,7 +60,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .context("the runtime can't be started")
         .or_exit(Exit::Failed)?;
     let outcome = runtime.block_on(async {
-        let outcome = dispatch(cli).await;
+        let outcome = Box::pin(dispatch(cli)).await;
         trace::shutdown().await;
         outcome
     });

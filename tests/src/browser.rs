@@ -246,7 +246,7 @@ impl Drop for Browser {
                 format!("DELETE /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
             stream.set_read_timeout(Some(END_TIMEOUT)).ok();
             stream.write_all(request.as_bytes()).ok();
-            stream.read(&mut [0; 1]).ok();
+            stream.read_exact(&mut [0; 1]).ok();
         }
     }
 }

@@ -233,7 +233,7 @@ pub(super) fn moment_or(words: &Words, at: Option<DateTime<Utc>>, otherwise: &st
 fn relative(words: &Words, at: DateTime<Utc>) -> String {
     let seconds = (Utc::now() - at).num_seconds();
     let text = duration(seconds.unsigned_abs());
-    if seconds >= 0 { words.ago(&text) } else { words.from_now(&text) }
+    if seconds >= 0 { words.ago(&text) } else { words.in_the_future(&text) }
 }
 
 /// A duration with one or two units; short enough for a column.

@@ -232,11 +232,11 @@ impl Words {
     }
 
     /// In how long something will be.
-    pub(super) fn from_now(&self, duration: &str) -> String {
+    pub(super) fn in_the_future(&self, duration: &str) -> String {
         if self.code == "en" { format!("in {duration}") } else { format!("en {duration}") }
     }
 
-    /// The unit of a day, as in `3 d`.
+    /// The word of this language.
     pub(super) fn choose<'a>(&self, english: &'a str, spanish: &'a str) -> &'a str {
         if self.code == "en" { english } else { spanish }
     }

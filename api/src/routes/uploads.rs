@@ -250,7 +250,7 @@ async fn append_piece(
         return Ok(answer(&upload, received, None));
     }
     let (upload, message) = complete(&app, actor, upload, store).await?;
-    Ok(answer(&upload, received, message))
+    Ok(answer(&upload, received, message.as_deref()))
 }
 
 /// All of it is there: checked, noted, and its run started. Why no run was started, when that is
@@ -394,7 +394,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
 }
 
-fn view(upload: &Upload, received_bytes: u64, message: Option<String>) -> Value {
+fn view(upload: &Upload, received_bytes: u64, message: Option<&str>) -> Value {
     let mut view = json!(upload);
     view["received_bytes"] = json!(received_bytes);
     view["message"] = json!(message);
@@ -402,7 +402,7 @@ fn view(upload: &Upload, received_bytes: u64, message: Option<String>) -> Value 
 }
 
 /// The upload, with the headers that HEAD shows.
-fn answer(upload: &Upload, received_bytes: u64, message: Option<String>) -> Response {
+fn answer(upload: &Upload, received_bytes: u64, message: Option<&str>) -> Response {
     let number = |n: u64| HeaderValue::from(n);
     let total_bytes = u64::try_from(upload.total_bytes).unwrap_or(0);
     let headers = [(OFFSET, number(received_bytes)), (LENGTH, number(total_bytes))];

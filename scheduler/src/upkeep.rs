@@ -18,7 +18,10 @@ use crate::{SchedulerDeps, schedule};
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often old things are deleted and partitions made ahead.
-const PRUNE_PAUSE: Duration = Duration::from_secs(60);
+const PRUNE_PAUSE: Duration = Duration::from_secs(120);
+
+/// Longer than any pause of upkeep.
+const IDLE_MAX: Duration = Duration::from_secs(3600);
 
 /// How long one pruning may take.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -54,12 +57,15 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
                 );
             }
         }
-        if due.is_some_and(|due| due.stage) {
+        let stage_in = due.and_then(|due| due.stage_in);
+        if stage_in.is_some_and(|wait| wait.is_zero()) {
             stage.run(&deps.metrics, &over, deps.queue.stage()).await;
         }
-        // With nothing to do the next look may wait half as long again.
-        let is_idle = due.is_some_and(|due| !due.stage && !due.rescue);
-        let wait = if is_idle { pause * 3 / 2 } else { pause };
+        // With nothing to do the next look may wait twice as long, unless a job is due before.
+        let wait = match due {
+            Some(due) if !due.rescue => stage_in.unwrap_or(IDLE_MAX).clamp(pause, pause * 2),
+            _ => pause,
+        };
         tokio::select! {
             () = over.cancelled() => {}
             () = tokio::time::sleep(wait) => {}

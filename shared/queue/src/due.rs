@@ -1,5 +1,7 @@
 //! What upkeep there is to do, in one small statement: an idle cluster should be quiet.
 
+use std::time::Duration;
+
 use sqlx::Row as _;
 
 use crate::{Queue, QueueError};
@@ -7,8 +9,9 @@ use crate::{Queue, QueueError};
 /// The first due job is looked up in the order of its index, so that the answer costs the same
 /// however many jobs wait. A session counts as dead by the same rule as in `rescue`.
 const UPKEEP_DUE: &str = "-- upkeep_due
-    SELECT coalesce((SELECT run_at FROM relevo.job WHERE state IN ('scheduled', 'retryable')
-                     ORDER BY run_at LIMIT 1) <= now(), false) AS stage,
+    SELECT extract(epoch FROM (SELECT run_at FROM relevo.job
+                               WHERE state IN ('scheduled', 'retryable')
+                               ORDER BY run_at LIMIT 1) - now())::float8 AS stage_in_seconds,
            EXISTS (SELECT FROM relevo.session
                    WHERE ended_at IS NOT NULL
                       OR greatest(heartbeat_at, pg_postmaster_start_time())
@@ -17,13 +20,18 @@ const UPKEEP_DUE: &str = "-- upkeep_due
 /// What upkeep there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpkeepDue {
-    /// Scheduled or retryable jobs are due: [`Queue::stage`] has work.
-    pub stage: bool,
+    /// When the next scheduled or retryable job is due, and [`Queue::stage`] has work; zero when
+    /// it has already.
+    pub stage_in: Option<Duration>,
     /// Sessions have died or ended: [`Queue::rescue`] has work.
     pub rescue: bool,
 }
 
 pub(crate) async fn upkeep_due(queue: &Queue) -> Result<UpkeepDue, QueueError> {
     let row = sqlx::query(UPKEEP_DUE).fetch_one(queue.pool()).await?;
-    Ok(UpkeepDue { stage: row.try_get("stage")?, rescue: row.try_get("rescue")? })
+    let seconds: Option<f64> = row.try_get("stage_in_seconds")?;
+    // Centuries ahead is never, as far as upkeep goes.
+    let stage_in = seconds
+        .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+    Ok(UpkeepDue { stage_in, rescue: row.try_get("rescue")? })
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use relevo_jobs::{Noop, NoopFailure};
 use relevo_queue::Queue;
-use relevo_runs::typed_job;
 use relevo_runs::schedules::Jitter;
+use relevo_runs::typed_job;
 use relevo_scheduler::fire::{self, Fired};
 use relevo_scheduler::lease::Tenure;
 use relevo_scheduler::schedule::{self, Action, NewSchedule, Origin};

@@ -55,6 +55,7 @@ pub(super) fn routes() -> Routes {
         .answer(201, "It is kept.", named("Connection"))
         .problem(409, "connection_exists")
         .problem(409, "connection_read_only")
+        .problem(422, "invalid_connection")
         .problem(503, "secret_key_unusable");
     let changed =
         Operation::new(Method::PATCH, "/api/v1/connections/{name}", "setConnection", "Change one")
@@ -65,6 +66,7 @@ pub(super) fn routes() -> Routes {
             .problem(404, "connection_not_found")
             .problem(409, "connection_read_only")
             .problem(409, "connection_sealed")
+            .problem(422, "invalid_connection")
             .problem(503, "secret_key_unusable");
     let removed = Operation::new(
         Method::DELETE,
@@ -258,7 +260,7 @@ impl From<StoreError> for ApiError {
             StoreError::ReadOnly(_) => Self::conflict("connection_read_only", error.to_string()),
             StoreError::Sealed { .. } => Self::conflict("connection_sealed", error.to_string()),
             StoreError::Invalid { .. } | StoreError::TooMany => {
-                Self::unprocessable("invalid_body", error.to_string())
+                Self::unprocessable("invalid_connection", error.to_string())
             }
             // The path of the key file is the operator's to know, not every caller's.
             StoreError::Key(error) => {

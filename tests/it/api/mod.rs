@@ -16,7 +16,7 @@ mod queues;
 mod run_store;
 mod runs;
 mod schedules;
-pub(crate) mod server;
 mod schemathesis;
+pub(crate) mod server;
 mod surroundings;
 mod webhook;

@@ -33,7 +33,7 @@ async fn a_wrong_payload_is_refused_before_anything_is_stored() {
     ] {
         relevo.refuses(&["job", "enqueue", "Noop", "--payload", payload], 2, parts).await;
     }
-    relevo.refuses(&["job", "enqueue", "Notify"], 2, &["run_id"]).await;
+    relevo.refuses(&["job", "enqueue", "FinishImport"], 2, &["run_id"]).await;
     let args = ["job", "enqueue", "Noop", "--payload", "@missing.json"];
     relevo.refuses(&args, 5, &["missing.json"]).await;
     let long = "q".repeat(101);

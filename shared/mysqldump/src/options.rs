@@ -156,7 +156,7 @@ pub enum InetType {
 pub enum GeometryType {
     /// `bytea`: MySQL's own form, the SRID (4 bytes, little endian) and WKB.
     Bytea,
-    /// PostGIS `geometry`, SPATIAL indexes as GiST. The extension must be there.
+    /// PostGIS `geometry`; SPATIAL indexes are left out and noted. The extension must be there.
     Postgis,
 }
 

@@ -122,6 +122,9 @@ async fn one_trace_from_the_request_to_the_handler() {
 
 #[tokio::test]
 async fn every_job_of_a_run_is_in_one_trace() {
+    const KINDS: [&str; 5] =
+        ["RequestBackup", "DownloadDump", "TranslateChunk", "FinishImport", "Notify"];
+
     let rotel = Rotel::start().await;
     let cluster = Cluster::builder()
         .workers(2)
@@ -151,15 +154,14 @@ async fn every_job_of_a_run_is_in_one_trace() {
                     .filter(|span| span.facts.get("relevo.run.id") == Some(&run))
                     .cloned()
                     .collect();
-                jobs.iter().find(|span| span.name == "Notify")?;
+                // Each process exports its spans when it likes: the last job's may come before
+                // those of the jobs that led to it.
+                let names: BTreeSet<_> = jobs.iter().map(|span| span.name.as_str()).collect();
+                KINDS.iter().all(|kind| names.contains(kind)).then_some(())?;
                 let root = spans.iter().find(|span| span.name == door)?;
                 Some((root.clone(), jobs))
             })
             .await;
-        let names: BTreeSet<_> = jobs.iter().map(|span| span.name.as_str()).collect();
-        for kind in ["RequestBackup", "DownloadDump", "TranslateChunk", "FinishImport"] {
-            assert!(names.contains(kind), "no {kind} in {names:?}");
-        }
         assert!(root.parent_id.is_empty());
         for job in &jobs {
             assert_eq!(job.trace_id, root.trace_id, "{} is in another trace", job.name);

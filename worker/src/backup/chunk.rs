@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::{
     chunk_store::ChunkFile,
     download::{LOADING_SINCE, ROWS},
-    progress::rows_line,
+    progress::about_left,
     step::{Step, Stop, import_stop, is_current},
 };
 use crate::{context::Context, stopping::stopped};
@@ -44,11 +44,12 @@ pub(crate) async fn translate_chunk(
 ) -> Result<(), JobError> {
     let Some(step) = Step::enter(context, job, payload.run_id).await? else { return Ok(()) };
     let requests = backup_requests::of_run(&context.pool, step.run.id).await?;
+    let request = requests.iter().find(|request| request.id == payload.request_id);
     if !is_current(&requests, payload.request_id) {
         return Err(JobError::cancel("the run does not go by this backup any more"));
     }
     let outcome = load(&step, payload).await;
-    step.end(outcome, None).await
+    step.end(outcome, request).await
 }
 
 async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
@@ -93,10 +94,12 @@ async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
 }
 
 /// What an error means. A chunk of a dump that is still arriving may be unreadable because the dump
-/// is damaged, which its end will tell: until then nothing is decided.
+/// is damaged, which its end will tell: until then nothing is decided. After it, a chunk that is not
+/// what was stored has suffered on the disk, from a loss of power for one: another backup is asked
+/// for.
 async fn verdict(step: &Step<'_>, error: ImportError) -> Result<Stop, Stop> {
     let stop = import_stop(error);
-    if let Stop::Run(reason) = &stop {
+    if let Stop::Run(reason) | Stop::Backup(reason) = &stop {
         let run = step.context.runs.get(step.run.id).await?;
         if run.is_some_and(|run| run.phase == "download") {
             tracing::warn!("the chunk waits for the end of the download: {reason}");
@@ -118,7 +121,7 @@ async fn tell(step: &Step<'_>, target: &PgPool, import: &ImportId) -> anyhow::Re
     let since = run.notes.get(LOADING_SINCE).and_then(Value::as_str).unwrap_or_default();
     let since = DateTime::parse_from_rfc3339(since).map_or_else(|_| Utc::now(), |at| at.to_utc());
     let elapsed = (Utc::now() - since).to_std().unwrap_or_default();
-    let message = format!("loading: {}", rows_line(done, total, elapsed));
+    let message = format!("loading{}", about_left(done, total, elapsed));
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let (done, total) = (number(done), number(total));
     context.runs.progress(run.id, done, Some(total), "rows", &message).await?;

@@ -90,7 +90,7 @@ impl ChunkStore {
     }
 
     /// Stores a chunk, given in parts, unless it is there already: the same dump is always cut into
-    /// the same chunks.
+    /// the same chunks. One of another length was torn by a loss of power.
     pub(crate) async fn put(
         &self,
         run: RunKey,
@@ -99,9 +99,10 @@ impl ChunkStore {
         parts: [Bytes; 2],
     ) -> object_store::Result<()> {
         let key = self.key(run, request_id, ordinal);
+        let length_bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
         match self.store.head(&key).await {
-            Ok(_) => return Ok(()),
-            Err(object_store::Error::NotFound { .. }) => {}
+            Ok(there) if there.size == length_bytes => return Ok(()),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
         self.store.put(&key, PutPayload::from_iter(parts)).await.map(drop)
@@ -185,6 +186,9 @@ mod tests {
         let store = ChunkStore::open(&url, Names::new("c0ffee00")).expect("opens");
         let parts = [Bytes::from_static(b"header\n"), Bytes::from_static(b"body")];
         store.put(RUN, 1, 0, parts.clone()).await.expect("stores");
+        let torn = folder.path().join("chunks/c0ffee00/7/1/000000.chunk");
+        std::fs::write(&torn, b"head").expect("writes");
+        store.put(RUN, 1, 0, parts.clone()).await.expect("stores what was torn");
         store.put(RUN, 1, 0, parts).await.expect("a second time changes nothing");
         let mut text = String::new();
         let mut chunk = store.get(RUN, 1, 0).await.expect("reads").expect("is there");

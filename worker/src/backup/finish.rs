@@ -25,8 +25,8 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    download,
     ending::{self, FINISH},
+    progress,
     step::{Step, Stop, import_stop, is_current},
 };
 use crate::{context::Context, stopping::must_stop};
@@ -185,7 +185,7 @@ async fn tell(step: &Step<'_>, news: &News) -> Stop {
             continue;
         }
         steps_done = changes;
-        if let Err(stop) = download::tell(step, changes, None, "steps", message).await {
+        if let Err(stop) = progress::tell(step, changes, None, "steps", message).await {
             return stop;
         }
     }

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `request`, `deadline` | asking the gateway, and what happens when nothing comes |
 //! | `offered`, `origin` | dumps that are there without asking: files, uploads, web servers |
-//! | `download`, `transfer`, `tail`, `splitting` | fetching, unpacking and cutting the dump |
+//! | `download`, `moving`, `transfer`, `tail`, `splitting` | fetching, unpacking and cutting the dump |
 //! | `chunk`, `chunk_store` | loading one chunk, and where chunks wait |
 //! | `finish` | from loaded rows to live tables |
 //! | `step`, `ending` | what all steps share: entering, ending a run |
@@ -29,6 +29,7 @@ mod ending;
 mod files;
 mod finish;
 mod gateway;
+mod moving;
 mod offered;
 mod origin;
 mod private_dir;

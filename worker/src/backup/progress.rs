@@ -6,6 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use relevo_queue::Progress;
+
+use super::step::{Step, Stop};
+
 /// Speed is measured over the last so many seconds.
 const WINDOW: Duration = Duration::from_secs(15);
 
@@ -33,42 +37,54 @@ impl Meter {
     }
 }
 
-/// `45 % (171.2 of 378.6 MiB), 12.3 MiB/s, 17 s left`; what is not known is left out.
-pub(crate) fn bytes_line(done: u64, total: Option<u64>, speed: Option<f64>) -> String {
-    let mut line = match total.filter(|total| *total > 0) {
-        Some(total) => {
-            format!("{} % ({:.1} of {:.1} MiB)", percent(done, total), mib(done), mib(total))
-        }
-        None => format!("{:.1} MiB", mib(done)),
-    };
-    if let Some(speed) = speed.filter(|speed| *speed > 0.0) {
+/// ` at 12.3 MiB/s, 17 s left`; what is not known is left out. How much there is of how much stands
+/// in the progress itself.
+pub(crate) fn pace(done: u64, total: Option<u64>, speed: Option<f64>) -> String {
+    let Some(speed) = speed.filter(|speed| *speed > 0.0) else { return String::new() };
+    let mut text = format!(" at {:.1} MiB/s", speed / f64::from(1 << 20));
+    if let Some(left) = total.map(|total| to_f64(total.saturating_sub(done)) / speed) {
         // Writing into a text cannot fail.
-        let _ = write!(line, ", {:.1} MiB/s", speed / f64::from(1 << 20));
-        if let Some(left) = total.map(|total| to_f64(total.saturating_sub(done)) / speed) {
-            let _ = write!(line, ", {} left", seconds(left));
+        let _ = write!(text, ", {} left", seconds(left));
+    }
+    text
+}
+
+/// `, about 17 s left`; nothing where it cannot be told.
+pub(crate) fn about_left(done: u64, total: u64, elapsed: Duration) -> String {
+    if done == 0 || done >= total {
+        return String::new();
+    }
+    let left = elapsed.as_secs_f64() * to_f64(total - done) / to_f64(done);
+    format!(", about {} left", seconds(left))
+}
+
+/// Stores a step's progress with its job and its run. Trouble with the database is no reason to
+/// stop; a lost lease is.
+pub(crate) async fn tell(
+    step: &Step<'_>,
+    done: u64,
+    total: Option<u64>,
+    unit: &str,
+    message: String,
+) -> Result<(), Stop> {
+    let done = i64::try_from(done).unwrap_or(i64::MAX);
+    let total = total.map(|total| i64::try_from(total).unwrap_or(i64::MAX));
+    let progress = Progress { done, total, unit: unit.to_owned(), message };
+    match step.job.progress(&progress).await {
+        Err(error) if error.is_lease_lost() => return Err(error.into()),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "progress could not be stored");
+            return Ok(());
         }
+        Ok(()) => {}
     }
-    line
-}
-
-/// `45 % (12,345 of 27,000 rows), 17 s left`.
-pub(crate) fn rows_line(done: u64, total: u64, elapsed: Duration) -> String {
-    let mut line =
-        format!("{} % ({} of {} rows)", percent(done, total), thousands(done), thousands(total));
-    if done > 0 && done < total {
-        let left = elapsed.as_secs_f64() * to_f64(total - done) / to_f64(done);
-        let _ = write!(line, ", about {} left", seconds(left));
+    let stored = step.context.runs.progress(step.run.id, done, total, unit, &progress.message);
+    if let Err(error) = stored.await {
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(error, "progress could not be stored");
     }
-    line
-}
-
-/// Whole percent, 100 only when all is done.
-pub(crate) fn percent(done: u64, total: u64) -> u64 {
-    if total == 0 {
-        return 100;
-    }
-    let percent = u128::from(done.min(total)) * 100 / u128::from(total);
-    u64::try_from(percent).unwrap_or(100)
+    Ok(())
 }
 
 /// `1,234,567`.
@@ -113,17 +129,13 @@ mod tests {
     #[test]
     fn lines_say_what_is_known() {
         let mib = 1 << 20;
-        assert_eq!(bytes_line(5 * mib, None, None), "5.0 MiB");
-        assert_eq!(
-            bytes_line(50 * mib, Some(200 * mib), Some(10.0 * f64::from(1 << 20))),
-            "25 % (50.0 of 200.0 MiB), 10.0 MiB/s, 15 s left"
-        );
-        assert_eq!(
-            rows_line(1_000, 4_000, Duration::from_secs(60)),
-            "25 % (1,000 of 4,000 rows), about 3 min 00 s left"
-        );
-        assert_eq!(rows_line(0, 0, Duration::ZERO), "100 % (0 of 0 rows)");
-        assert_eq!(percent(999, 1_000), 99);
+        let speed = Some(10.0 * f64::from(1 << 20));
+        assert_eq!(pace(5 * mib, Some(200 * mib), None), "");
+        assert_eq!(pace(5 * mib, None, speed), " at 10.0 MiB/s");
+        assert_eq!(pace(50 * mib, Some(200 * mib), speed), " at 10.0 MiB/s, 15 s left");
+        let minute = Duration::from_secs(60);
+        assert_eq!(about_left(1_000, 4_000, minute), ", about 3 min 00 s left");
+        assert_eq!((about_left(0, 4, minute), about_left(4, 4, minute)), Default::default());
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(seconds(f64::INFINITY), "a long time");
         assert_eq!(seconds(7_800.0), "2 h 10 min");

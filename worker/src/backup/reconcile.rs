@@ -23,14 +23,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
 use relevo_runs::{
     Run, RunId, RunState, backup::PIPELINE, backup_requests, control_plane, uploads,
 };
-use relevo_settings::BackupSource;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +74,10 @@ struct Memory {
 pub(crate) async fn reconcile_forever(context: Arc<Context>, shutdown: CancellationToken) {
     let mut memory = Memory::default();
     loop {
-        let pass = Box::pin(reconcile(&context, &mut memory));
+        let pass = Box::pin(async {
+            let context = context.now_with_connections().await;
+            reconcile(&context, &mut memory).await
+        });
         let outcome = tokio::select! {
             () = shutdown.cancelled() => return,
             outcome = pass => outcome,
@@ -295,7 +297,7 @@ async fn abandon_all(
     let abandoned = async {
         let target = context
             .targets
-            .pool(&run.source, source)
+            .pool(&run.source, source.map_err(|error| anyhow!(describe(error)))?)
             .await
             .with_context(|| format!("the target of {:?} cannot be reached", run.source))?;
         let mut live = None;
@@ -359,11 +361,11 @@ async fn cancel_jobs(context: &Context, run: &Run) -> anyhow::Result<()> {
 
 /// Compares what imports left in every target with the active runs.
 async fn sweep_targets(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
-    for (name, source) in &context.settings.backup {
+    for name in context.settings.backup.keys() {
         if memory.may_try(name).is_err() {
             continue;
         }
-        match sweep_target(context, name, source).await {
+        match sweep_target(context, name).await {
             Ok(()) => memory.reached(name),
             Err(error) => {
                 memory.could_not_reach(name);
@@ -378,7 +380,9 @@ async fn sweep_targets(context: &Context, memory: &mut Memory) -> anyhow::Result
     Ok(())
 }
 
-async fn sweep_target(context: &Context, name: &str, source: &BackupSource) -> anyhow::Result<()> {
+async fn sweep_target(context: &Context, name: &str) -> anyhow::Result<()> {
+    let Some(source) = context.source(name) else { return Ok(()) };
+    let source = source.map_err(|error| anyhow!(describe(error)))?;
     let target = context.targets.pool(name, source).await?;
     // The target first, then the runs: an import that begins meanwhile is not on the list, and a
     // run whose import is on it has been there before.

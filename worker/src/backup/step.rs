@@ -88,6 +88,8 @@ impl<'a> Step<'a> {
                 run.source
             )));
         };
+        // Somebody may be about to add or mend the connection.
+        let source = source.map_err(|error| JobError::retry(describe(error)))?;
         Ok(Some(Self { context, job, run, source }))
     }
 
@@ -249,6 +251,7 @@ pub(crate) fn import_stop(error: ImportError) -> Stop {
         ImportError::Truncated { .. }
         | ImportError::Damaged { .. }
         | ImportError::Incomplete
+        | ImportError::ChunkDamaged { .. }
         | ImportError::OtherDump { .. } => Stop::Backup(describe(&error)),
         _ => Stop::Run(describe(&error)),
     }

@@ -101,6 +101,9 @@ pub(crate) enum TransferError {
         #[source]
         source: io::Error,
     },
+    /// The length is known now, and the disks have no room for it.
+    #[error(transparent)]
+    NoRoom(io::Error),
     /// The line broke again and again without bringing anything.
     #[error("the download broke {FRUITLESS_MAX} times in a row at byte {offset_bytes}")]
     Fruitless {
@@ -170,6 +173,9 @@ pub(crate) struct Transfer<'a> {
     pub(crate) idle_timeout: Duration,
     /// Called with the bytes there are and the total, where known, as they arrive.
     pub(crate) on_bytes: &'a (dyn Fn(u64, Option<u64>) + Sync),
+    /// Called with the length once a server has told it, where it was not announced: says whether
+    /// there is room.
+    pub(crate) on_length: &'a (dyn Fn(u64) -> io::Result<()> + Sync),
 }
 
 impl Transfer<'_> {
@@ -329,6 +335,9 @@ impl Transfer<'_> {
                 && expected_bytes != served_bytes
             {
                 return Err(TransferError::WrongLength { expected_bytes, served_bytes });
+            }
+            if state.total_bytes.is_none() {
+                (self.on_length)(served_bytes).map_err(TransferError::NoRoom)?;
             }
             state.total_bytes = Some(served_bytes);
         }

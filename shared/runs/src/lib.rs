@@ -9,6 +9,7 @@ mod bounded;
 mod cancel;
 pub mod console;
 pub mod control_plane;
+mod ends;
 mod event;
 pub mod retention;
 mod run;

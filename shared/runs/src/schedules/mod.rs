@@ -4,6 +4,7 @@
 pub mod definition;
 mod file_state;
 pub mod rhythm;
+mod slots;
 pub mod store;
 
 use chrono::{DateTime, Utc};

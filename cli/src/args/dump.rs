@@ -85,6 +85,9 @@ pub struct ImportArgs {
     /// Load a dump that is empty or has shrunk, too
     #[arg(long)]
     pub force: bool,
+    /// Load a dump without its last line, "-- Dump completed", too: it may be cut off
+    #[arg(long)]
+    pub allow_incomplete: bool,
     /// tinyint(1) becomes boolean instead of smallint
     #[arg(long)]
     pub tinyint1_as_boolean: bool,

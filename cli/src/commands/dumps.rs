@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use relevo_import::{
-    Certificate, CutoverMode, DirectOptions, ImportError, Inspection, OldSnapshots, Readers,
-    Selection,
+    Certificate, Completion, CutoverMode, DirectOptions, ImportError, Inspection, OldSnapshots,
+    Readers, Selection,
 };
 use relevo_mysqldump::{SkippedKind, SkippedObject, TranslateOptions};
 use relevo_pg::PgError;
@@ -91,6 +91,9 @@ fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
     let mut options = DirectOptions::new(SecretString::from(args.to));
     options.import.schema = args.schema;
     options.import.guard.force = args.force;
+    if args.allow_incomplete {
+        options.import.completion = Completion::NotRequired;
+    }
     options.import.database = args.database;
     options.import.selection = Selection {
         only: args.only,
@@ -160,7 +163,12 @@ fn refused(error: ImportError, context: &'static str) -> Failure {
         ImportError::Target(PgError::Url { .. }) => Exit::Usage,
         _ => Exit::Failed,
     };
-    Failure::with(exit, anyhow::Error::from(error).context(context))
+    let edited = matches!(error, ImportError::Incomplete);
+    let failure = Failure::with(exit, anyhow::Error::from(error).context(context));
+    if edited {
+        return failure.advise("--allow-incomplete takes a dump whose end was removed by hand");
+    }
+    failure
 }
 
 async fn inspect(path: &Path, out: Output) -> Result<(), Failure> {

@@ -76,3 +76,7 @@ COMMENT ON TABLE relevo_ledger.import_step IS 'Keys, indexes and the like that a
 -- Since imports can be rolled back.
 ALTER TABLE relevo_ledger.import ADD COLUMN IF NOT EXISTS rollback jsonb;
 COMMENT ON COLUMN relevo_ledger.import.rollback IS 'Set when what this import had replaced was put back: its tables are not what readers see any more.';
+
+-- Since a failed import takes back the schema that it made.
+ALTER TABLE relevo_ledger.import ADD COLUMN IF NOT EXISTS made_schema boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN relevo_ledger.import.made_schema IS 'The target schema was made by this import: should it fail, an empty one is dropped again.';

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relevo_mysqldump::TranslateOptions;
+use relevo_mysqldump::{DumpSummary, TranslateOptions};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -95,13 +95,26 @@ pub enum Verify {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Completion {
-    /// When its header names a tool that writes the line.
+    /// When its header names a tool that writes the line, unless the dump's last settings say that
+    /// all rows were written, or its end was evidently taken away by hand.
     #[default]
     Expected,
     /// Always.
     Required,
     /// Never.
     NotRequired,
+}
+
+impl Completion {
+    /// Whether a dump that ended so is taken for cut off.
+    pub(crate) fn is_missed_by(self, summary: &DumpSummary) -> bool {
+        let ended = summary.complete || summary.restored || summary.trimmed;
+        match self {
+            Self::Expected => summary.completion_expected && !ended,
+            Self::Required => !summary.complete,
+            Self::NotRequired => false,
+        }
+    }
 }
 
 /// How readers come to see the new rows.

@@ -1,5 +1,6 @@
 //! What an import says while it works.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,12 @@ pub enum ProgressEvent<'a> {
     },
     /// Something a person should read; it is in the certificate too.
     Notice(&'a str),
+}
+
+/// Notices in their order, none of them twice.
+pub(crate) fn each_once(notices: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut known = HashSet::new();
+    notices.into_iter().filter(|notice| known.insert(notice.clone())).collect()
 }
 
 /// A listener. It is called from several threads, often, and must not block.

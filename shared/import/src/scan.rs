@@ -17,6 +17,9 @@ use crate::packing::Packing;
 use crate::progress::{ImportProgress, ProgressEvent};
 use crate::selection::{Renamer, Selection};
 
+const NO_LAST_LINE: &str = "the dump's tool ends a dump with the line \"-- Dump completed\", which is \
+    missing here: whether the rest of it is all there cannot be told";
+
 /// What a scan hands on.
 pub(crate) enum Found<'a> {
     /// A table's definition.
@@ -88,15 +91,13 @@ pub(crate) fn scan(
         }
         splitter.finish(&mut |event| scan.take(event).map_err(Into::into)).map_err(unwrap_sink)
     })?;
-    let expected = match options.completion {
-        Completion::Expected => summary.completion_expected,
-        Completion::Required => true,
-        Completion::NotRequired => false,
-    };
-    if expected && !summary.complete {
+    if options.completion.is_missed_by(&summary) {
         return Err(ImportError::Incomplete);
     }
-    let Scan { tables, skipped, warnings, passed_over, .. } = scan;
+    let Scan { tables, skipped, mut warnings, passed_over, .. } = scan;
+    if summary.completion_expected && !summary.complete {
+        warnings.push(DumpWarning { offset: summary.bytes, message: NO_LAST_LINE.to_owned() });
+    }
     if tables.is_empty() {
         let hint = if !passed_over.is_empty() {
             Some(format!(

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::error::ImportError;
 use crate::input::{self, Counters};
-use crate::progress::{ImportProgress, ProgressEvent};
+use crate::options::Completion;
+use crate::progress::{ImportProgress, ProgressEvent, each_once};
 use crate::scan::unwrap_sink;
 
 /// Output is written in pieces of about this many bytes.
@@ -59,7 +60,7 @@ pub fn translate(
         }
         splitter.finish(&mut |event| script.take(&event).map_err(Into::into)).map_err(unwrap_sink)
     })?;
-    if summary.completion_expected && !summary.complete {
+    if Completion::Expected.is_missed_by(&summary) {
         return Err(ImportError::Incomplete);
     }
     let Script { translator, out, mut piece, mut notices } = script;
@@ -68,7 +69,7 @@ pub fn translate(
     notices.extend(
         notes.iter().map(|note| format!("{} {}: {}", note.table, note.object, note.message)),
     );
-    Ok(Translation { summary, stats, notices })
+    Ok(Translation { summary, stats, notices: each_once(notices) })
 }
 
 struct Script<'a> {

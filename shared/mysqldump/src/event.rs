@@ -104,6 +104,13 @@ pub struct DumpSummary {
     /// The tool writes `-- Dump completed` at the end of a good dump: when `complete` is false
     /// then, the dump is cut off.
     pub completion_expected: bool,
+    /// The settings saved at the beginning were put back: the tool had written all rows by then.
+    #[serde(default)]
+    pub restored: bool,
+    /// The text ends with the `;` of a statement and no line break: no tool writes that, and a cut
+    /// hardly ever falls there. Somebody has taken the end away.
+    #[serde(default)]
+    pub trimmed: bool,
     /// Bytes read.
     pub bytes: u64,
     /// Lines read.

@@ -347,8 +347,18 @@ fn the_end_of_a_dump() {
     assert!(summary.complete && summary.completion_expected);
     assert_eq!((summary.tables, summary.lines, summary.bytes), (1, 3, whole.len() as u64));
     // Cut off between statements: only the missing line tells.
+    let (_, summary) = read(&whole[..44], SplitOptions::default()).unwrap();
+    assert!(!summary.complete && summary.completion_expected && !summary.trimmed);
+    // Nobody's cut: an editor's.
     let (_, summary) = read(&whole[..43], SplitOptions::default()).unwrap();
-    assert!(!summary.complete && summary.completion_expected);
+    assert!(!summary.complete && summary.trimmed && !summary.restored);
+    let put_back = "/*!40111 SET SQL_NOTES=@OLD_SQL_NOTES */;\n";
+    let (_, summary) = read(
+        &whole.replace("-- Dump completed", &format!("{put_back}-- ")),
+        SplitOptions::default(),
+    )
+    .unwrap();
+    assert!(!summary.complete && summary.restored);
     for cut in [
         "CREATE TABLE t (a int); INSERT INTO t VALUES (1,",
         "CREATE TABLE t (a int); INSERT INTO t VALUES (1)",

@@ -8,11 +8,11 @@ use crate::ident::{literal, quote};
 /// How long dropping waits for one lock before it gives up; a later sweep tries again.
 const DROP_LOCK_TIMEOUT: &str = "10s";
 
-/// Creates a schema unless it is there.
+/// Creates a schema unless it is there. Returns whether it was not.
 ///
 /// # Errors
 /// [`PgError::MissingRights`] where the role may not create schemas in the database.
-pub async fn create_schema(connection: &mut PgConnection, schema: &str) -> Result<(), PgError> {
+pub async fn create_schema(connection: &mut PgConnection, schema: &str) -> Result<bool, PgError> {
     let what = format!("creating schema {schema}");
     let exists: bool = sqlx::query_scalar(
         "-- create_schema
@@ -23,13 +23,13 @@ pub async fn create_schema(connection: &mut PgConnection, schema: &str) -> Resul
     .await
     .map_err(|source| PgError::database(&*what, source))?;
     if exists {
-        return Ok(());
+        return Ok(false);
     }
     let sql = format!("-- create_schema\nCREATE SCHEMA IF NOT EXISTS {}", quote(schema));
     match connection.execute(AssertSqlSafe(sql)).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         // Two at once: one wins, and the schema is there.
-        Err(error) if crate::error::sqlstate(&error).as_deref() == Some("23505") => Ok(()),
+        Err(error) if crate::error::sqlstate(&error).as_deref() == Some("23505") => Ok(false),
         Err(source) => Err(PgError::database(what, source)),
     }
 }

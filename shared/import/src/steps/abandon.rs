@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use relevo_pg::{PgError, cutover, ident, session, staging};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool};
 
 use crate::error::ImportError;
 use crate::identity::ImportId;
@@ -88,7 +88,30 @@ pub(crate) async fn drop_staging(
             staging::drop_schema(connection, &schema).await?;
         }
     }
-    Ok(())
+    drop_made_schema(connection, id).await
+}
+
+/// Drops the target schema that a failed import made, unless something is in it by now.
+async fn drop_made_schema(connection: &mut PgConnection, id: &ImportId) -> Result<(), ImportError> {
+    let block = format!(
+        "DECLARE
+           made text;
+         BEGIN
+           UPDATE relevo_ledger.import SET made_schema = false
+           WHERE id = {id} AND state = 'failed' AND made_schema RETURNING schema INTO made;
+           IF to_regnamespace(quote_ident(made)) IS NOT NULL THEN
+             EXECUTE format('DROP SCHEMA %I', made);
+           END IF;
+         EXCEPTION WHEN dependent_objects_still_exist OR insufficient_privilege THEN NULL;
+         END",
+        id = ident::literal(id.as_str()),
+    );
+    let sql = format!("-- drop_made_schema\nDO {}", ident::literal(&block));
+    connection
+        .execute(AssertSqlSafe(sql))
+        .await
+        .map(|_| ())
+        .map_err(|source| ImportError::database("dropping the schema that was made", source))
 }
 
 /// What an import left in the target, as it stood when it was listed.

@@ -81,13 +81,34 @@ pub async fn begin(
         _ => {}
     }
     let mut connection = ledger::acquire(pool).await?;
-    staging::create_schema(&mut connection, &options.schema).await?;
+    make_target_schema(&mut connection, id, &options.schema).await?;
     staging::create_schema(&mut connection, &id.staging_schema()).await?;
     if fresh {
         return Ok(Begun::Fresh);
     }
     let chunks_done = super::load_progress(pool, id).await?.chunks_done.len() as u64;
     Ok(Begun::Resumed { chunks_done })
+}
+
+/// Makes the schema that the tables go to, and notes that it is ours to take away again should
+/// nothing come of the import.
+pub(super) async fn make_target_schema(
+    connection: &mut PgConnection,
+    id: &ImportId,
+    schema: &str,
+) -> Result<(), ImportError> {
+    if !staging::create_schema(connection, schema).await? {
+        return Ok(());
+    }
+    sqlx::query(
+        "-- note_made_schema
+         UPDATE relevo_ledger.import SET made_schema = true WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(|source| ImportError::database("noting the new schema", source))
 }
 
 /// Says before any work what would stop the import at its end.

@@ -12,6 +12,7 @@ use relevo_pg::{PgError, Session, session};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
+use super::begin::make_target_schema;
 use super::clean::clean;
 use super::golive::GoLive;
 use super::merging;
@@ -199,6 +200,8 @@ impl Finish<'_> {
         }
 
         self.clock.enter(Phase::Cutover);
+        // Another import that made it may have failed since, and taken it away.
+        make_target_schema(session.connection(), self.id, &self.options.schema).await?;
         self.cut_over(&mut session, &exchange, &loaded, &counted, &before).await?;
         session.close().await;
         Ok(())

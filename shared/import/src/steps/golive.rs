@@ -15,6 +15,7 @@ use crate::error::ImportError;
 use crate::guard::RowsBefore;
 use crate::identity::previous_schema;
 use crate::ledger;
+use crate::progress::each_once;
 
 /// Writes the certificate.
 pub(super) struct GoLive<'a, 'f> {
@@ -114,9 +115,12 @@ impl Finish<'_> {
                 table: name,
             }
         });
-        let mut notices = self.notices.clone();
-        notices.extend(exchanged.notices.iter().cloned());
-        notices.extend(self.manifest.warnings.iter().map(|warning| warning.message.clone()));
+        let notices = self
+            .notices
+            .iter()
+            .chain(&exchanged.notices)
+            .chain(self.manifest.warnings.iter().map(|warning| &warning.message));
+        let notices = each_once(notices.cloned());
         Certificate {
             import: self.id.clone(),
             schema: self.options.schema.clone(),

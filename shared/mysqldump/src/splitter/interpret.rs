@@ -112,6 +112,8 @@ impl DumpSplitter {
         self.understood = true;
         match first.as_str() {
             "set" => {
+                // What the tools put back last, after all rows.
+                self.summary.restored |= source.to_ascii_uppercase().contains("=@OLD_SQL_NOTES");
                 if self.session.apply(source) {
                     let state = self.session.state();
                     self.builder.ansi_quotes = state.ansi_quotes;

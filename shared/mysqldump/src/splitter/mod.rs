@@ -49,6 +49,7 @@ pub struct DumpSplitter {
     foreign_lines: u64,
     /// Lines that are no SQL look like rows.
     text_rows: bool,
+    last_byte: u8,
 }
 
 #[derive(Debug)]
@@ -121,6 +122,7 @@ impl DumpSplitter {
             understood: false,
             foreign_lines: 0,
             text_rows: false,
+            last_byte: 0,
         }
     }
 
@@ -147,6 +149,9 @@ impl DumpSplitter {
                 }
                 Mode::Rows(rows) => self.feed_rows(rows, bytes, at, sink)?,
             };
+        }
+        if let Some(&last) = bytes.last() {
+            self.last_byte = last;
         }
         self.position.next_slice(bytes);
         Ok(())
@@ -182,6 +187,8 @@ impl DumpSplitter {
         for message in choices::unknown(&self.options.translate, &self.catalog.tables()) {
             self.warn(message, sink)?;
         }
+        // The tools end every statement with a line break; an editor may take the last one away.
+        self.summary.trimmed = self.last_byte == b';';
         self.summary.bytes = self.position.base;
         self.summary.lines = self.position.newlines;
         Ok(self.summary)

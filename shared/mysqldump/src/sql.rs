@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::ddl::{self, Note};
 use crate::encoder::{BatchStats, RowEncoder};
 use crate::error::{EncoderError, RowError};
-use crate::event::{Event, InsertHeader, RowBatch};
+use crate::event::{Event, InsertHeader, RowBatch, SkippedKind, SkippedObject};
 use crate::options::TranslateOptions;
 use crate::schema::TableDef;
 
@@ -38,6 +38,8 @@ pub struct SqlTranslator {
     schema: Option<String>,
     options: TranslateOptions,
     tables: BTreeMap<String, Vec<Arc<TableDef>>>,
+    /// Views and sequences by schema, to be written after the tables.
+    objects: BTreeMap<String, Vec<SkippedObject>>,
     open: Option<(Arc<InsertHeader>, Arc<TableDef>, RowEncoder)>,
     stats: BatchStats,
     notes: Vec<Note>,
@@ -52,6 +54,7 @@ impl SqlTranslator {
             schema,
             options,
             tables: BTreeMap::new(),
+            objects: BTreeMap::new(),
             open: None,
             stats: BatchStats::default(),
             notes: Vec::new(),
@@ -66,7 +69,7 @@ impl SqlTranslator {
             Event::Table(table) => {
                 self.close(out);
                 self.begin(out);
-                let schema = self.schema_of(table);
+                let schema = self.schema_of(table.database.as_deref());
                 if !self.tables.contains_key(&schema) {
                     let name = ddl::quote(&schema);
                     append(out, &format!("CREATE SCHEMA IF NOT EXISTS {name};\n"));
@@ -77,7 +80,7 @@ impl SqlTranslator {
                 self.tables.entry(schema).or_default().push(Arc::clone(table));
             }
             Event::Altered(table) => {
-                let schema = self.schema_of(table);
+                let schema = self.schema_of(table.database.as_deref());
                 let known = self.tables.entry(schema).or_default();
                 if let Some(entry) = known.iter_mut().find(|known| known.name == table.name) {
                     *entry = Arc::clone(table);
@@ -85,7 +88,7 @@ impl SqlTranslator {
             }
             Event::Dropped(table) => {
                 self.close(out);
-                let schema = self.schema_of(table);
+                let schema = self.schema_of(table.database.as_deref());
                 let known = self.tables.entry(schema.clone()).or_default();
                 known.retain(|known| known.name != table.name);
                 let name = ddl::quote(&ddl::table_name(table));
@@ -93,8 +96,13 @@ impl SqlTranslator {
             }
             Event::Skipped(object) => {
                 self.close(out);
-                let what = format!("skipped {:?} {}:\n{}", object.kind, object.name, object.source);
-                comment(out, &what);
+                match object.kind {
+                    SkippedKind::View | SkippedKind::Sequence => {
+                        let schema = self.schema_of(object.database.as_deref());
+                        self.objects.entry(schema).or_default().push(object.clone());
+                    }
+                    _ => skipped(object, out),
+                }
             }
             Event::Warning(warning) => {
                 self.close(out);
@@ -118,17 +126,36 @@ impl SqlTranslator {
             }
             self.notes.extend(plan.notes);
         }
+        for (schema, objects) in std::mem::take(&mut self.objects) {
+            self.begin(out);
+            self.write_objects(&schema, &objects, out);
+        }
         for note in &self.notes {
             comment(out, &format!("{} {}: {}", note.table, note.object, note.message));
         }
         (self.stats, self.notes)
     }
 
-    fn schema_of(&self, table: &TableDef) -> String {
-        self.schema
-            .clone()
-            .or_else(|| table.database.clone())
-            .unwrap_or_else(|| "public".to_owned())
+    /// Sequences and views; what cannot be translated becomes a comment.
+    fn write_objects(&mut self, schema: &str, objects: &[SkippedObject], out: &mut Vec<u8>) {
+        let tables: Vec<TableDef> =
+            self.tables.get(schema).into_iter().flatten().map(|t| TableDef::clone(t)).collect();
+        if tables.is_empty() {
+            append(out, &format!("CREATE SCHEMA IF NOT EXISTS {};\n", ddl::quote(schema)));
+        }
+        let plan = ddl::objects(objects, &tables, schema, &self.options);
+        for object in plan.statements {
+            append(out, &format!("\n{};\n", object.sql));
+            if !object.note.is_empty() {
+                let (table, object_name) = (object.name.clone(), String::new());
+                self.notes.push(Note { table, object: object_name, message: object.note });
+            }
+        }
+        plan.left.iter().for_each(|object| skipped(object, out));
+    }
+
+    fn schema_of(&self, database: Option<&str>) -> String {
+        self.schema.as_deref().or(database).unwrap_or("public").to_owned()
     }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
@@ -148,7 +175,7 @@ impl SqlTranslator {
         if !same {
             self.close(out);
             let encoder = RowEncoder::new(&batch.table, &batch.insert, &self.options)?;
-            let schema = self.schema_of(&batch.table);
+            let schema = self.schema_of(batch.table.database.as_deref());
             append(out, &format!("\n{};\n", encoder.copy_statement(&schema)));
             let (insert, table) = (Arc::clone(&batch.insert), Arc::clone(&batch.table));
             self.open = Some((insert, table, encoder));
@@ -171,6 +198,10 @@ impl SqlTranslator {
 
 fn append(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
+}
+
+fn skipped(object: &SkippedObject, out: &mut Vec<u8>) {
+    comment(out, &format!("skipped {:?} {}:\n{}", object.kind, object.name, object.source));
 }
 
 fn comment(out: &mut Vec<u8>, text: &str) {

@@ -2,7 +2,9 @@
 
 use crate::ddl::expression::Use;
 use crate::ddl::expression::parser::Parser;
-use crate::ddl::expression::typing::{Kind, Typed, is_digits, is_number, joins, truth, unify};
+use crate::ddl::expression::typing::{
+    Kind, Typed, is_digits, is_number, joins, plain_literal, truth, unify,
+};
 use crate::lexer::TokenKind;
 
 impl Parser<'_> {
@@ -29,7 +31,7 @@ impl Parser<'_> {
             ("left" | "right", 2) if first == Some(Kind::Text) && is_digits(sql[1]) => {
                 Some((format!("\"{name}\"({})", sql.join(", ")), Kind::Text))
             }
-            ("date", 1) if has_date(first?) => Some((format!("{}::date", sql[0]), Kind::Date)),
+            ("date", 1) if self.has_date(first?) => Some((format!("{}::date", sql[0]), Kind::Date)),
             ("lower" | "lcase" | "upper" | "ucase" | "trim" | "ltrim" | "rtrim", 1)
                 if all(Kind::Text) =>
             {
@@ -51,7 +53,9 @@ impl Parser<'_> {
             ("md5", 1) if all(Kind::Text) => Some((format!("md5({})", sql[0]), Kind::Text)),
             ("abs", 1) => {
                 is_number(first?).then_some(())?;
-                Some((format!("abs({})", sql[0]), first?))
+                // MySQL computes in 64 bits: the least smallint has an absolute value there.
+                let wide = if first == Some(Kind::Integer) { "::bigint" } else { "" };
+                Some((format!("abs({}{wide})", sql[0]), first?))
             }
             ("ifnull" | "coalesce", 1..) => {
                 let kind = arguments.iter().try_fold(Kind::Null, |kind, a| unify(kind, a.1))?;
@@ -85,10 +89,14 @@ impl Parser<'_> {
             {
                 Some((format!("substr({})", sql.join(", ")), Kind::Text))
             }
+            ("date_format", 2) if self.purpose == Use::View && self.has_date(first?) => {
+                let pattern = date_pattern(plain_literal(sql[1])?)?;
+                Some((format!("to_char({}::timestamp, '{pattern}')", sql[0]), Kind::Text))
+            }
             ("nullif", 2) if unify(first?, arguments[1].1) == first => {
                 Some((format!("NULLIF({}, {})", sql[0], sql[1]), first?))
             }
-            ("year" | "month" | "day" | "dayofmonth", 1) if has_date(first?) => {
+            ("year" | "month" | "day" | "dayofmonth", 1) if self.has_date(first?) => {
                 let field = if name == "dayofmonth" { "day" } else { name };
                 let field = field.to_uppercase();
                 Some((format!("EXTRACT({field} FROM {})::integer", sql[0]), Kind::Integer))
@@ -97,17 +105,27 @@ impl Parser<'_> {
                 Some(("gen_random_uuid()".to_owned(), Kind::Uuid))
             }
             ("now" | "current_timestamp" | "localtimestamp" | "localtime", _)
-                if self.purpose == Use::Default =>
+                if self.is_volatile() =>
             {
-                Some(("CURRENT_TIMESTAMP".to_owned(), Kind::Moment))
+                Some(self.now())
             }
             ("json_object", 0) => Some(("'{}'::jsonb".to_owned(), Kind::Json)),
             ("json_array", 0) => Some(("'[]'::jsonb".to_owned(), Kind::Json)),
-            ("curdate" | "current_date", 0) if self.purpose == Use::Default => {
+            ("curdate" | "current_date", 0) if self.is_volatile() => {
                 Some(("CURRENT_DATE".to_owned(), Kind::Date))
             }
             _ => None,
         }
+    }
+
+    fn is_volatile(&self) -> bool {
+        matches!(self.purpose, Use::Default | Use::View)
+    }
+
+    /// Kinds with a date in them; that of an instant depends on the session's zone.
+    fn has_date(&self, kind: Kind) -> bool {
+        matches!(kind, Kind::Date | Kind::Moment)
+            || kind == Kind::Instant && self.purpose == Use::View
     }
 
     /// `cast(value as type)`, after CAST.
@@ -134,7 +152,9 @@ impl Parser<'_> {
             }
             ("char", Kind::Text, None) => Some((sql, kind)),
             ("char", Kind::Integer, None) => Some((format!("{sql}::text"), Kind::Text)),
-            ("date", kind, None) if has_date(kind) => Some((format!("{sql}::date"), Kind::Date)),
+            ("date", kind, None) if self.has_date(kind) => {
+                Some((format!("{sql}::date"), Kind::Date))
+            }
             ("datetime", Kind::Date | Kind::Moment, None) => {
                 Some((format!("{sql}::timestamp(0)"), Kind::Moment))
             }
@@ -161,7 +181,28 @@ impl Parser<'_> {
     }
 }
 
-/// Kinds with a date in them, whatever the session's zone.
-fn has_date(kind: Kind) -> bool {
-    matches!(kind, Kind::Date | Kind::Moment)
+/// A pattern of DATE_FORMAT for to_char; only what both print alike, whatever the language.
+fn date_pattern(format: &str) -> Option<String> {
+    let mut pattern = String::new();
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '%' => pattern.push_str(match chars.next()? {
+                'Y' => "YYYY",
+                'y' => "YY",
+                'm' => "MM",
+                'd' => "DD",
+                'H' => "HH24",
+                'h' | 'I' => "HH12",
+                'i' => "MI",
+                's' | 'S' => "SS",
+                'T' => "HH24:MI:SS",
+                'j' => "DDD",
+                _ => return None,
+            }),
+            '-' | '/' | ':' | '.' | ' ' | ',' => pattern.push(c),
+            _ => return None,
+        }
+    }
+    Some(pattern)
 }

@@ -3,14 +3,17 @@
 //! A translation that Postgres would refuse, or that means something else there, is worse than
 //! none: whatever is not known for certain gives `None`, and the caller reports the source.
 
+mod aggregate;
 mod call;
 mod parser;
+mod scope;
 #[cfg(test)]
 mod tests;
 mod typing;
 
-use parser::Parser;
-use typing::{Kind, Typed, kind_of, truth};
+pub(super) use parser::Parser;
+pub(super) use scope::{Relation, Scope, ScopeColumn};
+pub(super) use typing::{Kind, Typed, kind_of, truth};
 
 use crate::ddl::types::{Encoding, pg_column};
 use crate::lexer::{LexMode, tokenize};
@@ -19,7 +22,7 @@ use crate::schema::{ColumnDef, TableDef};
 
 /// What an expression is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     /// Must be immutable, and must give MySQL's very values: no comparison of texts, which MySQL
     /// makes without regard to case.
     Generated,
@@ -27,6 +30,8 @@ enum Use {
     Default,
     /// Must be immutable.
     Check,
+    /// May be volatile, may aggregate.
+    View,
 }
 
 /// The rule of a generated column; only what is immutable in Postgres.
@@ -83,7 +88,7 @@ fn translate(
     purpose: Use,
 ) -> Option<Typed> {
     let tokens = tokenize(source, LexMode::default());
-    let mut parser = Parser::new(source, &tokens, table, options, purpose);
+    let mut parser = Parser::new(source, &tokens, Scope::Table(table), options, purpose);
     let result = parser.expression()?;
     parser.cursor.at_end().then_some(result)
 }

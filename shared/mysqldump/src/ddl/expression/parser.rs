@@ -1,42 +1,58 @@
 //! The grammar: precedence by descent, every level typed.
 
 use crate::ddl::expression::Use;
+use crate::ddl::expression::scope::Scope;
 use crate::ddl::expression::typing::{
-    Kind, Typed, arithmetic, both_true, is_number, json_path, kind_of, plain_literal, truth, unify,
+    Kind, Typed, arithmetic, both_true, is_number, json_path, plain_literal, truth, unify,
     unquoted_member,
 };
-use crate::ddl::names::{column_name, literal, quote};
-use crate::ddl::types::pg_column;
+use crate::ddl::names::literal;
 use crate::lexer::{Cursor, Token, TokenKind};
-use crate::options::{JsonType, TranslateOptions};
-use crate::schema::{ColumnType, TableDef};
+use crate::options::TranslateOptions;
 use crate::values::date;
 
 /// Deeper expressions than this are not read: they come from no server.
 const DEPTH_LIMIT: usize = 64;
 
 /// Reads one expression after another from a cursor.
-pub(super) struct Parser<'a> {
-    pub(super) cursor: Cursor<'a>,
-    table: &'a TableDef,
-    options: &'a TranslateOptions,
+pub(in crate::ddl) struct Parser<'a> {
+    pub(in crate::ddl) cursor: Cursor<'a>,
+    pub(super) scope: Scope<'a>,
+    pub(super) options: &'a TranslateOptions,
     pub(super) purpose: Use,
+    /// Columns named outside aggregates so far.
+    pub(in crate::ddl) bare_columns: usize,
+    /// Aggregates so far.
+    pub(in crate::ddl) aggregates: usize,
+    pub(super) in_aggregate: bool,
+    /// Texts were compared, which Postgres does with regard to case.
+    pub(in crate::ddl) compares_text: bool,
     depth: usize,
 }
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(
+    pub(in crate::ddl) fn new(
         source: &'a str,
         tokens: &'a [Token],
-        table: &'a TableDef,
+        scope: Scope<'a>,
         options: &'a TranslateOptions,
         purpose: Use,
     ) -> Self {
-        Self { cursor: Cursor::new(source, tokens), table, options, purpose, depth: 0 }
+        Self {
+            cursor: Cursor::new(source, tokens),
+            scope,
+            options,
+            purpose,
+            bare_columns: 0,
+            aggregates: 0,
+            in_aggregate: false,
+            compares_text: false,
+            depth: 0,
+        }
     }
 
     /// A whole expression.
-    pub(super) fn expression(&mut self) -> Option<Typed> {
+    pub(in crate::ddl) fn expression(&mut self) -> Option<Typed> {
         self.nested(|parser| {
             let mut left = parser.and()?;
             while parser.cursor.eat("or") {
@@ -75,16 +91,20 @@ impl<'a> Parser<'a> {
 
     /// Whether two values compare alike in both servers. Literals may be rewritten to the other
     /// side's type.
-    fn comparable(&self, left: &mut Typed, right: &mut Typed) -> Option<()> {
-        adapt_literal(left, right.1);
-        adapt_literal(right, left.1);
-        let fits = match (left.1, right.1) {
+    fn comparable(&mut self, left: &mut Typed, right: &mut Typed) -> Option<()> {
+        adapt_literal(left, right.1, self.purpose);
+        adapt_literal(right, left.1, self.purpose);
+        let zoned = |a, b| (a, b) == (Kind::Instant, Kind::Moment);
+        match (left.1, right.1) {
             (Kind::Other | Kind::Json | Kind::Null, _)
-            | (_, Kind::Other | Kind::Json | Kind::Null) => false,
-            (Kind::Text, Kind::Text) => self.purpose != Use::Generated,
-            (a, b) => a == b || is_number(a) && is_number(b),
-        };
-        fits.then_some(())
+            | (_, Kind::Other | Kind::Json | Kind::Null) => return None,
+            (Kind::Text, Kind::Text) if self.purpose == Use::Generated => return None,
+            (Kind::Text, Kind::Text) => self.compares_text = true,
+            (a, b) if a == b || is_number(a) && is_number(b) => {}
+            (a, b) if self.purpose == Use::View && (zoned(a, b) || zoned(b, a)) => {}
+            _ => return None,
+        }
+        Some(())
     }
 
     fn comparison(&mut self) -> Option<Typed> {
@@ -118,6 +138,13 @@ impl<'a> Parser<'a> {
             }
             let list: Vec<String> = items.into_iter().map(|i| i.0).collect();
             return Some((format!("({} {not}IN ({}))", left.0, list.join(", ")), Kind::Bool));
+        }
+        if self.purpose == Use::View && self.cursor.eat("like") {
+            let right = self.sum()?;
+            // MySQL's usual collations do not tell case.
+            self.compares_text = true;
+            return (left.1 == Kind::Text && right.1 == Kind::Text)
+                .then(|| (format!("({} {not}ILIKE {})", left.0, right.0), Kind::Bool));
         }
         if negated {
             return None;
@@ -242,7 +269,9 @@ impl<'a> Parser<'a> {
             TokenKind::Quoted(name) => self.column(name),
             TokenKind::Punct('-') => self.nested(|parser| {
                 let (sql, kind) = parser.primary()?;
-                is_number(kind).then(|| (format!("(-{sql})"), kind))
+                let bare = sql.bytes().all(|b| b.is_ascii_digit());
+                let wide = if kind == Kind::Integer && !bare { "::bigint" } else { "" };
+                is_number(kind).then(|| (format!("(-{sql}{wide})"), kind))
             }),
             TokenKind::Punct('(') => {
                 let inner = self.expression()?;
@@ -267,21 +296,30 @@ impl<'a> Parser<'a> {
                 "json_unquote" => self.json_unquote(),
                 "cast" => self.cast(),
                 "convert" => self.convert(),
+                _ if self.purpose == Use::View && Self::is_aggregate(&lower) => {
+                    self.aggregate(&lower)
+                }
                 _ => {
                     let arguments = self.arguments()?;
                     self.call(&lower, &arguments)
                 }
             };
         }
-        let volatile = self.purpose == Use::Default;
+        let volatile = matches!(self.purpose, Use::Default | Use::View);
         match lower.as_str() {
             "null" => Some(("NULL".to_owned(), Kind::Null)),
             "case" => self.nested(Self::case),
             "true" | "false" => Some((lower.to_uppercase(), Kind::Bool)),
-            "current_timestamp" if volatile => Some(("CURRENT_TIMESTAMP".to_owned(), Kind::Moment)),
+            "current_timestamp" if volatile => Some(self.now()),
             "current_date" if volatile => Some(("CURRENT_DATE".to_owned(), Kind::Date)),
             _ => self.column(word),
         }
+    }
+
+    /// The present moment, for what the expression is for.
+    pub(super) fn now(&self) -> Typed {
+        let sql = if self.purpose == Use::View { "LOCALTIMESTAMP" } else { "CURRENT_TIMESTAMP" };
+        (sql.to_owned(), Kind::Moment)
     }
 
     /// `json_unquote(json_extract(column, '$.path'))`, after the first word.
@@ -334,24 +372,22 @@ impl<'a> Parser<'a> {
 
     /// A column, after the first part of its name.
     fn column(&mut self, first: &str) -> Option<Typed> {
-        // Another part follows, or this is a default, which names no column.
-        if self.cursor.sees_punct('.') || self.purpose == Use::Default {
+        let mut parts = vec![first.to_owned()];
+        while self.cursor.eat_punct('.') {
+            parts.push(self.cursor.identifier()?);
+        }
+        // No column in a default.
+        if self.purpose == Use::Default || parts.len() > 3 {
             return None;
         }
-        let column = &self.table.columns[self.table.column_index(first)?];
-        // Postgres allows no generated column in another's rule.
-        if column.generated.is_some() {
-            return None;
+        let name = parts.pop()?;
+        let qualifier = parts.pop();
+        let generated_too = self.purpose == Use::View;
+        let found = self.scope.column(qualifier.as_deref(), &name, generated_too, self.options)?;
+        if !self.in_aggregate {
+            self.bare_columns += 1;
         }
-        // A zero-filled number counts as its digits in one place and as a number in another.
-        if matches!(column.ty, ColumnType::Int { zerofill: true, .. }) {
-            return None;
-        }
-        let kind = kind_of(&pg_column(self.table, column, self.options).encoding);
-        if kind == Kind::Json && self.options.json != JsonType::Jsonb {
-            return None;
-        }
-        Some((quote(&column_name(self.table, column)), kind))
+        Some(found)
     }
 
     /// `(a, b, …)`.
@@ -377,11 +413,13 @@ impl<'a> Parser<'a> {
 
 /// Takes a literal for what it is compared with, where that is exact: a date written as text, a
 /// number in quotes, 0 and 1 beside a truth.
-fn adapt_literal(value: &mut Typed, other: Kind) {
+fn adapt_literal(value: &mut Typed, other: Kind, purpose: Use) {
     match (value.1, other) {
-        (Kind::Text, Kind::Date | Kind::Moment) => {
+        (Kind::Text, Kind::Date | Kind::Moment | Kind::Instant) => {
             let Some(text) = plain_literal(&value.0) else { return };
-            let fits = date::is_valid(text.as_bytes()) && (other != Kind::Date || text.len() == 10);
+            let fits = date::is_valid(text.as_bytes())
+                && (other != Kind::Date || text.len() == 10)
+                && (other != Kind::Instant || purpose == Use::View);
             if fits {
                 value.1 = other;
             }

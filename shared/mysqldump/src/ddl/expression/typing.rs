@@ -5,7 +5,7 @@ use crate::ddl::types::Encoding;
 
 /// What an expression yields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::ddl) enum Kind {
     /// Whole numbers.
     Integer,
     /// Exact decimals.
@@ -33,10 +33,10 @@ pub(super) enum Kind {
 }
 
 /// SQL text and what it yields.
-pub(super) type Typed = (String, Kind);
+pub(in crate::ddl) type Typed = (String, Kind);
 
 /// What the values of a column are.
-pub(super) fn kind_of(encoding: &Encoding) -> Kind {
+pub(in crate::ddl) fn kind_of(encoding: &Encoding) -> Kind {
     match encoding {
         Encoding::Int { .. } | Encoding::Year => Kind::Integer,
         Encoding::Decimal { .. } => Kind::Number,
@@ -52,7 +52,7 @@ pub(super) fn kind_of(encoding: &Encoding) -> Kind {
 }
 
 /// A condition: MySQL takes numbers for truth.
-pub(super) fn truth((sql, kind): Typed) -> Option<String> {
+pub(in crate::ddl) fn truth((sql, kind): Typed) -> Option<String> {
     match kind {
         Kind::Bool => Some(sql),
         kind if is_number(kind) && !sql.bytes().all(|b| b.is_ascii_digit()) => {

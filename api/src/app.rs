@@ -25,6 +25,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::console;
 use crate::error::ApiError;
+use crate::gathered::Gathered;
 use crate::limits::{DepthLimit, LogInLimit, RateLimit};
 use crate::live::Live;
 use crate::openapi::{self, Operation};
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) depth_limit: DepthLimit,
     /// How often one address may fail to log in.
     pub(crate) log_ins: LogInLimit,
+    /// Single enqueues on their way.
+    pub(crate) gathered: Gathered,
     /// The runs that are being followed.
     pub(crate) live: Arc<Live>,
 }
@@ -78,6 +81,7 @@ impl App {
     fn new(deps: ApiDeps, stopping: CancellationToken) -> Self {
         let rate_limit = RateLimit::new(deps.settings.api.rate_limit_per_second);
         let depth_limit = DepthLimit::new(deps.settings.api.queue_depth_max);
+        let gathered = Gathered::new(deps.queue.clone());
         let live = Live::new(deps.runs.clone(), stopping);
         Self(Arc::new(Shared {
             deps,
@@ -85,6 +89,7 @@ impl App {
             rate_limit,
             depth_limit,
             log_ins: LogInLimit::default(),
+            gathered,
             live,
         }))
     }
@@ -117,7 +122,8 @@ impl ApiDeps {
 
     /// Names the job in the log line of a request that brought it about.
     pub(crate) fn log_enqueued(&self, kind: relevo_jobs::JobKind, id: JobId, duplicate: bool) {
-        tracing::info!(job = id.0, kind = kind.as_str(), duplicate, "job enqueued over HTTP");
+        // One line a job would be most of a busy log; traces and the queue tell the same.
+        tracing::debug!(job = id.0, kind = kind.as_str(), duplicate, "job enqueued over HTTP");
     }
 }
 

@@ -92,7 +92,8 @@ impl ApiError {
         error
     }
 
-    fn database_unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    /// 503: the control plane's database does not answer; why goes to the log.
+    pub(crate) fn database_unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let mut error = Self::unavailable(
             "database_unavailable",
             "the control plane's database does not answer; nothing is known to have changed",
@@ -103,6 +104,11 @@ impl ApiError {
 }
 
 impl ApiError {
+    /// Whether coming again may help.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
     /// The problem as it is answered. What went wrong inside goes to the log, under an id that the
     /// problem names.
     pub(crate) fn problem(self) -> Value {

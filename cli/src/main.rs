@@ -9,6 +9,7 @@ mod embedded;
 mod failure;
 mod import_view;
 mod output;
+mod reload;
 mod shutdown;
 mod watch;
 
@@ -22,8 +23,8 @@ use serde_json::json;
 
 use crate::args::{Cli, Command, ConfigCommand};
 use crate::commands::{
-    configuration, connections, console, doctor, dumps, jobs, keys, notify, queues, runs,
-    schedules, services, state, up,
+    audit, configuration, connections, console, dead, doctor, dumps, jobs, keys, notify, queues,
+    runs, schedules, services, state, up,
 };
 use crate::control::ControlPlane;
 use crate::failure::{Exit, Failure, OrFail as _};
@@ -79,13 +80,14 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Scheduler(args) => Box::pin(services::scheduler(config, args)).await,
         Command::Migrate => migrate(config, out).await,
         Command::Key(command) => keys::key(&open(config).await?, command, out).await,
+        Command::Audit(command) => audit::audit(&open(config).await?, command, out).await,
         Command::Console(command) => console::console(&open(config).await?, command, out).await,
         Command::Job(command) => {
             let plane = open(config).await?;
             Box::pin(traced(&plane, "relevo job", jobs::job(&plane, command, out))).await
         }
         Command::Queue(command) => queues::queue(&open(config).await?, command, out).await,
-        Command::Dead(command) => jobs::dead(&open(config).await?, command, out).await,
+        Command::Dead(command) => dead::dead(&open(config).await?, command, out).await,
         Command::Run(command) => Box::pin(runs::run(&open(config).await?, command, out)).await,
         Command::Backup(command) => {
             let plane = open(config).await?;

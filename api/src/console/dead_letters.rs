@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 use relevo_queue::{JobFilter, JobId, JobView};
+use relevo_runs::dead_letters::BULK_MAX;
 use serde_json::value::RawValue;
 
 use super::back_to;
@@ -17,7 +18,7 @@ use crate::error::ApiError;
 use crate::extract::Named;
 use crate::page::LIMIT_DEFAULT;
 use crate::routes::dead_letters::{discard_dead, edit_dead, retry_dead};
-use crate::routes::dead_letters_bulk::{Discard, JOBS_MAX, Retry, act_on_matching};
+use crate::routes::dead_letters_bulk::{Act, act_on_matching};
 
 /// The page.
 const PATH: &str = "/console/dead-letters";
@@ -118,10 +119,10 @@ pub(super) async fn ask(visitor: Visitor, State(app): State<App>) -> Result<Resp
     let fields = &visitor.fields;
     let action = ToAll::read(fields)?;
     let matching = app.queue.count_dead(&all_filter(fields)?).await?;
-    if matching > u64::from(JOBS_MAX) {
+    if matching > u64::from(BULK_MAX) {
         return Err(ApiError::unprocessable(
             "too_many_jobs",
-            format!("{matching} match, more than {JOBS_MAX}: narrow the filter"),
+            format!("{matching} match, more than {BULK_MAX}: narrow the filter"),
         ));
     }
     let words = visitor.words;
@@ -167,11 +168,11 @@ pub(super) async fn act(State(app): State<App>, posted: Posted) -> Result<Respon
     })?;
     let done = match ToAll::read(fields)? {
         ToAll::Retry => {
-            act_on_matching::<Retry>(&app, actor, &filter, expected).await?;
+            act_on_matching(&app, actor, Act::Retry, &filter, expected).await?;
             "retried"
         }
         ToAll::Discard => {
-            act_on_matching::<Discard>(&app, actor, &filter, expected).await?;
+            act_on_matching(&app, actor, Act::Discard, &filter, expected).await?;
             "discarded"
         }
     };

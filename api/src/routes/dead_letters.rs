@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use relevo_queue::{JobId, JobState, JobView};
 use relevo_runs::api_keys::Scope;
 use relevo_runs::audit::Actor;
-use relevo_runs::job_from_json;
+use relevo_runs::dead_letters::{self, EditError, Edited};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -137,24 +137,13 @@ pub(crate) async fn edit_dead(
     payload: &RawValue,
     retry: bool,
 ) -> Result<JobView, ApiError> {
-    let before = find(app, id).await?;
-    let job = job_from_json(&before.kind, payload).map_err(refuse_payload)?;
-    if job.run_id != before.run_id {
-        return Err(ApiError::unprocessable(
-            "run_differs",
-            "the payload belongs to another run than the job does",
-        ));
-    }
     let mut audited = Audited::begin(app, actor).await?;
-    let edited =
-        app.queue.edit_dead_in(&mut audited.tx, id, &job.payload, job.payload_version).await?;
-    if !edited {
-        return Err(dead_letter_not_found(id));
-    }
+    let Edited { before, payload } =
+        dead_letters::edit_in(&mut audited.tx, &app.queue, id, payload).await.map_err(refuse)?;
     if retry {
         retry_in(app, &mut audited, id).await?;
     }
-    let after = json!({"payload": job.payload, "retry": retry});
+    let after = json!({"payload": payload, "retry": retry});
     let before = json!({"payload": before.payload});
     audited.commit("dead_letter.edit", &id.to_string(), Some(before), Some(after)).await?;
     app.queue.job(id).await?.ok_or_else(|| dead_letter_not_found(id))
@@ -177,6 +166,15 @@ pub(crate) async fn discard_dead(app: &App, actor: Actor, id: JobId) -> Result<(
         return Err(dead_letter_not_found(id));
     }
     audited.commit("dead_letter.discard", &id.to_string(), None, None).await
+}
+
+fn refuse(error: EditError) -> ApiError {
+    match error {
+        EditError::NotFound(id) => dead_letter_not_found(id),
+        EditError::Payload(error) => refuse_payload(error),
+        EditError::RunDiffers => ApiError::unprocessable("run_differs", error.to_string()),
+        EditError::Queue(error) => error.into(),
+    }
 }
 
 fn dead_letter_not_found(id: JobId) -> ApiError {

@@ -3,12 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use relevo_queue::{JobFilter, JobId, Queue, QueueError};
+use relevo_queue::{JobFilter, JobId};
 use relevo_runs::api_keys::Scope;
 use relevo_runs::audit::Actor;
+use relevo_runs::dead_letters::{self, Acted, BULK_MAX, BulkError, DeadLetterAction};
 use serde::Deserialize;
 use serde_json::json;
-use sqlx::PgConnection;
 
 use crate::app::App;
 use crate::audited::Audited;
@@ -19,9 +19,6 @@ use crate::openapi::schema::{
     array, boolean, count, id, input, integer, nullable, object, query, text,
 };
 use crate::openapi::{Operation, Routes};
-
-/// Jobs that one request may act on: it is one transaction.
-pub(crate) const JOBS_MAX: u32 = 10_000;
 
 pub(super) fn routes() -> Routes {
     let described = |operation: Operation| {
@@ -69,7 +66,7 @@ fn body() -> serde_json::Value {
             ("before", nullable(id())),
         ],
     );
-    input([("filter", filter)], [("expected", nullable(integer(0, JOBS_MAX.into())))])
+    input([("filter", filter)], [("expected", nullable(integer(0, BULK_MAX.into())))])
 }
 
 #[derive(Deserialize)]
@@ -129,50 +126,13 @@ impl BulkFilter {
     }
 }
 
-/// What is done to the locked dead letters.
-pub(crate) trait Act {
-    /// Its name in the audit log.
-    const ACTION: &'static str;
-
-    /// Does it; answers to how many.
-    fn act(
-        queue: &Queue,
-        tx: &mut PgConnection,
-        ids: &[JobId],
-        by: &str,
-    ) -> impl Future<Output = Result<u64, QueueError>> + Send;
-}
-
-/// They go back to work.
-pub(crate) struct Retry;
-
-impl Act for Retry {
-    const ACTION: &'static str = "dead_letter.retry_many";
-
-    async fn act(
-        queue: &Queue,
-        tx: &mut PgConnection,
-        ids: &[JobId],
-        _by: &str,
-    ) -> Result<u64, QueueError> {
-        queue.retry_dead_in(tx, ids).await
-    }
-}
-
-/// They are given up for good.
-pub(crate) struct Discard;
-
-impl Act for Discard {
-    const ACTION: &'static str = "dead_letter.discard_many";
-
-    async fn act(
-        queue: &Queue,
-        tx: &mut PgConnection,
-        ids: &[JobId],
-        by: &str,
-    ) -> Result<u64, QueueError> {
-        queue.discard_many_dead_in(tx, ids, &format!("discarded by {by}")).await
-    }
+/// What is done to dead letters.
+#[derive(Clone, Copy)]
+pub(crate) enum Act {
+    /// They go back to work.
+    Retry,
+    /// They are given up for good.
+    Discard,
 }
 
 async fn retry(
@@ -181,7 +141,7 @@ async fn retry(
     Params(params): Params<BulkParams>,
     Body(body): Body<BulkBody>,
 ) -> Result<Response, ApiError> {
-    run::<Retry>(&caller, &app, &params, body).await
+    run(Act::Retry, &caller, &app, &params, body).await
 }
 
 async fn discard(
@@ -190,19 +150,20 @@ async fn discard(
     Params(params): Params<BulkParams>,
     Body(body): Body<BulkBody>,
 ) -> Result<Response, ApiError> {
-    run::<Discard>(&caller, &app, &params, body).await
+    run(Act::Discard, &caller, &app, &params, body).await
 }
 
-async fn run<A: Act>(
+async fn run(
+    act: Act,
     caller: &Caller<Operate>,
     app: &App,
     params: &BulkParams,
     body: BulkBody,
 ) -> Result<Response, ApiError> {
-    if body.expected.is_some_and(|expected| expected > JOBS_MAX) {
+    if body.expected.is_some_and(|expected| expected > BULK_MAX) {
         return Err(ApiError::unprocessable(
             "invalid_body",
-            format!("expected is at most {JOBS_MAX}"),
+            format!("expected is at most {BULK_MAX}"),
         ));
     }
     let filter = body.filter.read()?;
@@ -217,45 +178,48 @@ async fn run<A: Act>(
             "ask with ?dry_run=true first, then say in expected how many are meant",
         ));
     };
-    let (matching, changed) = act_on_matching::<A>(app, caller.actor(), &filter, expected).await?;
+    let Acted { matching, changed } =
+        act_on_matching(app, caller.actor(), act, &filter, expected).await?;
     let answer = json!({"dry_run": false, "matching": matching, "changed": changed});
     Ok(Json(answer).into_response())
 }
 
-/// Does it to all that match, provided that they are as many as expected: how many matched, and how
-/// many it was done to.
-pub(crate) async fn act_on_matching<A: Act>(
+/// Does it to all that match, provided that they are as many as expected.
+pub(crate) async fn act_on_matching(
     app: &App,
     actor: Actor,
+    act: Act,
     filter: &JobFilter,
     expected: u32,
-) -> Result<(u32, u64), ApiError> {
-    let by = actor.label();
+) -> Result<Acted, ApiError> {
+    let reason = format!("discarded by {}", actor.label());
     let mut audited = Audited::begin(app, actor).await?;
-    // One more than may be, to see that there are too many.
-    let ids = app.queue.lock_dead_in(&mut audited.tx, filter, JOBS_MAX + 1).await?;
-    let matching = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-    if matching > JOBS_MAX {
-        return Err(ApiError::unprocessable(
-            "too_many_jobs",
-            format!("more than {JOBS_MAX} match; narrow the filter, for instance by before"),
-        ));
-    }
-    if matching != expected {
-        return Err(ApiError::conflict(
-            "count_differs",
-            format!("{matching} match by now, not {expected}; nothing was changed"),
-        )
-        .with("matching", matching));
-    }
-    let changed = A::act(&app.queue, &mut audited.tx, &ids, &by).await?;
-    if changed > 0 {
+    let (name, action) = match act {
+        Act::Retry => ("dead_letter.retry_many", DeadLetterAction::Retry),
+        Act::Discard => ("dead_letter.discard_many", DeadLetterAction::Discard { reason: &reason }),
+    };
+    let acted =
+        dead_letters::act_on_matching_in(&mut audited.tx, &app.queue, filter, expected, action)
+            .await
+            .map_err(refuse)?;
+    if acted.changed > 0 {
         let filter = json!({
             "kinds": filter.kinds, "queue": filter.queue, "run_id": filter.run_id,
             "before": filter.before,
         });
-        let after = json!({"filter": filter, "matching": matching, "changed": changed});
-        audited.commit(A::ACTION, "dead letters by filter", None, Some(after)).await?;
+        let after = json!({"filter": filter, "matching": acted.matching, "changed": acted.changed});
+        audited.commit(name, "dead letters by filter", None, Some(after)).await?;
     }
-    Ok((matching, changed))
+    Ok(acted)
+}
+
+fn refuse(error: BulkError) -> ApiError {
+    let text = error.to_string();
+    match error {
+        BulkError::TooMany => ApiError::unprocessable("too_many_jobs", text),
+        BulkError::CountDiffers { matching, .. } => {
+            ApiError::conflict("count_differs", text).with("matching", matching)
+        }
+        BulkError::Queue(error) => error.into(),
+    }
 }

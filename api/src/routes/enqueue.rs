@@ -111,7 +111,7 @@ async fn enqueue(
     let job = new_job(body)?;
     app.depth_limit.check(&app.pool, &job.queue).await?;
     let (queue, kind) = (job.queue.clone(), job.kind.parse());
-    let enqueued = app.queue.enqueue(job).await?;
+    let enqueued = app.gathered.enqueue(job).await?;
     if let Ok(kind) = kind {
         app.log_enqueued(kind, enqueued.id, enqueued.duplicate);
         if !enqueued.duplicate {
@@ -160,7 +160,7 @@ async fn enqueue_batch(
     let accepted =
         results.iter().filter(|result| matches!(result, EnqueueResult::Taken(_))).count();
     let refused = results.len() - accepted;
-    tracing::info!(accepted, refused, "jobs enqueued over HTTP");
+    tracing::debug!(accepted, refused, "jobs enqueued over HTTP");
     Ok((StatusCode::ACCEPTED, Json(BatchAnswer { accepted, refused, results })).into_response())
 }
 

@@ -13,7 +13,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use dump::DumpCommand;
 pub use operate::{
-    BackupCommand, ConsoleCommand, DeadCommand, JobCommand, KeyCommand, QueueCommand, RunCommand,
+    AuditCommand, BackupCommand, ConsoleCommand, DeadCommand, JobCommand, KeyCommand, QueueCommand,
+    RunCommand,
 };
 pub use outside::{ConnectionCommand, DoctorArgs, NotifyCommand, SecretCommand};
 pub use schedule::ScheduleCommand;
@@ -89,6 +90,9 @@ pub enum Command {
     /// API keys: create, list, revoke
     #[command(subcommand)]
     Key(KeyCommand),
+    /// The audit log: who changed what, over HTTP, in the console or by command
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// The console: a link that logs a browser in once
     #[command(subcommand)]
     Console(ConsoleCommand),
@@ -98,7 +102,7 @@ pub enum Command {
     /// Queues: list, pause, resume
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// Dead letters, the jobs that were given up: list, retry, discard
+    /// Dead letters, the jobs that were given up: list, export, edit, retry, discard
     #[command(subcommand)]
     Dead(DeadCommand),
     /// Runs: list, show, log, watch, rollback, cancel

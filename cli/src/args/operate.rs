@@ -16,18 +16,53 @@ pub enum KeyCommand {
         /// What the key is for, so that people recognise it
         #[arg(long)]
         name: String,
-        /// What it may do: enqueue, read, operate or admin; repeatable
-        #[arg(long = "scope", value_name = "SCOPE", required = true)]
+        /// What it may do: enqueue, read, operate or admin; repeatable, or with commas between
+        #[arg(long = "scope", value_name = "SCOPE", required = true, value_delimiter = ',')]
         scopes: Vec<String>,
     },
     /// List keys: name, prefix, scopes, whether revoked
     #[command(after_help = "Example:\n  relevo key list")]
     List,
+    /// Make a key in the place of another, with its name and scopes; both work for a while
+    #[command(after_help = "Examples:
+  relevo key rotate 3
+  relevo key rotate 3 --overlap 0    the old one is worthless at once")]
+    Rotate {
+        /// Number of the key, from `relevo key list`
+        id: i64,
+        /// How long the old one goes on working, so that its users can change over
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600,
+            value_parser = clap::value_parser!(u32).range(0..=2_592_000))]
+        overlap: u32,
+    },
     /// Revoke a key; it stops working at once
     #[command(after_help = "Example:\n  relevo key revoke 3")]
     Revoke {
         /// Number of the key, from `relevo key list`
         id: i64,
+    },
+}
+
+/// `relevo audit …`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// List what people changed, newest first
+    #[command(
+        after_help = "Examples:\n  relevo audit list\n  relevo audit list --action queue.pause --json"
+    )]
+    List {
+        /// Only by this actor: api:KEY, console:NAME or cli:USER
+        #[arg(long, value_name = "ACTOR")]
+        actor: Option<String>,
+        /// Only this action, for instance run.rollback
+        #[arg(long, value_name = "ACTION")]
+        action: Option<String>,
+        /// Only to this object
+        #[arg(long, value_name = "OBJECT")]
+        object: Option<String>,
+        /// Which part of the list.
+        #[command(flatten)]
+        page: PageArgs,
     },
 }
 
@@ -186,18 +221,75 @@ pub enum DeadCommand {
         #[command(flatten)]
         page: PageArgs,
     },
-    /// Put a dead letter back into its queue with fresh attempts
-    #[command(after_help = "Example:\n  relevo dead retry 4711")]
-    Retry {
+    /// Print dead letters whole, one JSON document a line
+    #[command(after_help = "Example:\n  relevo dead export --kind Notify > given-up.jsonl")]
+    Export {
+        /// Which ones; all unless something is said.
+        #[command(flatten)]
+        filter: DeadFilterArgs,
+    },
+    /// Give a dead letter another payload, checked as its kind's own
+    #[command(
+        after_help = "Example:\n  relevo dead edit 4711 --payload '{\"run_id\": 12}' --retry"
+    )]
+    Edit {
         /// Number of the job
         id: i64,
+        /// The new payload as a JSON object, @FILE for a file, @- for standard input
+        #[arg(long, value_name = "JSON|@FILE")]
+        payload: String,
+        /// Then put it back into its queue
+        #[arg(long)]
+        retry: bool,
     },
-    /// Remove a dead letter for good
-    #[command(after_help = "Example:\n  relevo dead discard 4711")]
-    Discard {
-        /// Number of the job
-        id: i64,
-    },
+    /// Put dead letters back into their queues with fresh attempts: one, or all that match
+    #[command(after_help = "Examples:
+  relevo dead retry 4711
+  relevo dead retry --kind Notify                  counts them
+  relevo dead retry --kind Notify --expected 12    retries them, if they are 12 still")]
+    Retry(DeadTargetArgs),
+    /// Remove dead letters for good: one, or all that match
+    #[command(after_help = "Examples:
+  relevo dead discard 4711
+  relevo dead discard --all                 counts them
+  relevo dead discard --all --expected 3    discards them, if they are 3 still")]
+    Discard(DeadTargetArgs),
+}
+
+/// One dead letter, or all that match.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+    .args(["id", "all", "kinds", "queue", "run", "before"]))]
+pub struct DeadTargetArgs {
+    /// Number of the job
+    #[arg(conflicts_with_all = ["all", "kinds", "queue", "run", "before", "expected"])]
+    pub id: Option<i64>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["kinds", "queue", "run", "before"])]
+    pub all: bool,
+    /// Those that match.
+    #[command(flatten)]
+    pub filter: DeadFilterArgs,
+    /// How many are meant, at most 10,000; without it they are only counted
+    #[arg(long, value_name = "N")]
+    pub expected: Option<u32>,
+}
+
+/// Which dead letters are meant; what is said must all fit.
+#[derive(Debug, Args)]
+pub struct DeadFilterArgs {
+    /// Of this kind; repeatable
+    #[arg(long = "kind", value_name = "KIND")]
+    pub kinds: Vec<String>,
+    /// Of this queue
+    #[arg(long, value_name = "QUEUE")]
+    pub queue: Option<String>,
+    /// Of this run
+    #[arg(long, value_name = "ID")]
+    pub run: Option<i64>,
+    /// Older than this job
+    #[arg(long, value_name = "ID")]
+    pub before: Option<i64>,
 }
 
 /// `relevo run …`.

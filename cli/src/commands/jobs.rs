@@ -1,4 +1,4 @@
-//! `relevo job …` and `relevo dead …`.
+//! `relevo job …`.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use relevo_queue::{
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::args::JobCommand;
 use crate::args::operate::{EnqueueArgs, JobListArgs, PageArgs};
-use crate::args::{DeadCommand, JobCommand};
-use crate::audited::{Audited, actor};
+use crate::audited::Audited;
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, moment, moment_or_none, record, table};
@@ -32,41 +32,7 @@ pub async fn job(control: &ControlPlane, command: JobCommand, out: Output) -> Re
     }
 }
 
-/// Runs `relevo dead …`.
-pub async fn dead(
-    control: &ControlPlane,
-    command: DeadCommand,
-    out: Output,
-) -> Result<(), Failure> {
-    match command {
-        DeadCommand::List { kind, queue, page } => {
-            let filter = filter(kind, queue, &page);
-            let jobs = control.queue.dead_letters(&filter).await.context("listing failed")?;
-            out.document(&jobs, || jobs_table(&jobs, "no dead letters"))
-        }
-        DeadCommand::Retry { id } => {
-            let id = JobId(id);
-            let job = found(control, id).await?;
-            if job.state != JobState::Dead {
-                return Err(not_dead(id, &job));
-            }
-            retry(control, id, "dead_letter.retry", out).await
-        }
-        DeadCommand::Discard { id } => {
-            let id = JobId(id);
-            let mut audited = Audited::begin(control).await?;
-            let reason = format!("discarded by {}", actor().label());
-            let discarded = control.queue.discard_dead_in(&mut audited.tx, id, &reason).await;
-            if !discarded.context("discarding failed")? {
-                return Err(not_dead(id, &found(control, id).await?));
-            }
-            audited.commit("dead_letter.discard", &id.to_string(), None, None).await?;
-            out.document(&json!({"id": id, "discarded": true}), || format!("job {id} is discarded"))
-        }
-    }
-}
-
-fn not_dead(id: JobId, job: &JobView) -> Failure {
+pub(super) fn not_dead(id: JobId, job: &JobView) -> Failure {
     Failure::new(Exit::Failed, format!("job {id} is {}, no dead letter", job.state))
 }
 
@@ -126,7 +92,7 @@ pub fn payload(given: &str) -> Result<Box<RawValue>, Failure> {
         .advise("write an object, for instance --payload '{\"run_id\": 12}'")
 }
 
-fn filter(kind: Option<String>, queue: Option<String>, page: &PageArgs) -> JobFilter {
+pub(super) fn filter(kind: Option<String>, queue: Option<String>, page: &PageArgs) -> JobFilter {
     JobFilter {
         kinds: kind.into_iter().collect(),
         queue,
@@ -147,7 +113,7 @@ async fn list(control: &ControlPlane, args: JobListArgs, out: Output) -> Result<
     out.document(&jobs, || jobs_table(&jobs, "no jobs"))
 }
 
-fn jobs_table(jobs: &[JobView], empty: &str) -> String {
+pub(super) fn jobs_table(jobs: &[JobView], empty: &str) -> String {
     let rows: Vec<Vec<String>> = jobs
         .iter()
         .map(|job| {
@@ -166,11 +132,11 @@ fn jobs_table(jobs: &[JobView], empty: &str) -> String {
     table(&["ID", "STATE", "KIND", "QUEUE", "ATTEMPT", "CREATED", "RUN", "ERROR"], &rows, empty)
 }
 
-async fn found(control: &ControlPlane, id: JobId) -> Result<JobView, Failure> {
+pub(super) async fn found(control: &ControlPlane, id: JobId) -> Result<JobView, Failure> {
     control.queue.job(id).await.context("looking for the job failed")?.ok_or_else(|| no_job(id))
 }
 
-fn no_job(id: JobId) -> Failure {
+pub(super) fn no_job(id: JobId) -> Failure {
     Failure::new(Exit::NotFound, format!("there is no job {id}"))
         .advise("`relevo job list` shows the newest; finished ones are deleted after a while")
 }
@@ -227,31 +193,37 @@ async fn cancel(
     out.document(&json!({"id": id, "outcome": outcome}), || text)
 }
 
-async fn retry(
+pub(super) async fn retry(
     control: &ControlPlane,
     id: JobId,
     action: &'static str,
     out: Output,
 ) -> Result<(), Failure> {
     let mut audited = Audited::begin(control).await?;
-    let outcome = control.queue.retry_in(&mut audited.tx, id).await.context("retrying failed")?;
-    let text = match outcome {
-        RetryOutcome::Retried => format!("job {id} is available again"),
-        RetryOutcome::NotRetryable(state) => {
-            return Err(Failure::new(
-                Exit::Failed,
-                format!("job {id} is {state}: there is nothing to retry"),
-            ));
-        }
-        RetryOutcome::UniqueKeyHeld(holder) => {
-            return Err(Failure::new(
-                Exit::Failed,
-                format!("job {holder} holds the unique key of job {id} by now"),
-            )
-            .advise(format!("wait for its end, or cancel it: relevo job cancel {holder}")));
-        }
-        RetryOutcome::NotFound => return Err(no_job(id)),
-    };
+    retry_in(control, &mut audited, id).await?;
     audited.commit(action, &id.to_string(), None, None).await?;
-    out.document(&json!({"id": id, "outcome": outcome}), || text)
+    out.document(&json!({"id": id, "outcome": RetryOutcome::Retried}), || {
+        format!("job {id} is available again")
+    })
+}
+
+/// Makes a job available in the change's transaction, or says why it can't be.
+pub(super) async fn retry_in(
+    control: &ControlPlane,
+    audited: &mut Audited,
+    id: JobId,
+) -> Result<(), Failure> {
+    match control.queue.retry_in(&mut audited.tx, id).await.context("retrying failed")? {
+        RetryOutcome::Retried => Ok(()),
+        RetryOutcome::NotRetryable(state) => Err(Failure::new(
+            Exit::Failed,
+            format!("job {id} is {state}: there is nothing to retry"),
+        )),
+        RetryOutcome::UniqueKeyHeld(holder) => Err(Failure::new(
+            Exit::Failed,
+            format!("job {holder} holds the unique key of job {id} by now"),
+        )
+        .advise(format!("wait for its end, or cancel it: relevo job cancel {holder}"))),
+        RetryOutcome::NotFound => Err(no_job(id)),
+    }
 }

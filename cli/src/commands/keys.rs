@@ -1,7 +1,9 @@
 //! `relevo key …`.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
-use relevo_runs::api_keys::{self, ApiKeyError, Scope};
+use relevo_runs::api_keys::{self, ApiKey, ApiKeyError, Scope, Secret};
 use serde_json::json;
 
 use crate::args::KeyCommand;
@@ -15,17 +17,14 @@ pub async fn key(control: &ControlPlane, command: KeyCommand, out: Output) -> Re
     match command {
         KeyCommand::Create { name, scopes } => create(control, &name, &scopes, out).await,
         KeyCommand::List => list(control, out).await,
+        KeyCommand::Rotate { id, overlap } => rotate(control, id, overlap, out).await,
         KeyCommand::Revoke { id } => {
             let mut audited = Audited::begin(control).await?;
             let revoked = api_keys::revoke_in(&mut audited.tx, id)
                 .await
                 .context("revoking the key failed")?;
             if !revoked {
-                return Err(Failure::new(
-                    Exit::NotFound,
-                    format!("there is no key {id}, or it is revoked already"),
-                )
-                .advise("`relevo key list` shows them"));
+                return Err(no_good_key(id));
             }
             audited.commit("key.revoke", &id.to_string(), None, None).await?;
             out.document(&json!({"id": id, "revoked": true}), || format!("key {id} is revoked"))
@@ -50,7 +49,33 @@ async fn create(
     };
     let after = json!({"name": key.name, "scopes": key.scopes});
     audited.commit("key.create", &key.id.to_string(), None, Some(after)).await?;
-    // The one place that shows it: the person who asked, once.
+    show_once(&key, &secret, out)
+}
+
+async fn rotate(
+    control: &ControlPlane,
+    id: i64,
+    overlap_seconds: u32,
+    out: Output,
+) -> Result<(), Failure> {
+    let mut audited = Audited::begin(control).await?;
+    let overlap = Duration::from_secs(overlap_seconds.into());
+    let rotated = api_keys::rotate_in(&mut audited.tx, id, overlap)
+        .await
+        .context("making the key failed; the old one is as it was")?;
+    let (key, secret) = rotated.ok_or_else(|| no_good_key(id))?;
+    let after = json!({"new_key": key.id, "overlap_seconds": overlap_seconds});
+    audited.commit("key.rotate", &id.to_string(), None, Some(after)).await?;
+    show_once(&key, &secret, out)
+}
+
+fn no_good_key(id: i64) -> Failure {
+    Failure::new(Exit::NotFound, format!("there is no key {id}, or it opens nothing any more"))
+        .advise("`relevo key list` shows them")
+}
+
+/// The one place that shows a secret: to the person who asked, once.
+fn show_once(key: &ApiKey, secret: &Secret, out: Output) -> Result<(), Failure> {
     let shown = secret.expose();
     out.document(&json!({"key": key, "secret": shown}), || {
         format!(

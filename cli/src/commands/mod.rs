@@ -1,8 +1,10 @@
 //! One module per family of commands; each calls the crate that does the work.
 
+pub mod audit;
 pub mod configuration;
 pub mod connections;
 pub mod console;
+pub mod dead;
 pub mod doctor;
 pub mod dumps;
 pub mod handover;

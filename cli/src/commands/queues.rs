@@ -1,7 +1,8 @@
 //! `relevo queue …`.
 
 use anyhow::Context as _;
-use relevo_queue::QueueError;
+use relevo_jobs::JobKind;
+use relevo_queue::{JobFilter, QueueError};
 use serde_json::json;
 
 use crate::args::QueueCommand;
@@ -20,9 +21,17 @@ pub async fn queue(
         QueueCommand::List => list(control, out).await,
         QueueCommand::Pause { queue } => {
             let changed = set_paused(control, &queue, true).await?;
-            out.document(&json!({"queue": queue, "paused": true, "changed": changed}), || {
+            let is_known = is_known(control, &queue).await?;
+            let document =
+                json!({"queue": queue, "paused": true, "changed": changed, "known": is_known});
+            out.document(&document, || {
                 let already = if changed { "" } else { " already" };
-                format!("queue {queue} is paused{already}; what runs goes on")
+                let doubt = if is_known {
+                    ""
+                } else {
+                    "\nnote: no kind uses it by itself and no job is in it: is its name right?"
+                };
+                format!("queue {queue} is paused{already}; what runs goes on{doubt}")
             })
         }
         QueueCommand::Resume { queue } => {
@@ -36,6 +45,17 @@ pub async fn queue(
             })
         }
     }
+}
+
+/// Whether a kind uses the queue by itself, or a job is in it.
+async fn is_known(control: &ControlPlane, queue: &str) -> Result<bool, Failure> {
+    if JobKind::ALL.iter().any(|kind| relevo_jobs::policy(*kind).queue == queue) {
+        return Ok(true);
+    }
+    let filter =
+        JobFilter { queue: Some(queue.to_owned()), limit: Some(1), ..JobFilter::default() };
+    let jobs = control.queue.jobs(&filter).await.context("looking into the queue failed")?;
+    Ok(!jobs.is_empty())
 }
 
 /// False when it was so before.

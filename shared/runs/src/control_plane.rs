@@ -165,11 +165,12 @@ async fn migrate_on(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), 
 }
 
 /// Takes the migration lock of this session, waiting at most `lock_wait`; the same bound then holds
-/// for the locks that the migrations take.
+/// for the locks that the migrations take. That something exists already is no news here.
 pub(crate) async fn lock(conn: &mut PgConnection, lock_wait: Duration) -> Result<(), MigrateError> {
     sqlx::query(
         "-- migrate: bounds\n\
-         SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', '0', false)",
+         SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', '0', false),
+                set_config('client_min_messages', 'warning', false)",
     )
     .bind(lock_wait.as_millis().to_string())
     .execute(&mut *conn)

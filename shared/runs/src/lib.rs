@@ -9,6 +9,7 @@ mod bounded;
 mod cancel;
 pub mod console;
 pub mod control_plane;
+pub mod dead_letters;
 mod ends;
 mod event;
 pub mod retention;

@@ -86,6 +86,60 @@ async fn the_same_idempotency_key_at_once_is_one_job() {
 }
 
 #[tokio::test]
+async fn of_many_requests_at_once_each_gets_its_own_answer() {
+    let server = Server::start().await;
+    // Every tenth has the same key, every tenth a queue that cannot be; the others are plain.
+    let body = |number: u32| match number % 10 {
+        0 => json!({"kind": "Noop", "payload": {"tag": number}, "idempotency_key": "shared"}),
+        1 => json!({"kind": "Noop", "payload": {"tag": number}, "queue": "q".repeat(101)}),
+        _ => json!({"kind": "Noop", "payload": {"tag": number}}),
+    };
+    let requests = (0..200)
+        .map(async |number| (number, server.post_json("/api/v1/jobs", &body(number)).await));
+    let answers = futures::future::join_all(requests).await;
+    let mut of_key = Vec::new();
+    for (number, answer) in answers {
+        match number % 10 {
+            0 => of_key.push(answer.ok(202)),
+            1 => answer.refused(422, "invalid_job"),
+            _ => {
+                let job = answer.ok(202);
+                assert_eq!(job["duplicate"], false);
+                let kept = server.get(&format!("/api/v1/jobs/{}", job["id"])).await.ok(200);
+                assert_eq!(kept["payload"]["tag"], number, "somebody else's answer");
+            }
+        }
+    }
+    assert!(of_key.iter().all(|answer| answer["id"] == of_key[0]["id"]), "{of_key:?}");
+    assert_eq!(of_key.iter().filter(|answer| answer["duplicate"] == false).count(), 1);
+    assert_eq!(server.jobs_of_kind("Noop").await, 161);
+}
+
+#[tokio::test]
+async fn a_producer_that_goes_away_holds_up_nobody() {
+    let server = Server::start().await;
+    for round in 0..20 {
+        let body = json!({"kind": "Noop", "payload": {"tag": round}});
+        let leaving: Vec<_> = (0..8)
+            .map(|_| {
+                let request = server.request(Method::POST, "/api/v1/jobs").json(&body);
+                tokio::spawn(request.send())
+            })
+            .collect();
+        let staying = server.post_json("/api/v1/jobs", &body);
+        let (stayed, ()) = futures::future::join(staying, async {
+            tokio::task::yield_now().await;
+            for request in &leaving {
+                request.abort();
+            }
+        })
+        .await;
+        stayed.ok(202);
+    }
+    server.post_json("/api/v1/jobs", &json!({"kind": "Noop"})).await.ok(202);
+}
+
+#[tokio::test]
 async fn a_unique_key_blocks_a_second_job() {
     let server = Server::start().await;
     for until in [json!("finished"), json!("claimed"), Value::Null] {

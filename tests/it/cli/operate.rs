@@ -154,6 +154,61 @@ async fn dead_letters_are_listed_retried_and_discarded() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_exported_mended_and_acted_on_together() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let mut ids = Vec::new();
+    for tag in 0..4 {
+        let payload = format!(r#"{{"fail": "fatal", "tag": {tag}}}"#);
+        ids.push(enqueue(&relevo, &["--payload", &payload]).await);
+    }
+    let running = service(&relevo, "worker");
+    for id in &ids {
+        wait_state(&relevo, *id, "dead").await;
+    }
+    running.terminate();
+    running.wait_exit(LONG).await;
+
+    let lines = relevo.ok(&["dead", "export", "--kind", "Noop"]).await;
+    let exported: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(exported.len(), 4);
+    assert_eq!((&exported[0]["id"], &exported[0]["payload"]["tag"]), (&ids[3].into(), &3.into()));
+    assert!(relevo.ok(&["dead", "export", "--queue", "elsewhere"]).await.is_empty());
+
+    let first = ids[0].to_string();
+    let edit = ["dead", "edit", &first, "--payload"];
+    relevo.refuses(&[&edit[..], &[r#"{"nonsense": 1}"#]].concat(), 2, &["nonsense"]).await;
+    relevo.refuses(&[&edit[..], &["{"]].concat(), 2, &["isn't JSON"]).await;
+    relevo.refuses(&["dead", "edit", "4711", "--payload", "{}"], 5, &["no job 4711"]).await;
+    assert_eq!(state(&relevo, ids[0]).await, "dead");
+    let mended = relevo.json(&[&edit[..], &[r#"{"tag": 17}"#, "--retry"]].concat()).await;
+    assert_eq!(mended["retried"], true);
+    let job = relevo.json(&["job", "show", &first]).await;
+    assert_eq!((&job["state"], &job["payload"]["tag"]), (&"available".into(), &17.into()));
+    relevo.refuses(&[&edit[..], &["{}"]].concat(), 1, &["no dead letter"]).await;
+
+    // Counted, refused for another number, done.
+    relevo.refuses(&["dead", "retry"], 2, &["required"]).await;
+    let before = ids[2].to_string();
+    let older = ["dead", "discard", "--kind", "Noop", "--before", &before];
+    assert!(relevo.ok(&older).await.contains("--expected 1"));
+    assert_eq!(relevo.json(&older).await["matching"], 1);
+    relevo.refuses(&[&older[..], &["--expected", "2"]].concat(), 1, &["1 match by now"]).await;
+    let done = relevo.json(&[&older[..], &["--expected", "1"]].concat()).await;
+    assert_eq!(done["changed"], 1);
+    assert_eq!(state(&relevo, ids[1]).await, "cancelled");
+    let all = ["dead", "retry", "--all", "--expected", "2"];
+    assert_eq!(relevo.json(&all).await["changed"], 2);
+    assert_eq!(state(&relevo, ids[3]).await, "available");
+    let log = relevo.json(&["audit", "list"]).await;
+    let actions: Vec<&str> =
+        log.as_array().unwrap().iter().filter_map(|entry| entry["action"].as_str()).collect();
+    let expected = ["dead_letter.retry_many", "dead_letter.discard_many", "dead_letter.edit"];
+    assert_eq!(actions, expected);
+}
+
+#[tokio::test]
 async fn a_paused_queue_waits() {
     let database = TestDatabase::new().await;
     let relevo = Relevo::on(&database);
@@ -161,6 +216,8 @@ async fn a_paused_queue_waits() {
     let queue = queue["queue"].as_str().unwrap().to_owned();
     assert_eq!(relevo.json(&["queue", "pause", &queue]).await["changed"], true);
     assert_eq!(relevo.json(&["queue", "pause", &queue]).await["changed"], false);
+    assert!(relevo.ok(&["queue", "pause", "bakcup"]).await.contains("is its name right?"));
+    assert_eq!(relevo.json(&["queue", "pause", "backup"]).await["known"], true);
     let held = enqueue(&relevo, &[]).await;
     let open = enqueue(&relevo, &["--queue", "elsewhere"]).await;
     let running = service(&relevo, "worker");
@@ -187,7 +244,18 @@ async fn api_keys_show_their_secret_once() {
     assert_has(&list[0], &["id", "name", "prefix", "scopes", "created_at", "revoked_at"]);
     assert!(!list.to_string().contains(secret));
     assert_eq!(relevo.json(&["key", "revoke", &id]).await["revoked"], true);
-    relevo.refuses(&["key", "revoke", &id], 5, &["revoked already"]).await;
+    relevo.refuses(&["key", "revoke", &id], 5, &["opens nothing any more"]).await;
+
+    let made = relevo.json(&["key", "create", "--name", "erp", "--scope", "read,operate"]).await;
+    let old = made["key"]["id"].as_i64().unwrap().to_string();
+    let rotated = relevo.json(&["key", "rotate", &old, "--overlap", "0"]).await;
+    assert_eq!(rotated["key"]["scopes"], serde_json::json!(["read", "operate"]));
+    assert_ne!(rotated["secret"], made["secret"]);
+    relevo.refuses(&["key", "rotate", &old], 5, &["opens nothing any more"]).await;
+    relevo.refuses(&["key", "rotate", "4711"], 5, &["no key 4711", "key list"]).await;
+    let log = relevo.json(&["audit", "list", "--action", "key.rotate"]).await;
+    assert_eq!((log.as_array().unwrap().len(), &log[0]["object"]), (1, &old.into()));
+    assert!(relevo.ok(&["audit", "list"]).await.contains("key.revoke"));
 }
 
 #[tokio::test]

@@ -1,0 +1,163 @@
+//! Single enqueues that arrive together become durable together.
+//!
+//! Every commit costs a write to disk that others can share. A job goes to the database at once as
+//! long as few are on their way; those that come meanwhile are gathered and go as one statement
+//! when one of them is back. Nobody is answered before its own job is durable, and nobody waits for
+//! more to come.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use relevo_errors::chain;
+use relevo_queue::{Enqueued, NewJob, Queue, QueueError};
+use tokio::sync::oneshot;
+
+use crate::error::ApiError;
+
+/// Statements on their way at once.
+const LANES: usize = 2;
+/// Jobs in one statement.
+const JOBS_MAX: usize = 500;
+
+type Answer = Result<Enqueued, ApiError>;
+
+/// The jobs that wait for a lane. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Gathered(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    queue: Queue,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lanes_taken: usize,
+    waiting: Vec<(NewJob, oneshot::Sender<Answer>)>,
+}
+
+impl Gathered {
+    pub(crate) fn new(queue: Queue) -> Self {
+        Self(Arc::new(Shared { queue, state: Mutex::default() }))
+    }
+
+    /// Makes a job durable. Whoever goes away while it waits has enqueued it all the same.
+    pub(crate) async fn enqueue(&self, job: NewJob) -> Answer {
+        let waiting = {
+            let mut state = self.state();
+            if state.lanes_taken < LANES {
+                state.lanes_taken += 1;
+                Err(job)
+            } else {
+                let (sender, receiver) = oneshot::channel();
+                state.waiting.push((job, sender));
+                Ok(receiver)
+            }
+        };
+        match waiting {
+            Err(job) => {
+                let _lane = Lane(self.clone());
+                Ok(self.0.queue.enqueue(job).await?)
+            }
+            Ok(answer) => answer.await.unwrap_or_else(|_| {
+                Err(ApiError::internal("a gathered enqueue ended without an answer"))
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enqueues what has gathered until nothing is left.
+    async fn drain(self) {
+        let mut lane = DrainLane { gathered: self, is_given_up: false };
+        while let Some((jobs, senders)) = lane.next() {
+            let answers = lane.gathered.enqueue_all(&jobs).await;
+            for (sender, answer) in senders.into_iter().zip(answers) {
+                // Who has gone needs no answer.
+                sender.send(answer).ok();
+            }
+        }
+    }
+
+    /// One answer per job.
+    async fn enqueue_all(&self, jobs: &[NewJob]) -> Vec<Answer> {
+        match self.0.queue.enqueue_many(jobs).await {
+            Ok(enqueued) => enqueued.into_iter().map(Ok).collect(),
+            // The fault of one: nothing of the statement remained, and each goes for itself.
+            Err(QueueError::InvalidJob(_) | QueueError::KeyContended { .. }) => {
+                let mut answers = Vec::with_capacity(jobs.len());
+                for job in jobs {
+                    let answer = self.0.queue.enqueue(job.clone()).await;
+                    answers.push(answer.map_err(ApiError::from));
+                }
+                answers
+            }
+            // Whether it happened is not known: none is tried again here.
+            Err(error) => {
+                let text = chain(&error);
+                let is_unavailable = ApiError::from(error).is_unavailable();
+                let told = || {
+                    if is_unavailable {
+                        ApiError::database_unavailable(text.clone())
+                    } else {
+                        ApiError::internal(text.clone())
+                    }
+                };
+                jobs.iter().map(|_| Err(told())).collect()
+            }
+        }
+    }
+}
+
+/// The place of one job that did not have to wait. Given back, it goes to what has gathered
+/// meanwhile.
+struct Lane(Gathered);
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !state.waiting.is_empty() => {
+                drop(state);
+                runtime.spawn(self.0.clone().drain());
+            }
+            // Without a runtime everything ends, and nobody waits any more.
+            _ => state.lanes_taken -= 1,
+        }
+    }
+}
+
+/// The place of what has gathered.
+struct DrainLane {
+    gathered: Gathered,
+    is_given_up: bool,
+}
+
+impl DrainLane {
+    /// The next jobs with those who wait for them. When there are none, the place is given up in
+    /// the same moment: whoever comes after it finds it free.
+    fn next(&mut self) -> Option<(Vec<NewJob>, Vec<oneshot::Sender<Answer>>)> {
+        let mut state = self.gathered.state();
+        if state.waiting.is_empty() {
+            state.lanes_taken -= 1;
+            drop(state);
+            self.is_given_up = true;
+            return None;
+        }
+        let count = state.waiting.len().min(JOBS_MAX);
+        Some(state.waiting.drain(..count).unzip())
+    }
+}
+
+impl Drop for DrainLane {
+    /// Ended in the middle (the process stops, a panic): those who wait are told.
+    fn drop(&mut self) {
+        if !self.is_given_up {
+            let mut state = self.gathered.state();
+            state.lanes_taken -= 1;
+            state.waiting.clear();
+        }
+    }
+}

@@ -11,11 +11,12 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
+use relevo_connections::Connections;
 use relevo_queue::{JobId, Queue};
 use relevo_runs::Runs;
 use relevo_runs::api_keys::KeyCache;
 use relevo_runs::control_plane::{self, SchemaStatus};
-use relevo_settings::Settings;
+use relevo_settings::{InForce, Settings};
 use relevo_telemetry::ReadyCheck;
 use relevo_telemetry::metrics::Metrics;
 use sqlx::PgPool;
@@ -43,8 +44,8 @@ pub struct ApiDeps {
     pub queue: Queue,
     /// The runs in it.
     pub runs: Runs,
-    /// The sources with their gateways, the public URL, the body limit.
-    pub settings: Arc<Settings>,
+    /// The sources with their gateways, the public URL, the limits: now and later.
+    pub settings: InForce,
     /// This process's figures.
     pub metrics: Arc<Metrics>,
     /// When a schedule is due next. The rhythm of schedules is the scheduler's affair, which the
@@ -78,16 +79,24 @@ pub(crate) struct Shared {
 }
 
 impl App {
+    /// The settings of now: a request keeps what it got.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.now()
+    }
+
+    /// The connections under the settings of now.
+    pub(crate) fn connections(&self) -> Connections {
+        Connections::new(self.pool.clone(), self.settings())
+    }
+
     fn new(deps: ApiDeps, stopping: CancellationToken) -> Self {
-        let rate_limit = RateLimit::new(deps.settings.api.rate_limit_per_second);
-        let depth_limit = DepthLimit::new(deps.settings.api.queue_depth_max);
         let gathered = Gathered::new(deps.queue.clone());
         let live = Live::new(deps.runs.clone(), stopping);
         Self(Arc::new(Shared {
             deps,
             keys: KeyCache::default(),
-            rate_limit,
-            depth_limit,
+            rate_limit: RateLimit::default(),
+            depth_limit: DepthLimit::default(),
             log_ins: LogInLimit::default(),
             gathered,
             live,
@@ -135,9 +144,10 @@ pub fn router(deps: ApiDeps, stopping: CancellationToken) -> Router {
         deps.metrics.jobs_enqueued.with_label_values(&[queue, kind.as_str()]);
     }
     let health = relevo_telemetry::router(deps.metrics.clone(), ready_check(deps.pool.clone()));
-    let body_limit_bytes = deps.settings.api.body_limit_bytes;
+    let started_with = deps.settings.now();
+    let body_limit_bytes = started_with.api.body_limit_bytes;
     let metrics = deps.metrics.clone();
-    let bare_webhook = deps.settings.api.bare_webhook;
+    let bare_webhook = started_with.api.bare_webhook;
     let app = App::new(deps, stopping);
     let (routes, operations) = routes::all(Some(&app), bare_webhook).split();
     Router::new()

@@ -29,7 +29,7 @@ pub(crate) async fn authenticate(
             "this API key is unknown, expired or revoked; `relevo key create` makes one",
         )
     })?;
-    app.rate_limit.check(key.id)?;
+    app.rate_limit.check(key.id, app.settings().api.rate_limit_per_second)?;
     request.extensions_mut().insert(key);
     Ok(next.run(request).await)
 }

@@ -18,10 +18,9 @@ const DEPTH_RETRY_AFTER_SECONDS: u64 = 2;
 /// Queues whose depth is remembered at once; names are free text to whoever enqueues.
 const DEPTHS_MAX: usize = 1_000;
 
-/// A token bucket per API key, filled at one rate, holding one second's worth.
-#[derive(Debug)]
+/// A token bucket per API key, holding one second's worth of the rate that holds at each request.
+#[derive(Debug, Default)]
 pub(crate) struct RateLimit {
-    per_second: f64,
     buckets: Mutex<HashMap<i64, Bucket>>,
 }
 
@@ -32,42 +31,37 @@ struct Bucket {
 }
 
 impl RateLimit {
-    /// So many requests per second and key; 0 for no limit.
-    pub(crate) fn new(per_second: u32) -> Self {
-        Self { per_second: f64::from(per_second), buckets: Mutex::default() }
-    }
-
-    /// Takes a token of a key's bucket, or says how long until there is one.
+    /// Takes a token of a key's bucket, or says how long until there is one; 0 per second is no
+    /// limit.
     ///
     /// Keys are few, made by an administrator, so their buckets are never cleared away.
-    fn take(&self, key_id: i64, now: Instant) -> Result<(), Duration> {
-        if self.per_second == 0.0 {
+    fn take(&self, key_id: i64, per_second: u32, now: Instant) -> Result<(), Duration> {
+        let per_second = f64::from(per_second);
+        if per_second == 0.0 {
             return Ok(());
         }
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = Bucket { tokens: self.per_second, filled_at: now };
+        let full = Bucket { tokens: per_second, filled_at: now };
         let bucket = buckets.entry(key_id).or_insert(full);
-        let gained =
-            now.saturating_duration_since(bucket.filled_at).as_secs_f64() * self.per_second;
-        bucket.tokens = (bucket.tokens + gained).min(self.per_second);
+        let gained = now.saturating_duration_since(bucket.filled_at).as_secs_f64() * per_second;
+        bucket.tokens = (bucket.tokens + gained).min(per_second);
         bucket.filled_at = now;
         if bucket.tokens >= 1.0 {
             bucket.tokens -= 1.0;
             return Ok(());
         }
-        Err(Duration::from_secs_f64((1.0 - bucket.tokens) / self.per_second))
+        Err(Duration::from_secs_f64((1.0 - bucket.tokens) / per_second))
     }
 
     /// Refuses a request of a key that asks too often.
-    pub(crate) fn check(&self, key_id: i64) -> Result<(), ApiError> {
-        self.take(key_id, Instant::now()).map_err(|wait| {
+    pub(crate) fn check(&self, key_id: i64, per_second: u32) -> Result<(), ApiError> {
+        self.take(key_id, per_second, Instant::now()).map_err(|wait| {
             ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limited",
                 format!(
-                    "this API key may ask {} times a second (api.rate_limit_per_second); many jobs \
-                     fit into one request to /api/v1/jobs/batch",
-                    self.per_second
+                    "this API key may ask {per_second} times a second (api.rate_limit_per_second); \
+                     many jobs fit into one request to /api/v1/jobs/batch"
                 ),
             )
             .retry_after(wait.as_secs() + 1)
@@ -76,42 +70,42 @@ impl RateLimit {
 }
 
 /// The depth of queues, asked for at most once a second each.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct DepthLimit {
-    max: u64,
     depths: Mutex<HashMap<String, (u64, Instant)>>,
 }
 
 impl DepthLimit {
-    /// At most so many claimable jobs in a queue; 0 for no limit.
-    pub(crate) fn new(max: u64) -> Self {
-        Self { max, depths: Mutex::default() }
-    }
-
-    /// Refuses an enqueue into a queue that is full, as of the last second.
-    pub(crate) async fn check(&self, pool: &PgPool, queue: &str) -> Result<(), ApiError> {
-        if self.is_full(pool, queue).await? { Err(self.refusal()) } else { Ok(()) }
+    /// Refuses an enqueue into a queue that was full within the last second: one that holds `max`
+    /// claimable jobs or more; 0 is no limit.
+    pub(crate) async fn check(&self, pool: &PgPool, queue: &str, max: u64) -> Result<(), ApiError> {
+        if self.is_full(pool, queue, max).await? { Err(Self::refusal(max)) } else { Ok(()) }
     }
 
     /// Whether a queue was full within the last second.
-    pub(crate) async fn is_full(&self, pool: &PgPool, queue: &str) -> Result<bool, ApiError> {
+    pub(crate) async fn is_full(
+        &self,
+        pool: &PgPool,
+        queue: &str,
+        max: u64,
+    ) -> Result<bool, ApiError> {
         // A name that no queue can have is the queue's to refuse; the database could not be asked.
-        let asks = self.max > 0 && !queue.contains('\0');
-        Ok(asks && self.depth(pool, queue).await? >= self.max)
+        let asks = max > 0 && !queue.contains('\0');
+        Ok(asks && self.depth(pool, queue, max).await? >= max)
     }
 
     /// Why nothing is enqueued into a full queue.
-    pub(crate) fn refusal(&self) -> ApiError {
+    pub(crate) fn refusal(max: u64) -> ApiError {
         ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "queue_full",
-            format!("{} jobs or more wait in this queue (api.queue_depth_max)", self.max),
+            format!("{max} jobs or more wait in this queue (api.queue_depth_max)"),
         )
-        .with("queue_depth_max", self.max)
+        .with("queue_depth_max", max)
         .retry_after(DEPTH_RETRY_AFTER_SECONDS)
     }
 
-    async fn depth(&self, pool: &PgPool, queue: &str) -> Result<u64, ApiError> {
+    async fn depth(&self, pool: &PgPool, queue: &str, max: u64) -> Result<u64, ApiError> {
         {
             let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
             match depths.get_mut(queue) {
@@ -121,7 +115,7 @@ impl DepthLimit {
                 None => {}
             }
         }
-        let depth = count(pool, queue, self.max).await?;
+        let depth = count(pool, queue, max).await?;
         let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
         if depths.len() >= DEPTHS_MAX {
             depths.clear();
@@ -196,19 +190,20 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_a_second_and_fills_evenly() {
-        let limit = RateLimit::new(10);
+        let limit = RateLimit::default();
+        let take = |key, now| limit.take(key, 10, now);
         let start = Instant::now();
         for _ in 0..10 {
-            assert_eq!(limit.take(1, start), Ok(()));
+            assert_eq!(take(1, start), Ok(()));
         }
-        let wait = limit.take(1, start).unwrap_err();
+        let wait = take(1, start).unwrap_err();
         assert!(wait > Duration::from_millis(90) && wait < Duration::from_millis(110), "{wait:?}");
-        assert_eq!(limit.take(2, start), Ok(()), "each key has its own");
+        assert_eq!(take(2, start), Ok(()), "each key has its own");
         let later = start + Duration::from_millis(150);
-        assert_eq!(limit.take(1, later), Ok(()));
-        assert!(limit.take(1, later).is_err());
+        assert_eq!(take(1, later), Ok(()));
+        assert!(take(1, later).is_err());
         let much_later = start + Duration::from_secs(3_600);
-        let passed = (0..20).filter(|_| limit.take(1, much_later).is_ok()).count();
+        let passed = (0..20).filter(|_| take(1, much_later).is_ok()).count();
         assert_eq!(passed, 10, "a long silence saves up no more than a second");
     }
 
@@ -229,8 +224,18 @@ mod tests {
 
     #[test]
     fn zero_is_no_limit() {
-        let limit = RateLimit::new(0);
+        let limit = RateLimit::default();
         let now = Instant::now();
-        assert!((0..1_000).all(|_| limit.take(1, now).is_ok()));
+        assert!((0..1_000).all(|_| limit.take(1, 0, now).is_ok()));
+    }
+
+    #[test]
+    fn a_changed_rate_holds_from_the_next_request() {
+        let limit = RateLimit::default();
+        let now = Instant::now();
+        assert!((0..1_000).all(|_| limit.take(1, 1_000, now).is_ok()));
+        assert!(limit.take(1, 1_000, now).is_err());
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..20).filter(|_| limit.take(1, 5, later).is_ok()).count(), 5);
     }
 }

@@ -90,7 +90,7 @@ async fn measure(args: &Args, url: &str) -> Result<()> {
         pool: pool.clone(),
         queue: Queue::new(pool.clone()),
         runs: Runs::new(pool.clone()),
-        settings: Arc::new(settings),
+        settings: settings.into(),
         metrics: Metrics::new(),
         next_slots: |_, _, _, _| Vec::new(),
     };

@@ -48,6 +48,15 @@ pub async fn find_into(settings: &mut Settings) -> Result<(), Failure> {
     write_into(settings, &handle).await
 }
 
+/// Finds the embedded server for targets on it, where there are any.
+pub async fn find_targets(settings: &mut Settings) -> Result<(), Failure> {
+    if settings.embedded_targets().is_empty() {
+        return Ok(());
+    }
+    let handle = find_handle(&settings.data_dir).await?;
+    write_into(settings, &handle).await
+}
+
 /// Starts the embedded server, or adopts the one that runs, where no database is configured.
 pub async fn start_into(settings: &mut Settings) -> Result<Option<EmbeddedServer>, Failure> {
     if settings.database.url.is_some() {

@@ -23,13 +23,14 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(90);
 /// Looks until `over`.
 pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
     let host = rules::host();
-    let pause = Duration::from_secs(deps.settings.alerts.interval_seconds);
     let mut step = Step::new("alerts", LOOK_TIMEOUT);
     let mut watch = Watch::default();
     let mut untold: Option<(Alert, BTreeSet<String>)> = None;
     while !over.is_cancelled() {
+        let settings = deps.settings.now();
+        let pause = Duration::from_secs(settings.alerts.interval_seconds);
         let look = async {
-            let begun = watch.look(&deps.queue, &deps.settings, &host).await?;
+            let begun = watch.look(&deps.queue, &settings, &host).await?;
             if let Some(begun) = begun {
                 untold = Some((begun, hearers(&deps)));
             }
@@ -60,7 +61,7 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
 
 /// The channels that hear of alerts.
 fn hearers(deps: &SchedulerDeps) -> BTreeSet<String> {
-    let all = channels(&deps.settings).into_iter();
+    let all = channels(&deps.settings.now()).into_iter();
     all.filter(|channel| channel.hears(ChannelEvent::Alert, None))
         .map(|channel| channel.name)
         .collect()
@@ -68,7 +69,7 @@ fn hearers(deps: &SchedulerDeps) -> BTreeSet<String> {
 
 /// Tells those of `names`; who has taken the message, or never will, is taken out.
 async fn tell(deps: &SchedulerDeps, alert: &Alert, names: &mut BTreeSet<String>) {
-    let sender = match Sender::new(&deps.pool, deps.settings.clone()).await {
+    let sender = match Sender::new(&deps.pool, deps.settings.now()).await {
         Ok(sender) => sender,
         Err(error) => {
             tracing::warn!(error = %error, "nobody can be told that no worker is alive");

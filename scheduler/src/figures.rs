@@ -89,7 +89,8 @@ async fn read_runs(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
     .await?;
     leader.pipeline_last_success.reset();
     leader.pipeline_progress.reset();
-    let configured = deps.settings.backup.keys().map(|source| (backup::PIPELINE, source.as_str()));
+    let settings = deps.settings.now();
+    let configured = settings.backup.keys().map(|source| (backup::PIPELINE, source.as_str()));
     for (pipeline, source) in configured {
         leader.pipeline_last_success.with_label_values(&[pipeline, source]).set(0.0);
         leader.pipeline_progress.with_label_values(&[pipeline, source]).set(0.0);

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use relevo_queue::Queue;
-use relevo_settings::Settings;
+use relevo_settings::InForce;
 use relevo_telemetry::ReadyCheck;
 use relevo_telemetry::metrics::Metrics;
 use sqlx::PgPool;
@@ -32,7 +32,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use relevo_runs::schedules::rhythm;
-pub use watch::ConfigurationFile;
 
 use crate::lease::Tenure;
 use crate::watch::Wanted;
@@ -47,15 +46,13 @@ pub struct SchedulerDeps {
     pub pool: PgPool,
     /// Its queue.
     pub queue: Queue,
-    /// The settings in force.
-    pub settings: Arc<Settings>,
+    /// The settings in force, now and later.
+    pub settings: InForce,
     /// This process's figures.
     pub metrics: Arc<Metrics>,
     /// Where to serve `/metrics`, `/livez` and `/readyz`; `None` where the process serves them
     /// already.
     pub metrics_listen: Option<SocketAddr>,
-    /// The file to look at again while this runs; `None` where there is none.
-    pub configuration: Option<ConfigurationFile>,
 }
 
 /// Runs until `shutdown`: leads when the office is free, stands by otherwise.
@@ -64,10 +61,11 @@ pub struct SchedulerDeps {
 /// When a configured schedule makes no sense or the metrics address cannot be listened on; never
 /// for a database that fails.
 pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let path = deps.configuration.as_ref().map(|file| file.path.clone());
+    let versions = deps.settings.follow();
+    let version = deps.settings.version();
+    let lease_ttl = Duration::from_secs(version.settings.scheduler.lease_seconds);
     let (changed, wanted) =
-        tokio::sync::watch::channel(Wanted::of(&deps.settings, path).context("the schedules")?);
-    let lease_ttl = Duration::from_secs(deps.settings.scheduler.lease_seconds);
+        tokio::sync::watch::channel(Wanted::of(version).context("the schedules")?);
     let holder = holder();
     upkeep::declare(&deps.metrics);
     for schedule in wanted.borrow().schedules.iter() {
@@ -80,9 +78,7 @@ pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Re
     if let Some(address) = deps.metrics_listen {
         serve_metrics(&deps, address, beside.clone()).await?;
     }
-    if let Some(file) = deps.configuration.clone() {
-        tokio::spawn(watch::run(file, Arc::clone(&deps.metrics), changed, beside));
-    }
+    tokio::spawn(watch::run(versions, Arc::clone(&deps.metrics), changed, beside));
     let mut trouble = upkeep::Trouble::new("asking for leadership");
     while !shutdown.is_cancelled() {
         let asked = tokio::select! {

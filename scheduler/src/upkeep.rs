@@ -38,11 +38,11 @@ pub fn declare(metrics: &Metrics) {
 
 /// Stages and rescues until `over`: one statement per round says whether there is anything to do.
 pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
-    let pause = Duration::from_millis(deps.settings.scheduler.upkeep_interval_ms);
     let mut look = Step::new("look", STEP_TIMEOUT);
     let mut stage = Step::new("stage", STEP_TIMEOUT);
     let mut rescue = Step::new("rescue", STEP_TIMEOUT);
     while !over.is_cancelled() {
+        let pause = Duration::from_millis(deps.settings.now().scheduler.upkeep_interval_ms);
         let due = look.run(&deps.metrics, &over, deps.queue.upkeep_due()).await;
         if due.is_some_and(|due| due.rescue) {
             let rescued = rescue.run(&deps.metrics, &over, deps.queue.rescue()).await;
@@ -76,14 +76,15 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
 /// Prunes until `over`, first of all at once: partitions for the days ahead must be there.
 pub async fn prune(deps: SchedulerDeps, over: CancellationToken) {
     let days = |days: u32| Duration::from_secs(u64::from(days) * 24 * 3600);
-    let settings = &deps.settings.scheduler;
-    let keep = Retention { history: days(settings.history_retention_days), dead_letters: None };
-    let keep_runs = Keep {
-        runs: days(settings.run_retention_days),
-        audit: days(settings.audit_retention_days),
-    };
     let mut step = Step::new("prune", PRUNE_TIMEOUT);
     while !over.is_cancelled() {
+        let settings = deps.settings.now();
+        let settings = &settings.scheduler;
+        let keep = Retention { history: days(settings.history_retention_days), dead_letters: None };
+        let keep_runs = Keep {
+            runs: days(settings.run_retention_days),
+            audit: days(settings.audit_retention_days),
+        };
         let work = async {
             let gone = deps.queue.prune(keep).await?;
             let fires = schedule::prune_fires(&deps.pool, FIRES_KEPT).await?;

@@ -29,7 +29,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use relevo_queue::{KnownKind, Queue, WorkerConfig};
-use relevo_settings::Settings;
+use relevo_settings::{InForce, Settings};
 use relevo_telemetry::{ReadyCheck, metrics::Metrics};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -41,8 +41,8 @@ use crate::{context::Context, observer::QueueMetrics, registry::Registry};
 pub struct WorkerDeps {
     /// The control plane's database, migrated.
     pub pool: PgPool,
-    /// What is configured; no target is `embedded:` any more.
-    pub settings: Arc<Settings>,
+    /// What is configured, now and later; no target is `embedded:` any more.
+    pub settings: InForce,
     /// Where this process counts.
     pub metrics: Arc<Metrics>,
     /// Shown with the worker's session.
@@ -59,17 +59,17 @@ pub struct WorkerDeps {
 /// Settings that cannot work, a control plane that is not migrated, a metrics address that cannot
 /// be listened on. Later trouble with a database ends no worker.
 pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let WorkerDeps { pool, settings, metrics, name, metrics_listen } = deps;
+    let WorkerDeps { pool, settings: in_force, metrics, name, metrics_listen } = deps;
+    let settings = in_force.now();
     for kind in relevo_jobs::JobKind::ALL {
         metrics.declare_job(relevo_jobs::policy(kind).queue, kind.as_str());
     }
-    for source in settings.backup.keys() {
-        metrics.declare_pipeline(relevo_runs::backup::PIPELINE, source);
-    }
+    declare_sources(&metrics, &settings);
     metrics.worker_slots.set(slots(settings.worker.concurrency));
     let config = worker_config(&settings, name);
     let queue = Queue::new(pool.clone());
-    let context = Arc::new(Context::new(pool.clone(), queue.clone(), settings, metrics).await?);
+    let context =
+        Arc::new(Context::new(pool.clone(), queue.clone(), in_force.clone(), metrics).await?);
 
     // Ends with this function however it ends.
     let beside = CancellationToken::new();
@@ -91,6 +91,7 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
         });
     }
     let reconciler = tokio::spawn(backup::reconcile_forever(Arc::clone(&context), beside.clone()));
+    tokio::spawn(declare_later(in_force, Arc::clone(&context.metrics), beside.clone()));
     let disk = tokio::spawn(notify::watch_disk(Arc::clone(&context), beside.clone()));
 
     let observer = Arc::new(QueueMetrics::new(Arc::clone(&context.metrics)));
@@ -123,6 +124,25 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
         );
     }
     Ok(())
+}
+
+/// Creates the series of every source at zero.
+fn declare_sources(metrics: &Metrics, settings: &Settings) {
+    for source in settings.backup.keys() {
+        metrics.declare_pipeline(relevo_runs::backup::PIPELINE, source);
+    }
+}
+
+/// The same for sources that are configured while the worker runs.
+async fn declare_later(in_force: InForce, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let mut versions = in_force.follow();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            // It cannot end: this function holds a sender.
+            _ = versions.changed() => declare_sources(&metrics, &in_force.now()),
+        }
+    }
 }
 
 fn worker_config(settings: &Settings, name: String) -> WorkerConfig {

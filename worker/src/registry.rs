@@ -25,7 +25,7 @@ impl Registry {
 
 impl Handler for Registry {
     fn run(&self, job: Job) -> BoxFuture<'static, Result<(), JobError>> {
-        let context = Arc::clone(&self.context);
+        let here = Arc::clone(&self.context);
         let work = work(&job);
         let outcome_of = work.clone();
         // Of the highest level: the ids belong on every line that is written at all.
@@ -38,9 +38,18 @@ impl Handler for Registry {
             trace_id = work.trace_id().map(tracing::field::display)
         );
         let handled = async move {
-            let _busy = BusySlot::take(&context.metrics);
+            let _busy = BusySlot::take(&here.metrics);
             // The worker claims the kinds of `JobKind` only.
             let kind = job.kind.parse::<JobKind>().map_err(JobError::fail)?;
+            // What is changed while it runs holds from the next attempt.
+            let context = match kind {
+                JobKind::RequestBackup
+                | JobKind::DownloadDump
+                | JobKind::TranslateChunk
+                | JobKind::FinishImport
+                | JobKind::BackupDeadline => here.now_with_connections().await,
+                JobKind::Notify | JobKind::Noop => here.now(),
+            };
             let outcome = match kind {
                 JobKind::RequestBackup => {
                     backup::request_backup(&context, &job, &decode(&job)?).boxed().await
@@ -87,7 +96,9 @@ impl Handler for Registry {
         let kind = kind.parse::<JobKind>().ok()?;
         let timeout = policy(kind).timeout;
         Some(match kind {
-            JobKind::RequestBackup => timeout.max(backup::ask_timeout_max(&self.context.settings)),
+            JobKind::RequestBackup => {
+                timeout.max(backup::ask_timeout_max(&self.context.now().settings))
+            }
             JobKind::DownloadDump
             | JobKind::TranslateChunk
             | JobKind::FinishImport
@@ -108,6 +119,7 @@ impl Handler for Registry {
         error: &'a str,
     ) -> BoxFuture<'a, Result<(), BoxError>> {
         Box::pin(trace::within(job.traceparent.as_deref(), async move {
+            let context = self.context.now();
             match job.kind.parse::<JobKind>() {
                 Ok(
                     JobKind::RequestBackup
@@ -115,8 +127,8 @@ impl Handler for Registry {
                     | JobKind::TranslateChunk
                     | JobKind::FinishImport
                     | JobKind::BackupDeadline,
-                ) => Ok(backup::on_dead(&self.context, tx, job, error).await?),
-                Ok(JobKind::Notify) => notify::on_dead(&self.context, tx, job, error).await,
+                ) => Ok(backup::on_dead(&context, tx, job, error).await?),
+                Ok(JobKind::Notify) => notify::on_dead(&context, tx, job, error).await,
                 Ok(JobKind::Noop) | Err(_) => Ok(()),
             }
         }))

@@ -1,10 +1,11 @@
 //! Connections to the databases that jobs move data into: one small pool per source, opened when
-//! first needed.
+//! first needed, and anew when the target has changed.
 
 use std::collections::BTreeMap;
 
 use relevo_pg::{PgError, PoolOptions};
 use relevo_settings::BackupSource;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
@@ -13,7 +14,23 @@ const CONNECTIONS_MAX: u32 = 4;
 
 /// The targets' pools, by source.
 pub(crate) struct Targets {
-    pools: Mutex<BTreeMap<String, PgPool>>,
+    pools: Mutex<BTreeMap<String, Target>>,
+}
+
+/// An open pool, and what it was opened with.
+struct Target {
+    url: SecretString,
+    statement_timeout_seconds: u64,
+    lock_timeout_ms: u64,
+    pool: PgPool,
+}
+
+impl Target {
+    fn is_of(&self, source: &BackupSource) -> bool {
+        self.url.expose_secret() == source.target_url.expose_secret()
+            && self.statement_timeout_seconds == source.statement_timeout_seconds
+            && self.lock_timeout_ms == source.lock_timeout_ms
+    }
 }
 
 impl Targets {
@@ -26,8 +43,8 @@ impl Targets {
     /// # Errors
     /// When the first connection fails; the next call tries again.
     pub(crate) async fn pool(&self, name: &str, source: &BackupSource) -> Result<PgPool, PgError> {
-        if let Some(pool) = self.pools.lock().await.get(name) {
-            return Ok(pool.clone());
+        if let Some(target) = self.pools.lock().await.get(name).filter(|open| open.is_of(source)) {
+            return Ok(target.pool.clone());
         }
         // Outside the lock: an unreachable target must not hold up the others.
         let options = PoolOptions::named("relevo-worker")
@@ -36,14 +53,26 @@ impl Targets {
             .setting("lock_timeout", format!("{}ms", source.lock_timeout_ms));
         let opened = relevo_pg::connect(&source.target_url, options).await?;
         let mut pools = self.pools.lock().await;
-        Ok(pools.entry(name.to_owned()).or_insert(opened).clone())
+        if let Some(target) = pools.get(name).filter(|open| open.is_of(source)) {
+            // Somebody else was faster.
+            return Ok(target.pool.clone());
+        }
+        let target = Target {
+            url: source.target_url.clone(),
+            statement_timeout_seconds: source.statement_timeout_seconds,
+            lock_timeout_ms: source.lock_timeout_ms,
+            pool: opened.clone(),
+        };
+        // The pool of before closes its connections when the last job that uses it has ended.
+        pools.insert(name.to_owned(), target);
+        Ok(opened)
     }
 
     /// Closes every pool.
     pub(crate) async fn close(&self) {
         let pools = std::mem::take(&mut *self.pools.lock().await);
-        for pool in pools.into_values() {
-            pool.close().await;
+        for target in pools.into_values() {
+            target.pool.close().await;
         }
     }
 }

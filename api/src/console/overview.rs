@@ -123,7 +123,7 @@ fn tiles(
     }
 }
 
-fn source_table(words: &Words, sources: &[SourceRow<'_>]) -> Markup {
+fn source_table(words: &Words, sources: &[SourceRow]) -> Markup {
     html! {
         table.stack {
             thead { tr {

@@ -32,7 +32,8 @@ pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Res
     };
     let runs = app.runs.list(&filter).await?;
     let words = visitor.words;
-    let known: Vec<&str> = app.settings.backup.keys().map(String::as_str).collect();
+    let settings = app.settings();
+    let known: Vec<&str> = settings.backup.keys().map(String::as_str).collect();
     let full = runs.len() >= usize::from(LIMIT_DEFAULT);
     let next_before = runs.last().filter(|_| full).map(|run| run.id.0);
     // Older pages do not change; the newest one does.

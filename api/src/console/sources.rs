@@ -21,17 +21,18 @@ use crate::routes::schedules::next_slots;
 use crate::routes::sources::without_secrets;
 
 /// A source as it is configured, and how it stands.
-pub(super) struct SourceRow<'a> {
-    pub(super) name: &'a str,
-    pub(super) source: &'a BackupSource,
+pub(super) struct SourceRow {
+    pub(super) name: String,
+    pub(super) source: BackupSource,
     pub(super) summary: SourceSummary,
     /// When the clock starts it next.
     pub(super) next_start: Option<DateTime<Utc>>,
 }
 
 /// Every configured source.
-pub(super) async fn rows(app: &App) -> Result<Vec<SourceRow<'_>>, ApiError> {
-    let names: Vec<String> = app.settings.backup.keys().cloned().collect();
+pub(super) async fn rows(app: &App) -> Result<Vec<SourceRow>, ApiError> {
+    let settings = app.settings();
+    let names: Vec<String> = settings.backup.keys().cloned().collect();
     let summaries = console::sources(&app.pool, PIPELINE, &names).await?;
     let mut next: HashMap<String, DateTime<Utc>> = HashMap::new();
     for schedule in schedules::list(&app.pool, None).await? {
@@ -40,13 +41,13 @@ pub(super) async fn rows(app: &App) -> Result<Vec<SourceRow<'_>>, ApiError> {
             next.entry(source).and_modify(|at| *at = soonest.min(*at)).or_insert(soonest);
         }
     }
-    let rows = app.settings.backup.iter().zip(summaries);
+    let rows = settings.backup.iter().zip(summaries);
     Ok(rows
         .map(|((name, source), summary)| SourceRow {
-            name,
-            source,
-            summary,
             next_start: next.get(name).copied(),
+            name: name.clone(),
+            source: source.clone(),
+            summary,
         })
         .collect())
 }
@@ -62,7 +63,7 @@ pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Res
     Ok(page(&visitor, words.sources, Freshness::Refreshed, &content))
 }
 
-fn source(visitor: &Visitor, app: &App, row: &SourceRow<'_>) -> Markup {
+fn source(visitor: &Visitor, app: &App, row: &SourceRow) -> Markup {
     let words = visitor.words;
     let summary = &row.summary;
     let target = without_secrets(row.source.target_url.expose_secret());
@@ -85,7 +86,7 @@ fn source(visitor: &Visitor, app: &App, row: &SourceRow<'_>) -> Markup {
                 (fact(words.from, Some(html! { code { (row.source.origin()) } })))
                 (fact(words.to, Some(html! { code { (target) } " " (row.source.target_schema) })))
             }
-            @if visitor.may_start() { (start_form(visitor, app, row.name)) }
+            @if visitor.may_start() { (start_form(visitor, app, &row.name)) }
         }
     }
 }
@@ -99,7 +100,7 @@ fn start_form(visitor: &Visitor, app: &App, name: &str) -> Markup {
             label { span { (words.mode) }
                 select name="mode" {
                     option value="auto" { "auto" }
-                    @if app.settings.api.public_url.is_some() { option value="webhook" { "webhook" } }
+                    @if app.settings().api.public_url.is_some() { option value="webhook" { "webhook" } }
                     option value="sync" { "sync" }
                 }
             }

@@ -197,7 +197,8 @@ fn own_origin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     let of_host = origin.split_once("://").is_some_and(|(scheme, rest)| {
         matches!(scheme, "http" | "https") && !host.is_empty() && rest == host
     });
-    let public = app.settings.api.public_url.as_deref().and_then(|url| url::Url::parse(url).ok());
+    let settings = app.settings();
+    let public = settings.api.public_url.as_deref().and_then(|url| url::Url::parse(url).ok());
     let of_public = public.is_some_and(|url| url.origin().ascii_serialization() == origin);
     if of_host || of_public { Ok(()) } else { Err(foreign()) }
 }

@@ -1,7 +1,5 @@
 //! What needs attention: alerts, the doctor's findings, and whether people would hear of them.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse as _, Response};
@@ -93,7 +91,7 @@ async fn send_test(
     State(app): State<App>,
     OptionalBody(body): OptionalBody<TestBody>,
 ) -> Result<Response, ApiError> {
-    let sender = Sender::new(&app.pool, Arc::clone(&app.settings)).await?;
+    let sender = Sender::new(&app.pool, app.settings()).await?;
     let mut wanted = sender.channels();
     if let Some(name) = &body.channel {
         wanted.retain(|channel| channel.name == *name);
@@ -117,7 +115,7 @@ async fn send_test(
 
 async fn examined(_: Caller<Admin>, State(app): State<App>) -> Result<Response, ApiError> {
     let patient = Patient {
-        settings: Arc::clone(&app.settings),
+        settings: app.settings(),
         pool: Some(app.pool.clone()),
         embedded: false,
         found_before: Vec::new(),

@@ -74,7 +74,7 @@ pub(crate) async fn start_run(
         ));
     }
     let asks = settings.kind == SourceKind::Gateway && options.upload.is_none();
-    if asks && options.mode == BackupMode::Webhook && app.settings.api.public_url.is_none() {
+    if asks && options.mode == BackupMode::Webhook && app.settings().api.public_url.is_none() {
         return Err(ApiError::unprocessable(
             "public_url_missing",
             "the gateway cannot call back: api.public_url is not configured; ask with mode sync",
@@ -90,13 +90,14 @@ pub(crate) async fn start_run(
 }
 
 /// The settings of a source.
-pub(super) fn known_source<'a>(app: &'a App, source: &str) -> Result<&'a BackupSource, ApiError> {
-    app.settings.backup.get(source).ok_or_else(|| unknown_source(app, source))
+pub(super) fn known_source(app: &App, source: &str) -> Result<BackupSource, ApiError> {
+    app.settings().backup.get(source).cloned().ok_or_else(|| unknown_source(app, source))
 }
 
 fn unknown_source(app: &App, source: &str) -> ApiError {
     let source: String = source.chars().take(100).collect();
-    let known: Vec<&str> = app.settings.backup.keys().map(String::as_str).collect();
+    let settings = app.settings();
+    let known: Vec<&str> = settings.backup.keys().map(String::as_str).collect();
     let nearest = known
         .iter()
         .map(|name| (strsim::jaro_winkler(name, &source), *name))

@@ -1,13 +1,11 @@
 //! `/connections`: named endpoints, their secrets never shown; and trying out those of a source.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use relevo_connections::{
-    Change, Connections, NewConnection, Outbound, StoreError, Trial, try_out,
+    Change, NewConnection, Outbound, StoreError, Trial, try_out,
 };
 use relevo_runs::api_keys::Scope;
 use relevo_settings::ConnectionKind;
@@ -102,12 +100,8 @@ pub(super) fn routes() -> Routes {
         .add(source_tested, test_source)
 }
 
-fn connections(app: &App) -> Connections {
-    Connections::new(app.pool.clone(), Arc::clone(&app.settings))
-}
-
 async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiError> {
-    let all = connections(&app).list().await?;
+    let all = app.connections().list().await?;
     Ok(Json(json!({"connections": all})).into_response())
 }
 
@@ -116,7 +110,7 @@ async fn show(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    let shown = connections(&app).show(&name).await?;
+    let shown = app.connections().show(&name).await?;
     Ok(Json(shown.ok_or(StoreError::NotFound(name))?).into_response())
 }
 
@@ -147,7 +141,7 @@ async fn add(
     };
     let by = caller.actor().label();
     let mut audited = Audited::begin(&app, caller.actor()).await?;
-    let shown = connections(&app).add_in(&mut audited.tx, &body.name, &new, &by).await?;
+    let shown = app.connections().add_in(&mut audited.tx, &body.name, &new, &by).await?;
     audited.commit("connection.add", &body.name, None, Some(json!(shown))).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
@@ -175,7 +169,7 @@ async fn change(
         from: body.from,
     };
     let by = caller.actor().label();
-    let connections = connections(&app);
+    let connections = app.connections();
     let before = connections.show(&name).await?.map(|before| json!(before));
     let mut audited = Audited::begin(&app, caller.actor()).await?;
     let shown = connections.set_in(&mut audited.tx, &name, &change, &by).await?;
@@ -189,7 +183,7 @@ async fn remove(
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
     let mut audited = Audited::begin(&app, caller.actor()).await?;
-    connections(&app).remove_in(&mut audited.tx, &name).await?;
+    app.connections().remove_in(&mut audited.tx, &name).await?;
     audited.commit("connection.remove", &name, None, None).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -199,9 +193,9 @@ async fn test(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    let found = connections(&app).find(&name).await?;
+    let found = app.connections().find(&name).await?;
     let endpoint = found.ok_or_else(|| StoreError::NotFound(name.clone()))?;
-    let trial = try_out(&endpoint, &Outbound::new(&app.settings)).await;
+    let trial = try_out(&endpoint, &Outbound::new(&app.settings())).await;
     tracing::info!(name, ok = trial.ok, by = caller.actor().label(), "a connection was tried out");
     Ok(Json(trial).into_response())
 }
@@ -211,11 +205,11 @@ async fn test_source(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    if !app.settings.backup.contains_key(&name) {
+    if !app.settings().backup.contains_key(&name) {
         return Err(ApiError::not_found("source_not_found", "there is no such source"));
     }
-    let connections = connections(&app);
-    let outbound = Outbound::new(&app.settings);
+    let connections = app.connections();
+    let outbound = Outbound::new(&app.settings());
     let mut trials: Vec<Trial> = Vec::new();
     for part in ["gateway", "target"] {
         if let Some(endpoint) = connections.find(&format!("backup.{name}.{part}")).await? {

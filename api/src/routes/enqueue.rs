@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::auth::{Caller, Enqueue};
 use crate::error::ApiError;
 use crate::extract::{self, Body};
+use crate::limits::DepthLimit;
 use crate::openapi::schema::{array, count, header, input, named, object, string, text};
 use crate::openapi::{Operation, Routes};
 
@@ -109,7 +110,7 @@ async fn enqueue(
 ) -> Result<Response, ApiError> {
     body.idempotency_key = idempotency_key(body.idempotency_key.take(), &headers)?;
     let job = new_job(body)?;
-    app.depth_limit.check(&app.pool, &job.queue).await?;
+    app.depth_limit.check(&app.pool, &job.queue, app.settings().api.queue_depth_max).await?;
     let (queue, kind) = (job.queue.clone(), job.kind.parse());
     let enqueued = app.gathered.enqueue(job).await?;
     if let Ok(kind) = kind {
@@ -169,13 +170,14 @@ async fn refuse_full_queues(
     mut jobs: Vec<Result<NewJob, ApiError>>,
 ) -> Result<Vec<Result<NewJob, ApiError>>, ApiError> {
     let queues: BTreeSet<String> = jobs.iter().flatten().map(|job| job.queue.clone()).collect();
+    let depth_max = app.settings().api.queue_depth_max;
     for queue in queues {
-        if !app.depth_limit.is_full(&app.pool, &queue).await? {
+        if !app.depth_limit.is_full(&app.pool, &queue, depth_max).await? {
             continue;
         }
         for job in &mut jobs {
             if job.as_ref().is_ok_and(|job| job.queue == queue) {
-                *job = Err(app.depth_limit.refusal());
+                *job = Err(DepthLimit::refusal(depth_max));
             }
         }
     }

@@ -51,6 +51,7 @@ pub(super) fn routes() -> Routes {
     .problem(409, "run_without_import")
     .problem(409, "run_active")
     .problem(409, "source_not_configured")
+    .problem(409, "connection_unusable")
     .problem(409, "import_forgotten")
     .problem(409, "import_superseded")
     .problem(409, "nothing_kept")
@@ -70,7 +71,7 @@ async fn rollback(
     // half noted.
     let work = tokio::spawn(async move {
         let never = CancellationToken::new();
-        relevo_rollback::roll_back(&app.pool, &app.settings, id, &actor, &never).await
+        relevo_rollback::roll_back(&app.pool, &app.settings(), id, &actor, &never).await
     });
     match work.await.map_err(ApiError::internal)? {
         Ok(done) => Ok(Json(done).into_response()),

@@ -177,7 +177,7 @@ async fn put(
     };
     definition::check_name(&name).map_err(refuse)?;
     let wanted =
-        draft.check(&name, |source| app.settings.backup.contains_key(source)).map_err(refuse)?;
+        draft.check(&name, |source| app.settings().backup.contains_key(source)).map_err(refuse)?;
     let actor = caller.actor();
     let by = actor.label();
     let mut audited = Audited::begin(&app, actor).await?;

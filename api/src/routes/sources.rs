@@ -28,8 +28,9 @@ pub(super) fn routes() -> Routes {
 }
 
 async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiError> {
-    let mut sources = Vec::with_capacity(app.settings.backup.len());
-    for (name, source) in &app.settings.backup {
+    let settings = app.settings();
+    let mut sources = Vec::with_capacity(settings.backup.len());
+    for (name, source) in &settings.backup {
         let filter = RunFilter {
             pipeline: Some(PIPELINE.to_owned()),
             source: Some(name.clone()),

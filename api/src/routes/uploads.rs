@@ -354,7 +354,7 @@ fn disk(app: &App, error: std::io::Error) -> ApiError {
     ApiError::new(
         StatusCode::INSUFFICIENT_STORAGE,
         "disk_full",
-        format!("there is too little room in the chunk store {}", app.settings.chunk_store.url),
+        format!("there is too little room in the chunk store {}", app.settings().chunk_store.url),
     )
 }
 
@@ -384,7 +384,7 @@ fn offset(headers: &HeaderMap) -> Result<u64, ApiError> {
 /// The files of uploads.
 async fn store(app: &App) -> Result<Store, ApiError> {
     let identity = control_plane::identity(&app.pool).await?;
-    Store::at(&app.settings.chunk_store.url, &identity.cluster_id)
+    Store::at(&app.settings().chunk_store.url, &identity.cluster_id)
         .ok_or_else(|| ApiError::internal(std::io::Error::other("chunk_store.url names no folder")))
 }
 

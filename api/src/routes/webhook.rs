@@ -68,6 +68,7 @@ fn delivery(operation: Operation) -> Operation {
         .problem(409, "source_not_configured")
         .problem(422, "invalid_delivery")
         .problem(422, "download_url_refused")
+        .problem(503, "connection_unusable")
 }
 
 async fn with_token(
@@ -99,14 +100,27 @@ fn request_not_found() -> ApiError {
 }
 
 async fn take(app: &App, addressed: &Addressed, message: Message) -> Result<Response, ApiError> {
-    let source = app.settings.backup.get(&addressed.source).ok_or_else(|| {
+    let connections = app.connections();
+    let settings = app.settings();
+    let source = settings.backup.get(&addressed.source).ok_or_else(|| {
         ApiError::conflict(
             "source_not_configured",
             format!("the source {:?} is not configured any more", addressed.source),
         )
     })?;
+    let source = connections.resolve_source(&addressed.source, source).await.map_err(|error| {
+        // The gateway may come again; what is wrong with the connection is the operator's to know.
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a delivery cannot be taken: its source cannot have its connection"
+        );
+        ApiError::unavailable(
+            "connection_unusable",
+            format!("a connection of the source {:?} cannot be used now", addressed.source),
+        )
+    })?;
     let backup_id = message.backup_id.clone();
-    let report = match message.report(source) {
+    let report = match message.report(&source) {
         Ok(report) => report,
         Err(error) => {
             // The operator should see in the run's log what was refused, and why.

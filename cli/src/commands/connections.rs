@@ -235,14 +235,14 @@ pub async fn secrets(
             let control = ControlPlane::open(config).await?;
             let settings = Arc::new(control.settings.clone());
             let connections = Connections::new(control.pool.clone(), Arc::clone(&settings));
-            let sealed =
-                connections.rotate(&actor().label()).await.map_err(failed).advise(
-                    "nothing is lost: what was sealed before opens with the keys at hand",
-                )?;
-            let audited = Audited::begin(&control).await?;
-            audited
-                .commit("secret.rotate", "connections", None, Some(json!({"sealed": sealed})))
-                .await?;
+            let advice = "nothing is lost: what was sealed before opens with the keys at hand";
+            let mut audited = Audited::begin(&control).await?;
+            let rotation = connections.rotate_in(&mut audited.tx, &actor().label()).await;
+            let rotation = rotation.map_err(failed).advise(advice)?;
+            let sealed = rotation.sealed;
+            let after = Some(json!({"sealed": sealed}));
+            audited.commit("secret.rotate", "connections", None, after).await?;
+            rotation.end().map_err(failed).advise(advice)?;
             let in_file = settings.secrets.key.is_none();
             out.document(&json!({"sealed": sealed}), || {
                 let next = if in_file {

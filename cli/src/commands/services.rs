@@ -10,12 +10,10 @@ use futures::future::BoxFuture;
 use relevo_api::ApiDeps;
 use relevo_queue::Queue;
 use relevo_runs::Runs;
-use relevo_scheduler::{ConfigurationFile, SchedulerDeps};
-use relevo_settings::{Loaded, Settings};
+use relevo_scheduler::SchedulerDeps;
+use relevo_settings::{InForce, Loaded, Settings};
 use relevo_telemetry::metrics::{Metrics, PoolUse};
-use relevo_telemetry::redact;
 use relevo_worker::WorkerDeps;
-use secrecy::ExposeSecret as _;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -23,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{ServeArgs, WorkerArgs};
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
-use crate::{control, embedded, shutdown};
+use crate::{control, embedded, reload, shutdown};
 
 /// A service that comes up beside its control plane waits so long for it.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -36,8 +34,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What every service works with.
 pub struct Base {
-    /// The settings in force, with real addresses.
+    /// The settings of the start, with real addresses.
     pub settings: Arc<Settings>,
+    /// The settings in force, which follow the file.
+    in_force: InForce,
     /// The control plane.
     pub pool: PgPool,
     /// This process's figures.
@@ -46,7 +46,7 @@ pub struct Base {
 
 impl Base {
     /// Over an open pool.
-    pub fn new(settings: Settings, pool: PgPool) -> Self {
+    pub fn new(settings: Settings, file: Option<PathBuf>, pool: PgPool) -> Self {
         let metrics = Metrics::new();
         let watched = pool.clone();
         metrics.watch_pool("control_plane", move || PoolUse {
@@ -54,7 +54,13 @@ impl Base {
             idle: u32::try_from(watched.num_idle()).unwrap_or(u32::MAX),
             max: watched.options().get_max_connections(),
         });
-        Self { settings: Arc::new(settings), pool, metrics }
+        let in_force = InForce::new(settings, file);
+        Self { settings: in_force.now(), in_force, pool, metrics }
+    }
+
+    /// Takes up changes of the file that this process was `started` with, until `stop`.
+    pub fn follow_file(&self, started: Loaded, stop: &CancellationToken) {
+        tokio::spawn(reload::watch(started, self.in_force.clone(), stop.clone()));
     }
 
     /// The API on this listener.
@@ -63,7 +69,7 @@ impl Base {
             pool: self.pool.clone(),
             queue: Queue::new(self.pool.clone()),
             runs: Runs::new(self.pool.clone()),
-            settings: Arc::clone(&self.settings),
+            settings: self.in_force.clone(),
             metrics: Arc::clone(&self.metrics),
             next_slots: relevo_scheduler::rhythm::next_slots,
         };
@@ -74,7 +80,7 @@ impl Base {
     pub fn worker(&self, metrics_listen: Option<SocketAddr>, stop: CancellationToken) -> Service {
         let deps = WorkerDeps {
             pool: self.pool.clone(),
-            settings: Arc::clone(&self.settings),
+            settings: self.in_force.clone(),
             metrics: Arc::clone(&self.metrics),
             name: format!("worker-{}", std::process::id()),
             metrics_listen,
@@ -82,21 +88,18 @@ impl Base {
         Service::new("worker", relevo_worker::run(deps, stop))
     }
 
-    /// The scheduler; it serves its own figures where an address is given, and watches the
-    /// configuration file.
+    /// The scheduler; it serves its own figures where an address is given.
     pub fn scheduler(
         &self,
-        file: Option<PathBuf>,
         metrics_listen: Option<SocketAddr>,
         stop: CancellationToken,
     ) -> Service {
         let deps = SchedulerDeps {
             pool: self.pool.clone(),
             queue: Queue::new(self.pool.clone()),
-            settings: Arc::clone(&self.settings),
+            settings: self.in_force.clone(),
             metrics: Arc::clone(&self.metrics),
             metrics_listen,
-            configuration: file.map(configuration_file),
         };
         Service::new("scheduler", relevo_scheduler::run(deps, stop))
     }
@@ -186,24 +189,10 @@ pub fn flag(
     }
 }
 
-/// The file, to be read again while the scheduler runs.
-fn configuration_file(path: PathBuf) -> ConfigurationFile {
-    let again = path.clone();
-    let load = move || {
-        let loaded = relevo_settings::load(Some(&again), &|name| std::env::var(name).ok())
-            .map_err(|error| relevo_errors::chain(&error))?;
-        for secret in loaded.secrets() {
-            redact::hide(secret.expose_secret());
-        }
-        Ok(loaded.settings)
-    };
-    ConfigurationFile { path, load: Arc::new(load) }
-}
-
 /// Finds, opens and checks the control plane for a service, waiting a while for one that is just
 /// being started. None when the process was told to stop meanwhile.
 async fn open(
-    loaded: Loaded,
+    loaded: &Loaded,
     application: &str,
     stop: &CancellationToken,
 ) -> Result<Option<Base>, Failure> {
@@ -212,7 +201,7 @@ async fn open(
     loop {
         let mut settings = loaded.settings.clone();
         let failure = match try_open(&mut settings, application).await {
-            Ok(pool) => return Ok(Some(Base::new(settings, pool))),
+            Ok(pool) => return Ok(Some(Base::new(settings, loaded.file.clone(), pool))),
             Err(failure) => failure,
         };
         if !failure.may_pass() || begun.elapsed() > WAIT_MAX {
@@ -247,7 +236,8 @@ pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> 
     telemetry(&loaded.settings, "api")?;
     let stop = shutdown::on_signal()?;
     let listener = listen(loaded.settings.api.listen).await?;
-    let Some(base) = open(loaded, "relevo-api", &stop).await? else { return Ok(()) };
+    let Some(base) = open(&loaded, "relevo-api", &stop).await? else { return Ok(()) };
+    base.follow_file(loaded, &stop);
     let service = base.api(listener, stop.clone());
     base.run(vec![service], &stop).await
 }
@@ -261,7 +251,8 @@ pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failu
     flag(&mut loaded, "worker.queues", queues, "--queue")?;
     telemetry(&loaded.settings, "worker")?;
     let stop = shutdown::on_signal()?;
-    let Some(base) = open(loaded, "relevo-worker", &stop).await? else { return Ok(()) };
+    let Some(base) = open(&loaded, "relevo-worker", &stop).await? else { return Ok(()) };
+    base.follow_file(loaded, &stop);
     let service = base.worker(base.settings.worker.metrics_listen, stop.clone());
     base.run(vec![service], &stop).await
 }
@@ -273,9 +264,9 @@ pub async fn scheduler(config: Option<&Path>, args: ServeArgs) -> Result<(), Fai
     control::check_schedules(&loaded.settings)?;
     telemetry(&loaded.settings, "scheduler")?;
     let stop = shutdown::on_signal()?;
-    let file = loaded.file.clone();
-    let Some(base) = open(loaded, "relevo-scheduler", &stop).await? else { return Ok(()) };
-    let service = base.scheduler(file, base.settings.scheduler.metrics_listen, stop.clone());
+    let Some(base) = open(&loaded, "relevo-scheduler", &stop).await? else { return Ok(()) };
+    base.follow_file(loaded, &stop);
+    let service = base.scheduler(base.settings.scheduler.metrics_listen, stop.clone());
     base.run(vec![service], &stop).await
 }
 

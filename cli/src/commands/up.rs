@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use relevo_pg::embedded::EmbeddedServer;
 use relevo_runs::api_keys::{self, Scope, Secret};
-use relevo_settings::Settings;
+use relevo_settings::{Loaded, Settings};
 use serde_json::json;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +35,11 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
     flag(&mut loaded, "api.listen", args.listen, "--listen")?;
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
     control::check_schedules(&loaded.settings)?;
-    let file = loaded.file;
-    let mut settings = loaded.settings;
+    let mut settings = loaded.settings.clone();
     telemetry(&settings, "up")?;
     let stop = shutdown::on_signal()?;
     let server = embedded::start_into(&mut settings).await?;
-    let outcome = serve(settings, file, args.no_worker, server.as_ref(), &stop, out).await;
+    let outcome = serve(settings, loaded, args.no_worker, server.as_ref(), &stop, out).await;
     if let Some(server) = server {
         match tokio::time::timeout(STOP_TIMEOUT, server.stop()).await {
             Ok(Ok(_)) => {}
@@ -58,7 +57,7 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
 
 async fn serve(
     settings: Settings,
-    file: Option<PathBuf>,
+    started: Loaded,
     no_worker: bool,
     server: Option<&EmbeddedServer>,
     stop: &CancellationToken,
@@ -70,9 +69,10 @@ async fn serve(
     let pool = control::connect(&settings, "relevo", settings.database.max_connections).await?;
     control::migrate(&pool).await?;
     let first_key = first_key(&settings, &pool).await?;
-    let base = Base::new(settings, pool);
+    let base = Base::new(settings, started.file.clone(), pool);
+    base.follow_file(started, stop);
     let mut services =
-        vec![base.api(listener, stop.clone()), base.scheduler(file, None, stop.clone())];
+        vec![base.api(listener, stop.clone()), base.scheduler(None, stop.clone())];
     if !no_worker {
         services.push(base.worker(None, stop.clone()));
     }

@@ -2,7 +2,7 @@
 //!
 //! The first key seals, every one opens. Rotation puts a new key before the others, seals everything
 //! anew, and then drops the others. Killed in between, it leaves a file with more keys than needed,
-//! which opens everything; the next rotation tidies up.
+//! which opens everything, and perhaps an unfinished file beside it; the next rotation tidies up.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -16,6 +16,9 @@ use crate::seal::Key;
 
 /// The file's name under `data_dir`.
 const FILE: &str = "secret.key";
+
+/// How the extension of a file begins that is still being written; the process's number follows.
+const UNFINISHED: &str = "new";
 
 /// The largest key file that is read.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -166,7 +169,7 @@ impl Keyring {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let unfinished = path.with_extension(format!("new{}", std::process::id()));
+        let unfinished = path.with_extension(format!("{UNFINISHED}{}", std::process::id()));
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -232,6 +235,8 @@ impl Keyring {
         let Some(path) = self.path.clone() else {
             return if self.keys.len() > 1 { Ok(()) } else { Err(KeyError::Given) };
         };
+        // Whoever was killed while it wrote one is gone: only one rotation is under way at a time.
+        remove_unfinished(&path).map_err(|source| KeyError::File { path: path.clone(), source })?;
         self.keys.insert(0, Key::random()?);
         self.replace(&path)
     }
@@ -242,6 +247,22 @@ impl Keyring {
         self.keys.truncate(1);
         self.replace(&path)
     }
+}
+
+/// Removes the unfinished files beside a key file: they hold keys too.
+fn remove_unfinished(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent().filter(|folder| folder.is_dir()) else { return Ok(()) };
+    for entry in fs::read_dir(folder)? {
+        let found = entry?.path();
+        let number = found.extension().and_then(|extension| extension.to_str());
+        let number = number.and_then(|extension| extension.strip_prefix(UNFINISHED));
+        if found.file_stem() == path.file_stem()
+            && number.is_some_and(|number| number.parse::<u32>().is_ok())
+        {
+            fs::remove_file(&found)?;
+        }
+    }
+    Ok(())
 }
 
 /// A new key, for `secrets.key`: 64 hexadecimal digits.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`endpoint`] | what a connection is, and which of them the configuration file makes |
 //! | [`store`] | the table of the others |
+//! | [`references`] | sources of dumps that name connections in place of addresses |
 //! | [`keyring`] | the keys that seal their secrets: where they are, how they rotate |
 //! | [`outbound`] | the guard against requests to private addresses |
 //! | [`mail`] | the way to a mail server |
@@ -18,6 +19,7 @@ pub mod endpoint;
 pub mod keyring;
 pub mod mail;
 pub mod outbound;
+pub mod references;
 mod seal;
 pub mod store;
 pub mod trial;
@@ -26,5 +28,6 @@ pub use endpoint::{Endpoint, Origin, Shown};
 pub use keyring::{KeyError, Keyring};
 pub use mail::{MailError, MailServer};
 pub use outbound::{Outbound, OutboundError};
-pub use store::{Change, Connections, NewConnection, StoreError};
+pub use references::{ReferenceError, Resolved};
+pub use store::{Change, Connections, NewConnection, Rotation, StoreError};
 pub use trial::{Trial, try_out};

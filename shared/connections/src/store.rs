@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use relevo_settings::{ConnectionKind, Settings};
+use relevo_settings::{ConnectionKind, Settings, connection_name};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -192,6 +192,17 @@ impl Connections {
         Self { pool, settings }
     }
 
+    /// The same under other settings.
+    #[must_use]
+    pub fn under(&self, settings: Arc<Settings>) -> Self {
+        Self { pool: self.pool.clone(), settings }
+    }
+
+    /// The settings that say which connections the file makes.
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
     /// Every connection without its secrets, those of the file first.
     ///
     /// # Errors
@@ -230,9 +241,27 @@ impl Connections {
     /// # Errors
     /// When the database fails or its secrets cannot be opened.
     pub async fn find(&self, name: &str) -> Result<Option<Endpoint>, StoreError> {
-        if let Some(endpoint) = self.of_file(name) {
+        let Some(endpoint) = self.of_file(name) else { return self.stored(name).await };
+        // A key of a source may name another connection.
+        let Some(named) = connection_name(endpoint.url.expose_secret()) else {
             return Ok(Some(endpoint));
+        };
+        let found = match self.of_file(named) {
+            Some(found) => Some(found),
+            None => self.stored(named).await?,
+        };
+        let found = found.ok_or_else(|| StoreError::NotFound(named.to_owned()))?;
+        if found.kind != endpoint.kind {
+            let (found, wanted) = (found.kind.as_str(), endpoint.kind.as_str());
+            let reason = format!("{named} is of kind {found}; {wanted} is needed");
+            return Err(StoreError::Invalid { field: "connection", reason });
         }
+        let api_key = found.api_key.or(endpoint.api_key);
+        Ok(Some(Endpoint { name: endpoint.name, api_key, ..found }))
+    }
+
+    /// One that is kept in the control plane.
+    async fn stored(&self, name: &str) -> Result<Option<Endpoint>, StoreError> {
         let mut connection = self.pool.acquire().await?;
         match row(&mut connection, name).await? {
             Some(row) => Ok(Some(row.open(&Keyring::load(&self.settings)?)?)),
@@ -366,13 +395,13 @@ impl Connections {
         if gone == 0 { Err(StoreError::NotFound(name.to_owned())) } else { Ok(()) }
     }
 
-    /// Seals every secret anew with a new key, and says how many there were.
+    /// Seals every secret anew with a new key, in the caller's transaction. Once that is committed,
+    /// [`Rotation::end`] drops the old keys.
     ///
     /// # Errors
     /// When a secret does not open: then nothing is changed but the key file, which has one key
     /// more; with keys from `secrets.key`, when no new one was put first.
-    pub async fn rotate(&self, by: &str) -> Result<usize, StoreError> {
-        let mut tx = self.pool.begin().await?;
+    pub async fn rotate_in(&self, tx: &mut PgConnection, by: &str) -> Result<Rotation, StoreError> {
         // One rotation at a time, and no change beside it: a row written meanwhile under the old
         // key would not open when that is dropped.
         sqlx::query("-- connections::rotate\nLOCK TABLE relevo.connection IN EXCLUSIVE MODE")
@@ -405,9 +434,7 @@ impl Connections {
             .execute(&mut *tx)
             .await?;
         }
-        tx.commit().await?;
-        keys.end_rotation()?;
-        Ok(rows.len())
+        Ok(Rotation { sealed: rows.len(), keys })
     }
 
     /// Refuses what is no name, and the names of the file.
@@ -425,6 +452,25 @@ impl Connections {
             return Err(StoreError::Invalid { field: "name", reason: reason.to_owned() });
         }
         Ok(())
+    }
+}
+
+/// Secrets that were sealed anew; both keys open until [`Rotation::end`].
+#[derive(Debug)]
+#[must_use = "the old keys are still there"]
+pub struct Rotation {
+    /// How many there were.
+    pub sealed: usize,
+    keys: Keyring,
+}
+
+impl Rotation {
+    /// Drops the old keys, once it is certain that nothing is sealed with them any more.
+    ///
+    /// # Errors
+    /// When the key file cannot be written; both keys are in it then, and everything opens.
+    pub fn end(mut self) -> Result<(), StoreError> {
+        Ok(self.keys.end_rotation()?)
     }
 }
 

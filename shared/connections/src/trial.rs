@@ -16,6 +16,7 @@ use url::Url;
 use crate::endpoint::{Endpoint, Origin};
 use crate::mail::MailServer;
 use crate::outbound::{Outbound, client_builder};
+use crate::references;
 
 /// How long one trial may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -74,9 +75,7 @@ struct About {
 }
 
 async fn postgres(endpoint: &Endpoint, outbound: &Outbound) -> Result<String, String> {
-    if endpoint.origin == Origin::Stored {
-        guard_postgres(endpoint, outbound).await?;
-    }
+    references::guard(endpoint, outbound).await.map_err(|error| error.to_string())?;
     let options = PoolOptions::named("relevo-trial").setting("statement_timeout", "10s");
     let mut connection = relevo_pg::connect_one(&endpoint.url, &options)
         .await
@@ -103,22 +102,6 @@ async fn postgres(endpoint: &Endpoint, outbound: &Outbound) -> Result<String, St
         ));
     }
     Ok(format!("Postgres {version} answers as {role} on {database}, {encrypted}"))
-}
-
-/// Of a stored connection the host may be private only where it is allowed. A URL can name hosts in
-/// its parameters too, and sockets: those are refused.
-async fn guard_postgres(endpoint: &Endpoint, outbound: &Outbound) -> Result<(), String> {
-    let url = Url::parse(endpoint.url.expose_secret()).map_err(|error| error.to_string())?;
-    if url.query_pairs().any(|(name, _)| matches!(&*name, "host" | "hostaddr" | "port")) {
-        return Err("host and port must stand before the question mark".to_owned());
-    }
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("the URL names no host")?;
-    // A socket's folder, written with percent signs.
-    if host.contains('%') || host.contains('/') {
-        return Err("a socket of this machine cannot be used by a stored connection".to_owned());
-    }
-    let found = outbound.addresses(host, url.port().unwrap_or(5432)).await;
-    found.map(drop).map_err(|error| error.to_string())
 }
 
 async fn client(

@@ -6,6 +6,7 @@
 //! | [`database`] | any Postgres: version, durability, poolers in between, its clock |
 //! | [`control_plane`] | schema, rights, who is alive |
 //! | [`target`] | the rights an import needs, and what is missing without some |
+//! | [`references`] | the connections that sources name |
 //! | [`outside`] | gateways, mail servers, webhooks, the public URL |
 //!
 //! Nothing is changed anywhere. Every question is bounded in time, and all are asked at once.
@@ -14,6 +15,7 @@ mod control_plane;
 mod database;
 mod host;
 mod outside;
+mod references;
 mod target;
 
 use std::sync::Arc;
@@ -71,21 +73,23 @@ pub struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, subject: &str, message: impl Into<String>) -> Self {
-        Self {
-            check,
-            level: Level::Ok,
-            subject: subject.to_owned(),
-            message: message.into(),
-            advice: None,
-        }
+        let (subject, message) = (subject.to_owned(), message.into());
+        Self { check, level: Level::Ok, subject, message, advice: None }
+    }
+
+    /// Something that is not as it should be, and what to do about it.
+    fn with(
+        level: Level,
+        check: &'static str,
+        subject: &str,
+        message: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self { level, advice: Some(advice.into()), ..Self::ok(check, subject, message) }
     }
 
     fn note(check: &'static str, subject: &str, message: impl Into<String>, advice: &str) -> Self {
-        Self {
-            level: Level::Note,
-            advice: Some(advice.to_owned()),
-            ..Self::ok(check, subject, message)
-        }
+        Self::with(Level::Note, check, subject, message, advice)
     }
 
     fn warning(
@@ -94,11 +98,7 @@ impl Finding {
         message: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        Self {
-            level: Level::Warning,
-            advice: Some(advice.into()),
-            ..Self::ok(check, subject, message)
-        }
+        Self::with(Level::Warning, check, subject, message, advice)
     }
 
     fn problem(
@@ -107,11 +107,7 @@ impl Finding {
         message: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        Self {
-            level: Level::Problem,
-            advice: Some(advice.into()),
-            ..Self::ok(check, subject, message)
-        }
+        Self::with(Level::Problem, check, subject, message, advice)
     }
 }
 
@@ -144,7 +140,9 @@ pub fn unreachable(message: String, advice: String) -> Finding {
 }
 
 /// Asks everything.
-pub async fn examine(patient: Patient) -> Report {
+pub async fn examine(mut patient: Patient) -> Report {
+    let mut findings = std::mem::take(&mut patient.found_before);
+    findings.extend(references::resolve(&mut patient).await);
     let settings = &patient.settings;
     let mut questions: Vec<(&'static str, String, BoxFuture<'_, Vec<Finding>>)> = vec![
         ("host.asked", "host".to_owned(), Box::pin(host::ask(settings))),
@@ -160,8 +158,9 @@ pub async fn examine(patient: Patient) -> Report {
     }
     for (name, source) in &settings.backup {
         let subject = format!("backup.{name}.target");
-        if source.embedded_database().is_some() {
-            // The embedded server does not run, which is a finding already.
+        // The embedded server does not run, or the connection cannot be had: findings already.
+        let is_absent = references::is_unresolved(&source.target_url);
+        if is_absent || source.embedded_database().is_some() {
             continue;
         }
         let asked = target::ask(subject.clone(), source, patient.embedded);
@@ -173,7 +172,6 @@ pub async fn examine(patient: Patient) -> Report {
             vec![Finding::problem(check, &subject, message, "see whether it hangs, then try again")]
         })
     });
-    let mut findings = patient.found_before.clone();
     findings.extend(join_all(asked).await.into_iter().flatten());
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
     let worst = findings.first().map_or(Level::Ok, |finding| finding.level);

@@ -8,6 +8,7 @@ use relevo_notify::channels;
 use relevo_pg::error::sqlstate;
 use relevo_settings::{ConnectionKind, GatewayMode, Settings, SourceKind};
 
+use crate::references;
 use crate::{Finding, Patient};
 
 /// How long the public URL may take to answer.
@@ -16,7 +17,9 @@ const PUBLIC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Databases of sources and the control plane are asked more thoroughly elsewhere.
 fn is_asked_here(endpoint: &Endpoint) -> bool {
     let elsewhere = endpoint.name == "database" || endpoint.name.ends_with(".target");
-    !(endpoint.kind == ConnectionKind::Postgres && elsewhere)
+    // A name that leads to another connection is asked under that connection's own.
+    let is_name = references::is_unresolved(&endpoint.url);
+    !is_name && !(endpoint.kind == ConnectionKind::Postgres && elsewhere)
 }
 
 pub(crate) async fn ask(patient: &Patient) -> Vec<Finding> {

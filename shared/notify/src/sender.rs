@@ -11,7 +11,7 @@ use lettre::message::{Mailbox, header};
 use lettre::{Address, Message as Mail};
 use relevo_connections::{Connections, MailError, MailServer, Outbound, OutboundError, StoreError};
 use relevo_runs::control_plane;
-use relevo_settings::{ConnectionKind, Settings};
+use relevo_settings::{ConnectionKind, Settings, connection_name};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -155,6 +155,17 @@ impl Sender {
         })
     }
 
+    /// The same under other settings.
+    #[must_use]
+    pub fn under(&self, settings: Arc<Settings>) -> Self {
+        Self {
+            connections: self.connections.under(Arc::clone(&settings)),
+            outbound: Outbound::new(&settings),
+            settings,
+            cluster_id: self.cluster_id.clone(),
+        }
+    }
+
     /// Every channel.
     #[must_use]
     pub fn channels(&self) -> Vec<Channel> {
@@ -207,7 +218,11 @@ impl Sender {
     pub async fn heartbeat(&self, source: &str) -> Result<bool, SendError> {
         let url = self.settings.backup.get(source).and_then(|source| source.heartbeat_url.as_ref());
         let Some(url) = url else { return Ok(false) };
-        self.request(HEARTBEAT, Method::GET, url, None).await?;
+        let url = match connection_name(url.expose_secret()) {
+            Some(name) => self.endpoint(HEARTBEAT, name, ConnectionKind::Webhook).await?.url,
+            None => url.clone(),
+        };
+        self.request(HEARTBEAT, Method::GET, &url, None).await?;
         Ok(true)
     }
 
@@ -215,14 +230,14 @@ impl Sender {
         match to {
             Target::Url(url) => Ok(url.clone()),
             Target::Connection(name) => {
-                Ok(self.endpoint(channel, name, ConnectionKind::Webhook).await?.url)
+                Ok(self.endpoint(&channel.name, name, ConnectionKind::Webhook).await?.url)
             }
         }
     }
 
     async fn endpoint(
         &self,
-        channel: &Channel,
+        channel: &str,
         name: &str,
         kind: ConnectionKind,
     ) -> Result<relevo_connections::Endpoint, SendError> {
@@ -230,9 +245,9 @@ impl Sender {
             .connections
             .find(name)
             .await
-            .map_err(|source| SendError::Connection { channel: channel.name.clone(), source })?;
+            .map_err(|source| SendError::Connection { channel: channel.to_owned(), source })?;
         found.filter(|endpoint| endpoint.kind == kind).ok_or_else(|| SendError::NoConnection {
-            channel: channel.name.clone(),
+            channel: channel.to_owned(),
             connection: name.to_owned(),
             kind: kind.as_str(),
         })
@@ -289,7 +304,7 @@ impl Sender {
         to: &[String],
         message: &Message,
     ) -> Result<(), SendError> {
-        let endpoint = self.endpoint(channel, connection, ConnectionKind::Smtp).await?;
+        let endpoint = self.endpoint(&channel.name, connection, ConnectionKind::Smtp).await?;
         let failed = |source| SendError::Mail { channel: channel.name.clone(), source };
         let server = MailServer::new(&endpoint).map_err(failed)?;
         let sender = server.sender().map_err(failed)?;

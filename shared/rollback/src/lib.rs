@@ -8,6 +8,9 @@
 //! it. Killed before that, nothing has happened; after it, the same call finds it done and only
 //! notes it on the run.
 
+use std::sync::Arc;
+
+use relevo_connections::{Connections, ReferenceError};
 use relevo_import::steps::{self, RolledBack};
 use relevo_import::{Certificate, ImportError};
 use relevo_pg::{PgError, PoolOptions};
@@ -48,6 +51,15 @@ pub enum RollbackError {
     /// The settings do not know the target any more.
     #[error("the source {0:?} is not configured here, so its target is not known")]
     UnknownSource(String),
+    /// The source names a connection that cannot be had.
+    #[error("the target of run {run} cannot be used")]
+    Connection {
+        /// The run.
+        run: RunId,
+        /// Why.
+        #[source]
+        source: Box<ReferenceError>,
+    },
     /// The target's ledger does not know the import: it keeps the newest ones only.
     #[error("the target does not know the import of run {0} any more")]
     Forgotten(RunId),
@@ -109,6 +121,7 @@ impl RollbackError {
             Self::NoImport(_) => "run_without_import",
             Self::Active { .. } => "run_active",
             Self::UnknownSource(_) => "source_not_configured",
+            Self::Connection { .. } => "connection_unusable",
             Self::Forgotten(_) => "import_forgotten",
             Self::Superseded { .. } => "import_superseded",
             Self::NothingKept(_) => "nothing_kept",
@@ -132,6 +145,7 @@ impl RollbackError {
             | Self::NoImport(_)
             | Self::Active { .. }
             | Self::UnknownSource(_)
+            | Self::Connection { .. }
             | Self::Forgotten(_)
             | Self::Superseded { .. }
             | Self::NothingKept(_)
@@ -165,6 +179,11 @@ pub async fn roll_back(
         .max_connections(CONNECTIONS_MAX)
         .setting("statement_timeout", format!("{}s", source.statement_timeout_seconds))
         .setting("lock_timeout", format!("{}ms", source.lock_timeout_ms));
+    let connections = Connections::new(control.clone(), Arc::new(settings.clone()));
+    let source = connections
+        .resolve_source(&run.source, source)
+        .await
+        .map_err(|source| RollbackError::Connection { run: id, source: Box::new(source) })?;
     let target = relevo_pg::connect(&source.target_url, options)
         .await
         .map_err(|source| RollbackError::Unreachable { run: id, source })?;

@@ -60,11 +60,42 @@ pub(crate) fn postgres_url(text: &str) -> Result<(), String> {
 /// The prefix that asks for a database of the embedded server.
 pub(crate) const EMBEDDED_PREFIX: &str = "embedded:";
 
+/// The prefix that asks for a connection by its name, in place of an address.
+pub(crate) const CONNECTION_PREFIX: &str = "connection:";
+
 pub(crate) fn target_url(text: &str) -> Result<(), String> {
     match text.strip_prefix(EMBEDDED_PREFIX) {
-        None => postgres_url(text),
+        None => or_connection(text, postgres_url),
         Some(name) => embedded_name(name),
     }
+}
+
+/// Whether a text that may be a secret is the name of something that is kept elsewhere.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.starts_with(EMBEDDED_PREFIX) || text.starts_with(CONNECTION_PREFIX)
+}
+
+/// The name of a connection, or what `check` takes.
+fn or_connection(text: &str, check: impl FnOnce(&str) -> Result<(), String>) -> Result<(), String> {
+    match text.strip_prefix(CONNECTION_PREFIX) {
+        None => check(text),
+        Some(name) => plain_name(name).map(drop).map_err(|error| {
+            format!("does not name a connection, as in connection:warehouse: {error}")
+        }),
+    }
+}
+
+/// A gateway's base address, or a connection.
+pub(crate) fn gateway_url(text: &str) -> Result<String, String> {
+    if text.starts_with(CONNECTION_PREFIX) {
+        return or_connection(text, |_| Ok(())).map(|()| text.to_owned());
+    }
+    http_url(text)
+}
+
+/// An address to ask, or a connection.
+pub(crate) fn heartbeat_url(text: &str) -> Result<(), String> {
+    or_connection(text, secret_http_url)
 }
 
 fn embedded_name(name: &str) -> Result<(), String> {

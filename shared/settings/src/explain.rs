@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use crate::check::EMBEDDED_PREFIX;
+use crate::check::is_name;
 use crate::origin::Origin;
 use crate::reader::Entries;
 use crate::schema::{Key, Kind, Preset};
@@ -45,7 +45,7 @@ pub(crate) fn explain(keys: &[(String, &'static Key)], in_force: &Entries) -> Ve
 
 /// Of a database URL everything but the password and the parameters; of any other secret nothing.
 fn mask(secret: &str) -> String {
-    if secret.starts_with(EMBEDDED_PREFIX) {
+    if is_name(secret) {
         return secret.to_owned();
     }
     match Url::parse(secret) {

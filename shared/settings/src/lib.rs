@@ -11,10 +11,12 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret as _, SecretString};
 
 mod check;
+mod cross;
 mod error;
 mod example;
 mod explain;
 mod file;
+mod in_force;
 mod load;
 mod nearest;
 mod origin;
@@ -26,6 +28,7 @@ mod sections;
 pub use error::{Problem, SettingsError};
 pub use example::example;
 pub use explain::Explained;
+pub use in_force::{InForce, Version};
 pub use load::{Loaded, load};
 pub use origin::Origin;
 pub use schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, Preset, REPEATED, SCHEDULE, Section};
@@ -102,6 +105,23 @@ impl Settings {
             source.target_url = url;
         }
     }
+
+    /// These settings as a process takes them up that was started with `running`: what only holds
+    /// from the next start ([`Section::holds_at_once`]) stays as it was.
+    #[must_use]
+    pub fn taken_up_by(mut self, running: &Self) -> Self {
+        self.data_dir.clone_from(&running.data_dir);
+        self.database = running.database.clone();
+        self.worker = running.worker.clone();
+        self.telemetry = running.telemetry.clone();
+        self.chunk_store = running.chunk_store.clone();
+        self.api.listen = running.api.listen;
+        self.api.body_limit_bytes = running.api.body_limit_bytes;
+        self.api.bare_webhook = running.api.bare_webhook;
+        self.scheduler.lease_seconds = running.scheduler.lease_seconds;
+        self.scheduler.metrics_listen = running.scheduler.metrics_listen;
+        self
+    }
 }
 
 impl BackupSource {
@@ -109,4 +129,24 @@ impl BackupSource {
     pub fn embedded_database(&self) -> Option<String> {
         self.target_url.expose_secret().strip_prefix(check::EMBEDDED_PREFIX).map(str::to_owned)
     }
+
+    /// The keys that name a connection in place of an address: the key, what must answer there,
+    /// and the connection's name.
+    pub fn connections(&self) -> Vec<(&'static str, ConnectionKind, &str)> {
+        let heartbeat = self.heartbeat_url.as_ref().map_or("", |url| url.expose_secret());
+        [
+            ("gateway_url", ConnectionKind::Gateway, self.gateway_url.as_str()),
+            ("target_url", ConnectionKind::Postgres, self.target_url.expose_secret()),
+            ("heartbeat_url", ConnectionKind::Webhook, heartbeat),
+        ]
+        .into_iter()
+        .filter_map(|(key, kind, text)| Some((key, kind, connection_name(text)?)))
+        .collect()
+    }
+}
+
+/// The connection's name when a text is `connection:NAME`.
+#[must_use]
+pub fn connection_name(text: &str) -> Option<&str> {
+    text.strip_prefix(check::CONNECTION_PREFIX)
 }

@@ -14,20 +14,20 @@ use crate::reader::{Entries, Entry, Reader};
 use crate::schema::{BACKUP, CHANNEL, CONNECTION, Key, Kind, SCHEDULE, Section};
 use crate::sections::alerts::Alerts;
 use crate::sections::api::Api;
-use crate::sections::backup::{BackupSource, GatewayMode, SourceKind};
-use crate::sections::channel::{Channel, ChannelKind};
+use crate::sections::backup::BackupSource;
+use crate::sections::channel::Channel;
 use crate::sections::chunk_store::ChunkStore;
-use crate::sections::connection::{Connection, ConnectionKind};
+use crate::sections::connection::Connection;
 use crate::sections::database::Database;
 use crate::sections::notify::Notify;
 use crate::sections::outbound::Outbound;
 use crate::sections::schedule::ScheduleEntry;
 use crate::sections::scheduler::Scheduler;
 use crate::sections::secrets::Secrets;
-use crate::sections::smtp::{Smtp, SmtpSecurity};
+use crate::sections::smtp::Smtp;
 use crate::sections::telemetry::Telemetry;
 use crate::sections::worker::Worker;
-use crate::{DEFAULT_SOURCE, Settings, check};
+use crate::{DEFAULT_SOURCE, Settings, check, cross};
 
 /// The settings in force, and where each came from.
 #[derive(Clone)]
@@ -115,8 +115,26 @@ impl Loaded {
         self.keys()
             .filter(|(_, key)| key.kind == Kind::Secret)
             .filter_map(|(section, key)| self.in_force.get(&key.full_name(&section)))
+            // The name of a connection or an embedded database is no secret.
+            .filter(|entry| !check::is_name(&entry.text))
             .map(|entry| SecretString::from(entry.text.clone()))
             .collect()
+    }
+
+    /// The keys in which these settings differ from those that a process was `started` with, and
+    /// which hold from its next start only. What a flag set there is nothing that changed.
+    pub fn waiting_for_restart(&self, started: &Self) -> Vec<String> {
+        let text = |loaded: &Self, name: &str| loaded.in_force.get(name).map(|e| e.text.clone());
+        let of_flag = |name: &str| {
+            let entry = started.in_force.get(name);
+            entry.is_some_and(|entry| matches!(entry.origin, Origin::Flag(_)))
+        };
+        let singular = Section::ALL.iter().filter(|section| !section.is_repeated());
+        let keys = singular.flat_map(|section| {
+            let keys = section.keys.iter().filter(|key| !section.holds_at_once(key));
+            keys.map(|key| key.full_name(section.name))
+        });
+        keys.filter(|name| !of_flag(name) && text(self, name) != text(started, name)).collect()
     }
 
     /// Of the given names of environment variables, those that start like ours and mean nothing,
@@ -355,104 +373,8 @@ fn read_all(
         backup,
         schedule,
     };
-    cross_check(&settings, entries, problems);
+    cross::cross_check(&settings, entries, problems);
     Some(settings)
-}
-
-/// What no single key can know.
-fn cross_check(settings: &Settings, entries: &Entries, problems: &mut Vec<Problem>) {
-    let origin = |key: &str| entries.get(key).map(|entry| entry.origin.clone());
-    let mut problem = |key: String, message: &str| {
-        problems.push(Problem { origin: origin(&key), key, message: message.to_owned() });
-    };
-    for (name, source) in &settings.backup {
-        let asks = source.kind == SourceKind::Gateway;
-        if asks && source.mode == GatewayMode::Webhook && settings.api.public_url.is_none() {
-            problem(
-                format!("{BACKUP}.{name}.mode"),
-                "webhook needs api.public_url, where the gateway can reach this API; set it, or use auto or sync",
-            );
-        }
-        if settings.database.url.is_some() && source.embedded_database().is_some() {
-            problem(
-                format!("{BACKUP}.{name}.target_url"),
-                "asks for the embedded server, but database.url names another one; give a postgres:// URL",
-            );
-        }
-    }
-    cross_check_channels(settings, &mut problem);
-}
-
-/// What the ways to tell people need of each other.
-fn cross_check_channels(settings: &Settings, problem: &mut impl FnMut(String, &str)) {
-    if settings.smtp.password.is_some() {
-        let host = settings.smtp.host.as_deref();
-        let local = host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "::1"));
-        if settings.smtp.security == SmtpSecurity::None && host.is_some() && !local {
-            problem(
-                "smtp.security".to_owned(),
-                "none would send the password in the clear; use starttls or tls, or no password",
-            );
-        }
-        if settings.smtp.user.is_none() {
-            problem("smtp.user".to_owned(), "is missing; smtp.password is given");
-        }
-    }
-    if settings.smtp.host.is_some() && settings.smtp.sender().is_none() {
-        problem(
-            "smtp.from".to_owned(),
-            "is missing; give the address that e-mail is to be sent from",
-        );
-    }
-    for (name, channel) in &settings.channel {
-        let key = |key: &str| format!("{CHANNEL}.{name}.{key}");
-        if matches!(name.as_str(), "webhook" | "email" | "heartbeat") {
-            let message = "is a name Relevo uses itself; choose another";
-            problem(format!("{CHANNEL}.{name}"), message);
-        }
-        match channel.kind {
-            ChannelKind::Webhook | ChannelKind::Slack => {
-                if channel.url.is_none() && channel.connection.is_none() {
-                    problem(key("url"), "is missing; give it, or the name of a connection");
-                }
-            }
-            ChannelKind::Telegram => {
-                if channel.token.is_none() {
-                    problem(key("token"), "is missing; Telegram's @BotFather gives one");
-                }
-                if channel.chat_id.is_none() {
-                    problem(key("chat_id"), "is missing; it says whom the bot writes to");
-                }
-            }
-            ChannelKind::Email => {
-                if channel.to.is_empty() {
-                    problem(key("to"), "is empty; give the addresses that get the e-mail");
-                }
-                if settings.smtp.host.is_none() && channel.connection.is_none() {
-                    let message = "e-mail needs smtp.host, or the name of a connection";
-                    problem(key("kind"), message);
-                }
-            }
-        }
-        if let Some(connection) =
-            channel.connection.as_ref().and_then(|name| settings.connection.get(name))
-        {
-            let wanted = match channel.kind {
-                ChannelKind::Email => ConnectionKind::Smtp,
-                ChannelKind::Webhook | ChannelKind::Slack | ChannelKind::Telegram => {
-                    ConnectionKind::Webhook
-                }
-            };
-            if connection.kind != wanted {
-                problem(key("connection"), "names a connection of a kind that does not fit");
-            }
-        }
-        if let Some(source) =
-            channel.sources.iter().find(|source| !settings.backup.contains_key(*source))
-        {
-            problem(key("sources"), &format!("there is no source `{source}`"));
-        }
-    }
 }
 
 fn default_data_dir() -> PathBuf {

@@ -120,6 +120,16 @@ impl Section {
         }
     }
 
+    /// Whether a running process takes up a change of `key`; the others hold from the next start.
+    pub fn holds_at_once(&self, key: &Key) -> bool {
+        match self.name {
+            "" | "database" | "worker" | "telemetry" | "chunk_store" => false,
+            "api" => !matches!(key.name, "listen" | "body_limit_bytes" | "bare_webhook"),
+            "scheduler" => !matches!(key.name, "lease_seconds" | "metrics_listen"),
+            _ => true,
+        }
+    }
+
     /// The key of that name.
     pub fn key(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name)

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use relevo_api::ApiDeps;
@@ -83,7 +82,7 @@ impl Server {
     pub async fn start_with(more: &str) -> Self {
         let db = TestDatabase::new().await;
         let folder = tempfile::tempdir().unwrap();
-        let settings = Arc::new(settings(more, folder.path()));
+        let settings = settings(more, folder.path()).into();
         let deps = ApiDeps {
             pool: db.pool().clone(),
             queue: Queue::new(db.pool().clone()),

@@ -189,9 +189,10 @@ pub(crate) async fn on_dead(
 /// Looks at this host's disk until `stop`.
 pub(crate) async fn watch_disk(context: Arc<Context>, stop: CancellationToken) {
     let host = rules::host();
-    let pause = Duration::from_secs(context.settings.alerts.interval_seconds);
     loop {
-        let look = rules::disk(&context.queue, &context.settings, &host);
+        let settings = context.now().settings;
+        let pause = Duration::from_secs(settings.alerts.interval_seconds);
+        let look = rules::disk(&context.queue, &settings, &host);
         match tokio::time::timeout(WATCH_TIMEOUT, look).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

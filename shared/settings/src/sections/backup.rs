@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::check;
+use crate::connection_name;
 use crate::reader::Reader;
 use crate::schema::{BACKUP, Key, Preset, Section};
 
@@ -16,9 +17,11 @@ use crate::schema::{BACKUP, Key, Preset, Section};
 pub struct BackupSource {
     /// What the dumps come from.
     pub kind: SourceKind,
-    /// The gateway's base URL without a trailing slash; empty where dumps come from elsewhere.
+    /// The gateway's base URL without a trailing slash, or `connection:NAME`; empty where dumps
+    /// come from elsewhere.
     pub gateway_url: String,
-    /// Sent as `API-KEY` with every call to the gateway; empty where dumps come from elsewhere.
+    /// Sent as `API-KEY` with every call to the gateway; empty where dumps come from elsewhere, or
+    /// where a connection has it.
     pub api_key: SecretString,
     /// The folder, or the file, that dumps come from; present exactly for those kinds.
     pub path: Option<PathBuf>,
@@ -36,7 +39,8 @@ pub struct BackupSource {
     pub allow_http_fallback: bool,
     /// How a backup is asked for.
     pub mode: GatewayMode,
-    /// A `postgres://` URL, or `embedded:NAME` until [`crate::Settings::resolve_embedded`].
+    /// A `postgres://` URL; `embedded:NAME` until [`crate::Settings::set_target`]; or
+    /// `connection:NAME`, which is looked up where it is used.
     pub target_url: SecretString,
     /// The schema whose tables are exchanged.
     pub target_schema: String,
@@ -65,8 +69,10 @@ pub struct BackupSource {
     pub copy_timeout_seconds: u64,
     /// How long one statement of the finish (an index, a key) may take.
     pub statement_timeout_seconds: u64,
-    /// How long one try of the cutover waits for a lock.
+    /// How long a statement in the target waits for a lock, those of the cutover excepted.
     pub lock_timeout_ms: u64,
+    /// How long a run goes on trying to cut over while readers hold it up.
+    pub cutover_patience_seconds: u64,
     /// How readers come to see the new rows.
     pub cutover: CutoverMode,
     /// What happens to transactions older than the load that do not end.
@@ -186,13 +192,13 @@ pub(crate) const SECTION: Section = Section {
         Key::text(
             "gateway_url",
             Preset::Required,
-            "Base URL of the gateway, https://host:port; for the kind gateway.",
+            "Base URL of the gateway, https://host:port, or connection:NAME; for the kind gateway.",
         )
         .fixed_env("TUNNEL_API_URL"),
         Key::secret(
             "api_key",
             Preset::Required,
-            "Key that the gateway expects with every call; for the kind gateway.",
+            "Key that the gateway expects with every call; for the kind gateway, where no connection has it.",
         )
         .fixed_env("TUNNEL_API_KEY"),
         Key::boolean(
@@ -240,7 +246,7 @@ pub(crate) const SECTION: Section = Section {
         Key::secret(
             "target_url",
             Preset::Computed("embedded:NAME with the embedded server, else it must be given"),
-            "Postgres URL of the database to load into, or embedded:NAME for a database of the embedded server.",
+            "Postgres URL of the database to load into, embedded:NAME for a database of the embedded server, or connection:NAME for a connection.",
         )
         .fixed_env("DATABASE_URL"),
         Key::text("target_schema", Preset::Value("public"), "Schema whose tables are exchanged."),
@@ -315,7 +321,13 @@ pub(crate) const SECTION: Section = Section {
             "lock_timeout_ms",
             (10, 600_000),
             "3000",
-            "Milliseconds that one try of the cutover waits for a lock.",
+            "Milliseconds that a statement in the target waits for a lock, those of the cutover excepted.",
+        ),
+        Key::integer(
+            "cutover_patience_seconds",
+            (1, 86_400),
+            "7200",
+            "Seconds that a run goes on trying to cut over while readers hold it up, before it fails and names them.",
         ),
         Key::text(
             "cutover",
@@ -347,7 +359,7 @@ pub(crate) const SECTION: Section = Section {
         Key::secret(
             "heartbeat_url",
             Preset::Absent("nobody outside notices when this machine is dead"),
-            "URL that is asked after each success; a service such as healthchecks.io complains when that stays away.",
+            "URL, or connection:NAME, that is asked after each success; a service such as healthchecks.io complains when that stays away.",
         ),
     ],
 };
@@ -383,8 +395,16 @@ impl BackupSource {
         let kind = reader
             .parsed("kind", |text| check::one_of(text, &SourceKind::ALL, |kind| kind.as_str()));
         let (gateway_url, api_key) = if kind == Some(SourceKind::Gateway) {
-            let url = reader.parsed("gateway_url", check::http_url);
-            (url, reader.secret("api_key", check::header_value))
+            let url = reader.parsed("gateway_url", check::gateway_url);
+            let api_key = if url.as_deref().is_some_and(|url| connection_name(url).is_some()) {
+                // The connection has one.
+                reader
+                    .optional_secret("api_key", check::header_value)
+                    .map(Option::unwrap_or_default)
+            } else {
+                reader.secret("api_key", check::header_value)
+            };
+            (url, api_key)
         } else {
             (Some(String::new()), Some(SecretString::default()))
         };
@@ -426,6 +446,7 @@ impl BackupSource {
         let copy_timeout_seconds = reader.integer("copy_timeout_seconds");
         let statement_timeout_seconds = reader.integer("statement_timeout_seconds");
         let lock_timeout_ms = reader.integer("lock_timeout_ms");
+        let cutover_patience_seconds = reader.integer("cutover_patience_seconds");
         let cutover = reader.parsed("cutover", |text| {
             check::one_of(text, &[CutoverMode::Swap, CutoverMode::Merge], |mode| mode.as_str())
         });
@@ -437,7 +458,7 @@ impl BackupSource {
         let snapshot_wait_seconds = reader.integer("snapshot_wait_seconds");
         let tinyint1_as_boolean = reader.boolean("tinyint1_as_boolean");
         let guard_shrink_percent = reader.integer("guard_shrink_percent");
-        let heartbeat_url = reader.optional_secret("heartbeat_url", check::secret_http_url);
+        let heartbeat_url = reader.optional_secret("heartbeat_url", check::heartbeat_url);
         Some(Self {
             kind: kind?,
             gateway_url: gateway_url?,
@@ -466,6 +487,7 @@ impl BackupSource {
             copy_timeout_seconds: copy_timeout_seconds?,
             statement_timeout_seconds: statement_timeout_seconds?,
             lock_timeout_ms: lock_timeout_ms?,
+            cutover_patience_seconds: cutover_patience_seconds?,
             cutover: cutover?,
             old_snapshots: old_snapshots?,
             snapshot_wait_seconds: snapshot_wait_seconds?,

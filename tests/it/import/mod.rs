@@ -3,6 +3,7 @@
 mod bad_input;
 mod carried_over;
 mod command;
+mod corpus;
 mod direct;
 mod dump;
 mod dumping;

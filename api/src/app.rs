@@ -27,6 +27,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::console;
 use crate::error::ApiError;
 use crate::gathered::Gathered;
+use crate::figures::Figures;
 use crate::limits::{DepthLimit, LogInLimit, RateLimit};
 use crate::live::Live;
 use crate::openapi::{self, Operation};
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) rate_limit: RateLimit,
     /// How deep a queue may get.
     pub(crate) depth_limit: DepthLimit,
+    /// What the queues hold, for pages.
+    pub(crate) figures: Figures,
     /// How often one address may fail to log in.
     pub(crate) log_ins: LogInLimit,
     /// Single enqueues on their way.
@@ -97,6 +100,7 @@ impl App {
             keys: KeyCache::default(),
             rate_limit: RateLimit::default(),
             depth_limit: DepthLimit::default(),
+            figures: Figures::default(),
             log_ins: LogInLimit::default(),
             gathered,
             live,

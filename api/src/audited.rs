@@ -11,13 +11,14 @@ use crate::error::ApiError;
 pub(crate) struct Audited {
     /// Where the action happens.
     pub(crate) tx: Transaction<'static, Postgres>,
+    app: App,
     actor: Actor,
 }
 
 impl Audited {
     /// Begins an action of `actor`.
     pub(crate) async fn begin(app: &App, actor: Actor) -> Result<Self, ApiError> {
-        Ok(Self { tx: app.pool.begin().await?, actor })
+        Ok(Self { tx: app.pool.begin().await?, app: app.clone(), actor })
     }
 
     /// Notes what was done, `<resource>.<verb>`, and makes it durable.
@@ -31,6 +32,7 @@ impl Audited {
         let done = Action { action, object, before, after };
         audit::record_in(&mut self.tx, &self.actor, done).await?;
         self.tx.commit().await?;
+        self.app.figures.forget().await;
         tracing::info!(action, object, by = self.actor.label(), "operator action over HTTP");
         Ok(())
     }

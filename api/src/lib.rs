@@ -12,6 +12,7 @@ mod auth;
 mod console;
 mod error;
 mod extract;
+mod figures;
 mod gathered;
 mod limits;
 mod listen;

@@ -8,7 +8,7 @@ use relevo_pg::PoolOptions;
 use relevo_queue::Queue;
 use relevo_runs::Runs;
 use relevo_runs::control_plane::{self, SchemaStatus};
-use relevo_settings::{Loaded, Settings};
+use relevo_settings::{Loaded, Settings, SettingsError};
 use relevo_telemetry::redact;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
@@ -20,9 +20,19 @@ const COMMAND_CONNECTIONS: u32 = 4;
 
 /// Reads the configuration: file, then environment.
 pub fn load(config: Option<&Path>) -> Result<Loaded, Failure> {
-    let loaded = relevo_settings::load(config, &|name| std::env::var(name).ok())
-        .or_exit(Exit::Configuration)
-        .advise("correct it; docs/configuration.md lists every key, `relevo config check` tells when all is well")?;
+    read(config).map_err(unreadable)
+}
+
+/// A configuration that cannot be read, as a failure.
+pub fn unreadable(error: SettingsError) -> Failure {
+    Failure::with(Exit::Configuration, error.into()).advise(
+        "correct it; docs/configuration.md lists every key, `relevo config check` tells when all is well",
+    )
+}
+
+/// Reads the configuration; tells of variables that mean nothing.
+pub fn read(config: Option<&Path>) -> Result<Loaded, SettingsError> {
+    let loaded = relevo_settings::load(config, &|name| std::env::var(name).ok())?;
     for secret in loaded.secrets() {
         redact::hide(secret.expose_secret());
     }

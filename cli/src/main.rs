@@ -10,6 +10,7 @@ mod failure;
 mod import_view;
 mod output;
 mod reload;
+mod sense;
 mod shutdown;
 mod watch;
 
@@ -36,11 +37,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version come this way too, for standard output; a closed one is no failure.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { Exit::Usage.code() } else { 0 });
-        }
+        Err(error) => return refuse(&error),
     };
     let json = cli.global.json;
     match start(cli) {
@@ -52,6 +49,24 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit().code())
         }
     }
+}
+
+/// A command line that isn't understood, told as it asked to be told; or help and version, which
+/// come this way too.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed standard output is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim().to_owned();
+        eprintln!("{}", redact::text(&Failure::new(Exit::Usage, text).json()));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(Exit::Usage.code())
 }
 
 fn start(cli: Cli) -> Result<(), Failure> {

@@ -79,7 +79,7 @@ pub async fn watch(started: Loaded, in_force: InForce, stop: CancellationToken) 
             tracing::error!(
                 path = %path.display(),
                 problem,
-                "the configuration file is not taken up; what was read before stays in force"
+                "the configuration file makes no sense or cannot be used; what was read before stays in force"
             );
             in_force.refuse(problem);
         }

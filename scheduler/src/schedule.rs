@@ -46,15 +46,15 @@ pub enum ConfiguredError {
 /// # Errors
 /// The first that makes no sense.
 pub fn configured(settings: &Settings) -> Result<Vec<NewSchedule>, ConfiguredError> {
+    each_configured(settings).into_iter().collect()
+}
+
+/// The same one by one, to name all that make no sense.
+pub fn each_configured(settings: &Settings) -> Vec<Result<NewSchedule, ConfiguredError>> {
     let sources = settings.backup.iter().filter(|(_, source)| source.schedule_enabled);
-    let mut wanted = Vec::new();
-    for (name, source) in sources {
-        wanted.push(of_source(settings, name, source)?);
-    }
-    for (name, entry) in &settings.schedule {
-        wanted.push(of_table(settings, name, entry)?);
-    }
-    Ok(wanted)
+    let of_sources = sources.map(|(name, source)| of_source(settings, name, source));
+    let tables = settings.schedule.iter();
+    of_sources.chain(tables.map(|(name, entry)| of_table(settings, name, entry))).collect()
 }
 
 fn of_source(

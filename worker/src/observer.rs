@@ -51,6 +51,10 @@ impl Observer for QueueMetrics {
         self.metrics.jobs_finished.with_label_values(&[queue, kind, "lost"]).inc();
     }
 
+    fn handler_stuck(&self, queue: &str, kind: &str) {
+        self.metrics.handlers_stuck.with_label_values(&[queue, kind]).inc();
+    }
+
     fn session_lost(&self) {
         tracing::warn!("this worker's session is lost: its handlers stop, a new session follows");
     }

@@ -24,7 +24,7 @@ const RUNS: u32 = 8;
 const WORKERS: usize = 20;
 
 pub(super) async fn show(visitor: Visitor, State(app): State<App>) -> Result<Response, ApiError> {
-    let queues = app.queue.stats().await?;
+    let queues = app.figures.queues(&app.queue).await?;
     let workers = alive(app.queue.sessions().await?);
     let leader = console::leader(&app.pool).await?;
     let sources = sources::rows(&app).await?;

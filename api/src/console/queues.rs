@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::routes::queues::set_paused;
 
 pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Response, ApiError> {
-    let queues = app.queue.stats().await?;
+    let queues = app.figures.queues(&app.queue).await?;
     let words = visitor.words;
     let content = html! {
         h1 { (words.queues) }

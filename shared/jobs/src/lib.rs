@@ -171,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn a_notify_that_reports_nothing_is_none() {
+        for payload in ["{}", r#"{"channel": "ops"}"#, r#"{"run_id": null, "alert_id": null}"#] {
+            let error = validate(JobKind::Notify, payload).expect_err("is refused");
+            assert!(error.to_string().contains("run_id"), "{payload}: {error}");
+        }
+        for payload in [r#"{"run_id": 1}"#, r#"{"alert_id": 1, "resolved": true}"#] {
+            validate(JobKind::Notify, payload).expect("is a Notify");
+        }
+    }
+
+    #[test]
     fn modes_read_back_and_agree_with_serde() {
         for mode in [RequestMode::Auto, RequestMode::Webhook, RequestMode::Sync] {
             assert_eq!(mode.as_str().parse(), Ok(mode));

@@ -8,20 +8,46 @@ use crate::{JobKind, Payload};
 /// channel. With one: writes the message in its language and sends it; `heartbeat` asks the source's
 /// heartbeat URL.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Fields")]
 pub struct Notify {
     /// The ended run to report.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<i64>,
     /// The alert to report; together with a run, the state of failing it goes on with or ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub alert_id: Option<i64>,
     /// Whether the alert is over.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resolved: bool,
     /// The channel to tell.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
+}
+
+/// The same as it is written down, before it is known to report anything.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default)]
+    run_id: Option<i64>,
+    #[serde(default)]
+    alert_id: Option<i64>,
+    #[serde(default)]
+    resolved: bool,
+    #[serde(default)]
+    channel: Option<String>,
+}
+
+impl TryFrom<Fields> for Notify {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+        let Fields { run_id, alert_id, resolved, channel } = fields;
+        if run_id.is_none() && alert_id.is_none() {
+            return Err("it reports nothing: give a run_id, an alert_id, or both");
+        }
+        Ok(Self { run_id, alert_id, resolved, channel })
+    }
 }
 
 impl Notify {
@@ -50,7 +76,11 @@ impl Payload for Notify {
             "alert_id": {"type": ["integer", "null"], "format": "int64"},
             "resolved": {"type": "boolean"},
             "channel": {"type": ["string", "null"]}
-        }
+        },
+        "anyOf": [
+            {"required": ["run_id"], "properties": {"run_id": {"type": "integer"}}},
+            {"required": ["alert_id"], "properties": {"alert_id": {"type": "integer"}}}
+        ]
     }"#;
 
     fn run_id(&self) -> Option<i64> {

@@ -26,3 +26,4 @@ pub use alerts::{Alert, Condition, Rule};
 pub use channels::{Channel, HEARTBEAT, Way, channels};
 pub use message::{Message, Occasion};
 pub use sender::{SendError, Sender};
+pub use template::{unclosed_name, unknown_names};

@@ -273,6 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn templates_know_every_value_of_a_message() {
+        let occasions = [
+            Occasion::Run(Box::new(run(RunState::Succeeded)), None),
+            Occasion::Alert(alert("overdue", "backup/sicar", json!({}))),
+            Occasion::Test,
+        ];
+        for occasion in occasions {
+            let Value::Object(values) = said(&occasion, Language::En).body else { unreachable!() };
+            for name in values.keys() {
+                let template = format!("{{{{{name}}}}}");
+                assert_eq!(crate::unknown_names(&template), [], "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn alerts_are_told_when_they_begin_and_when_they_are_over() {
         for (rule, subject, details, en, es) in [
             (

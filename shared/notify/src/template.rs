@@ -52,6 +52,58 @@ fn filled(text: &str, values: &Value) -> Option<Value> {
     Some(Value::String(out))
 }
 
+/// The values that messages have; those of a run first, then those of an alert, then of both.
+pub(crate) const NAMES: [&str; 25] = [
+    "run_id",
+    "pipeline",
+    "source",
+    "trigger",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "duration_seconds",
+    "stats",
+    "error",
+    "email",
+    "alert",
+    "alert_id",
+    "key",
+    "rule",
+    "subject",
+    "level",
+    "details",
+    "opened_at",
+    "last_seen_at",
+    "resolved_at",
+    "event",
+    "state",
+    "text",
+    "channel",
+];
+
+/// The names in a template that no message has, each with the one that was probably meant.
+#[must_use]
+pub fn unknown_names(template: &str) -> Vec<(String, Option<&'static str>)> {
+    let mut unknown = Vec::new();
+    for piece in template.split("{{").skip(1) {
+        let Some((name, _)) = piece.split_once("}}") else { continue };
+        let first = name.trim().split('.').next().unwrap_or_default();
+        if !NAMES.contains(&first) {
+            let likeness = |known: &str| strsim::jaro_winkler(first, known);
+            let nearest = NAMES.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            unknown.push((name.to_owned(), nearest.filter(|known| likeness(known) >= 0.75)));
+        }
+    }
+    unknown
+}
+
+/// What follows a `{{` that is never closed.
+#[must_use]
+pub fn unclosed_name(template: &str) -> Option<String> {
+    let last = template.split("{{").skip(1).find(|piece| !piece.contains("}}"))?;
+    Some(last.chars().take(40).collect())
+}
+
 /// The value of a name such as `stats.rows`; null where there is none.
 fn value<'a>(values: &'a Value, name: &str) -> &'a Value {
     name.trim().split('.').fold(values, |value, part| &value[part])
@@ -77,5 +129,14 @@ mod tests {
             })
         );
         assert!(fill("{", &values).is_err());
+    }
+
+    #[test]
+    fn names_that_no_message_has_are_told_with_the_nearest() {
+        let template = r#"{"a": "{{txt}} of {{ stats.rows }}", "b": "{{blue}}", "c": "{{text"}"#;
+        let unknown = unknown_names(template);
+        assert_eq!(unknown, [("txt".to_owned(), Some("text")), ("blue".to_owned(), None)]);
+        assert!(unclosed_name(template).is_some_and(|text| text.starts_with("text")));
+        assert_eq!(unclosed_name(r#"{"a": "{{text}}"}"#), None);
     }
 }

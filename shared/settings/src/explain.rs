@@ -5,7 +5,7 @@ use url::Url;
 use crate::check::is_name;
 use crate::origin::Origin;
 use crate::reader::Entries;
-use crate::schema::{Key, Kind, Preset};
+use crate::schema::{Key, Kind, Preset, Section};
 
 /// One line of `relevo config check`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Explained {
     pub origin: Origin,
     /// What an unset key means.
     pub note: Option<&'static str>,
+    /// Whether a running process takes up a change; else it holds from the next start.
+    pub holds_at_once: bool,
 }
 
 pub(crate) fn explain(keys: &[(String, &'static Key)], in_force: &Entries) -> Vec<Explained> {
@@ -38,6 +40,7 @@ pub(crate) fn explain(keys: &[(String, &'static Key)], in_force: &Entries) -> Ve
                 value: value.map(|text| if key.kind == Kind::Secret { mask(&text) } else { text }),
                 origin: entry.map_or(Origin::Default, |entry| entry.origin.clone()),
                 note,
+                holds_at_once: Section::of(section).is_some_and(|known| known.holds_at_once(key)),
             }
         })
         .collect()

@@ -105,6 +105,11 @@ impl Section {
         Self::ALL.iter().find(|section| section.name == name)
     }
 
+    /// The section that a table belongs to: `backup.sicar` to `backup`.
+    pub fn of(table: &str) -> Option<&'static Section> {
+        Self::find(table.split('.').next().unwrap_or(table))
+    }
+
     /// Whether there may be several, each under a name of its own.
     pub fn is_repeated(&self) -> bool {
         REPEATED.contains(&self.name)

@@ -92,6 +92,10 @@ impl Generator {
             return self.value(&DOCUMENT["components"]["schemas"][name]);
         }
         for choice in ["oneOf", "anyOf"] {
+            // An object with a choice on top of its fields is made as an object.
+            if schema["properties"].is_object() {
+                break;
+            }
             if let Some(schemas) = schema[choice].as_array() {
                 let schema = schemas.choose(&mut self.rng).unwrap();
                 return self.value(schema);
@@ -164,6 +168,12 @@ impl Generator {
         let mut object = Map::new();
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             if required.contains(&name.as_str()) || self.chance(35) {
+                object.insert(name.clone(), self.value(field));
+            }
+        }
+        if let Some(choices) = schema["anyOf"].as_array() {
+            let choice = choices.choose(&mut self.rng).unwrap();
+            for (name, field) in choice["properties"].as_object().into_iter().flatten() {
                 object.insert(name.clone(), self.value(field));
             }
         }

@@ -17,6 +17,14 @@ async fn ask(cluster: &Cluster, run: i64) -> (StatusCode, Value) {
     (status, answer.json().await.unwrap())
 }
 
+/// A new key with one scope.
+async fn key_of(cluster: &Cluster, scope: &str) -> String {
+    let made = cluster.relevo(["key", "create", "--name", scope, "--scope", scope, "--json"]).await;
+    let key = made.json()["secret"].as_str().unwrap().to_owned();
+    relevo_tests::planted::plant(&key);
+    key
+}
+
 async fn must_refuse(cluster: &Cluster, run: i64, status: StatusCode, code: &str) {
     let (answered, problem) = ask(cluster, run).await;
     assert_eq!((answered, problem["code"].as_str()), (status, Some(code)), "{problem}");
@@ -31,6 +39,15 @@ async fn the_data_from_before_a_run_come_back() {
     cluster.import(BackupMode::Sync, &before).await;
     cluster.gateway().serve(&after.path).await;
     let run = cluster.import(BackupMode::Sync, &after).await;
+
+    // Who may only look, or enqueue, takes nothing back; who operates does, below.
+    let path = format!("{}/api/v1/runs/{}/rollback", cluster.api_url(), run.id);
+    for scope in ["read", "enqueue"] {
+        let key = key_of(&cluster, scope).await;
+        let answer = reqwest::Client::new().post(&path).header("X-API-Key", key).send().await;
+        assert_eq!(answer.unwrap().status(), StatusCode::FORBIDDEN, "{scope}");
+    }
+    cluster.assert_target(&after).await;
 
     let id = run.id.to_string();
     let done = cluster.relevo(["run", "rollback", &id, "--json"]).await.json();
@@ -55,6 +72,9 @@ async fn the_data_from_before_a_run_come_back() {
     let (status, again) = ask(&cluster, run.id.0).await;
     assert_eq!((status, &again["already"]), (StatusCode::OK, &true.into()), "{again}");
     cluster.assert_target(&before).await;
+    let key = key_of(&cluster, "operate").await;
+    let answer = reqwest::Client::new().post(&path).header("X-API-Key", key).send().await;
+    assert_eq!(answer.unwrap().status(), StatusCode::OK);
 
     // The next import takes its place over the ones that were put back.
     cluster.import(BackupMode::Sync, &after).await;

@@ -179,8 +179,8 @@ async fn forms_of_other_sites_do_nothing() {
 async fn who_may_only_read_sees_no_buttons_and_does_nothing() {
     let server = Server::start().await;
     let (_, key) = server.key_for(&[Scope::Read]).await;
-    let (cookie, token) = session(&server, &key).await;
     server.deps.queue.pause("backup").await.unwrap();
+    let (cookie, token) = session(&server, &key).await;
     let page = get(&server, "/console/queues", &cookie).await.text().await.unwrap();
     assert!(page.contains("backup") && !page.contains("/console/queues/resume"));
     for path in [

@@ -269,6 +269,8 @@ async fn end_handlers(tenure: &Tenure, runner: &mut Option<JoinHandle<()>>, time
             kind = &*lease.kind,
             "a handler does not yield; its lease is taken from it"
         );
-        tenure.try_settle(&lease, runner::decide_stuck(tenure, &lease));
+        if tenure.try_settle(&lease, runner::decide_stuck(tenure, &lease)) {
+            tenure.observer.handler_stuck(&lease.queue_name, &lease.kind);
+        }
     }
 }

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub dead_letters_moved: IntCounterVec,
     /// [`names::LEASES_LOST`]
     pub leases_lost: IntCounterVec,
+    /// Handlers that do not yield, by queue and kind.
+    pub handlers_stuck: IntCounterVec,
     /// [`names::JOBS_RESCUED`]
     pub jobs_rescued: prometheus::IntCounter,
     /// [`names::JOB_WAIT_SECONDS`]
@@ -187,6 +189,7 @@ impl Metrics {
             job_retries: counter(&names::JOB_RETRIES),
             dead_letters_moved: counter(&names::DEAD_LETTERS_MOVED),
             leases_lost: counter(&names::LEASES_LOST),
+            handlers_stuck: counter(&names::HANDLERS_STUCK),
             jobs_rescued: counter(&names::JOBS_RESCUED).with_label_values(NO_LABELS),
             job_wait_seconds: histogram(&names::JOB_WAIT_SECONDS),
             job_run_seconds: histogram(&names::JOB_RUN_SECONDS),
@@ -218,6 +221,7 @@ impl Metrics {
         self.jobs_enqueued.with_label_values(&[queue, kind]);
         self.job_retries.with_label_values(&[queue, kind]);
         self.dead_letters_moved.with_label_values(&[queue, kind]);
+        self.handlers_stuck.with_label_values(&[queue, kind]);
         self.job_wait_seconds.with_label_values(&[queue, kind]);
         self.job_run_seconds.with_label_values(&[queue, kind]);
         for outcome in names::JOB_OUTCOMES {

@@ -141,6 +141,9 @@ metrics! {
     /// Leases this worker lost.
     LEASES_LOST = Metric::counter("relevo_leases_lost_total", &[QUEUE],
         "Jobs whose lease this worker lost while it held them; their effects were refused.");
+    /// Handlers that do not yield.
+    HANDLERS_STUCK = Metric::counter("relevo_handlers_stuck_total", &[QUEUE, KIND],
+        "Handlers of this worker that were told to stop and did not yield: their leases were taken from them, and their slots stay taken until they return.");
     /// Jobs taken back from dead workers.
     JOBS_RESCUED = Metric::counter("relevo_jobs_rescued_total", &[],
         "Jobs that this process took back from dead workers.");

@@ -12,5 +12,6 @@ mod notify;
 mod restored;
 mod retention;
 mod rollback;
+mod settings;
 mod sources;
 mod targets;

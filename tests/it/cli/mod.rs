@@ -3,6 +3,7 @@
 mod backup;
 mod bad_dump;
 mod bad_input;
+mod config_check;
 mod help;
 mod operate;
 mod services;

@@ -3,7 +3,8 @@
 //! Every commit costs a write to disk that others can share. A job goes to the database at once as
 //! long as few are on their way; those that come meanwhile are gathered and go as one statement
 //! when one of them is back. Nobody is answered before its own job is durable, and nobody waits for
-//! more to come.
+//! more to come. A job with a key may have to wait for whoever holds it: it goes alone, so that it
+//! holds up nobody else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,6 +44,9 @@ impl Gathered {
 
     /// Makes a job durable. Whoever goes away while it waits has enqueued it all the same.
     pub(crate) async fn enqueue(&self, job: NewJob) -> Answer {
+        if job.idempotency_key.is_some() || job.unique.is_some() {
+            return Ok(self.0.queue.enqueue(job).await?);
+        }
         let waiting = {
             let mut state = self.state();
             if state.lanes_taken < LANES {
@@ -86,7 +90,7 @@ impl Gathered {
         match self.0.queue.enqueue_many(jobs).await {
             Ok(enqueued) => enqueued.into_iter().map(Ok).collect(),
             // The fault of one: nothing of the statement remained, and each goes for itself.
-            Err(QueueError::InvalidJob(_) | QueueError::KeyContended { .. }) => {
+            Err(QueueError::InvalidJob(_)) => {
                 let mut answers = Vec::with_capacity(jobs.len());
                 for job in jobs {
                     let answer = self.0.queue.enqueue(job.clone()).await;

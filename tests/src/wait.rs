@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::PgPool;
+
 /// The pause between two looks grows from the first to the second of these.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
@@ -31,4 +33,23 @@ pub async fn wait_for<T>(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
     }
+}
+
+/// Waits until so many statements, or more, wait for a lock in the pool's database.
+///
+/// # Panics
+///
+/// After a minute.
+pub async fn wait_blocked(pool: &PgPool, count: i64) {
+    wait_for("statements to wait for a lock", Duration::from_secs(60), async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("look at the sessions");
+        (waiting >= count).then_some(())
+    })
+    .await;
 }

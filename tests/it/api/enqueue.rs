@@ -1,6 +1,10 @@
 //! `POST /api/v1/jobs`.
 
+use std::time::Duration;
+
 use chrono::{TimeDelta, Utc};
+use relevo_queue::NewJob;
+use relevo_tests::wait_blocked;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -113,6 +117,30 @@ async fn of_many_requests_at_once_each_gets_its_own_answer() {
     assert!(of_key.iter().all(|answer| answer["id"] == of_key[0]["id"]), "{of_key:?}");
     assert_eq!(of_key.iter().filter(|answer| answer["duplicate"] == false).count(), 1);
     assert_eq!(server.jobs_of_kind("Noop").await, 161);
+}
+
+#[tokio::test]
+async fn a_key_that_somebody_holds_holds_up_nobody_else() {
+    let server = Server::start().await;
+    let held = NewJob::new("Noop", &json!({})).unwrap();
+    let held = held.idempotency_key("api/held", Duration::from_secs(60));
+    let mut holder = server.db.pool().begin().await.unwrap();
+    server.deps.queue.enqueue_in(&mut holder, &[held]).await.unwrap();
+
+    let body = json!({"kind": "Noop", "idempotency_key": "held"});
+    let waiting =
+        futures::future::join_all((0..4).map(|_| server.post_json("/api/v1/jobs", &body)));
+    let others = async {
+        wait_blocked(server.db.pool(), 4).await;
+        for _ in 0..20 {
+            server.post_json("/api/v1/jobs", &json!({"kind": "Noop"})).await.ok(202);
+        }
+        holder.rollback().await.unwrap();
+    };
+    let (answers, ()) = futures::future::join(waiting, others).await;
+    let jobs: Vec<Value> = answers.into_iter().map(|answer| answer.ok(202)).collect();
+    assert_eq!(jobs.iter().filter(|job| job["duplicate"] == false).count(), 1, "{jobs:?}");
+    assert_eq!(server.jobs_of_kind("Noop").await, 21);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use relevo_queue::Queue;
 use relevo_runs::backup::{self, StartOptions};
 use relevo_runs::retention::{self, Keep};
 use relevo_runs::{LogLevel, NewRun, RunError, RunFilter, RunId, RunState, Runs};
-use relevo_tests::{TestDatabase, wait_for};
+use relevo_tests::{TestDatabase, wait_blocked};
 use serde_json::json;
 
 fn new_run(source: &str) -> NewRun {
@@ -210,17 +210,7 @@ async fn nobody_who_follows_a_log_misses_a_line() {
         async move { runs.log(id, LogLevel::Info, "fast", &json!({})).await }
     });
     // The second line waits for the first, so a reader never sees it alone.
-    wait_for("the second writer to wait", Duration::from_secs(10), async || {
-        let waiting: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        )
-        .fetch_one(db.pool())
-        .await
-        .unwrap();
-        (waiting == 1).then_some(())
-    })
-    .await;
+    wait_blocked(db.pool(), 1).await;
     assert_eq!(runs.logs(id, None, 0).await.unwrap(), []);
     slow.commit().await.unwrap();
     fast.await.unwrap().unwrap();

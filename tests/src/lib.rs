@@ -31,4 +31,4 @@ pub use process::{Process, ProcessBuilder, binary_path, clean_command, free_port
 pub use rotel::Rotel;
 pub use shop::ShopDump;
 pub use small_disk::SmallDisk;
-pub use wait::wait_for;
+pub use wait::{wait_blocked, wait_for};

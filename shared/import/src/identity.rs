@@ -13,8 +13,7 @@ const ID_MAX_BYTES: usize = 40;
 /// The name of one import, unique in its target for ever.
 ///
 /// Lower-case letters, digits and underscores, 1 to 40 bytes. Several control planes may share a
-/// target, so an id made from a run's number holds the installation too: see
-/// [`ImportId::for_run`].
+/// target, so an id made from a run's number has to name its control plane too.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImportId(String);
@@ -29,21 +28,6 @@ impl ImportId {
         let fits = (1..=ID_MAX_BYTES).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         if fits { Ok(Self(id)) } else { Err(ImportError::Id { id }) }
-    }
-
-    /// The id of a run's import: `run42_1a2b3c4d`.
-    ///
-    /// `installation` names the control plane (its first 16 letters and digits count), so that a
-    /// second one, or a new one after a loss, does not take another's import for its own.
-    #[must_use]
-    pub fn for_run(installation: &str, run_id: i64) -> Self {
-        let tag: String = installation
-            .chars()
-            .filter(char::is_ascii_alphanumeric)
-            .take(16)
-            .map(|c| c.to_ascii_lowercase())
-            .collect();
-        Self(format!("run{}_{tag}", run_id.unsigned_abs()))
     }
 
     /// The id as text.
@@ -138,10 +122,8 @@ mod tests {
         for wrong in ["", "Run42", "run-42", "run 42", &"x".repeat(41)] {
             assert!(ImportId::new(wrong).is_err(), "{wrong}");
         }
-        let id = ImportId::for_run("3F9A-1c77-0000-1111-2222", i64::MAX);
-        assert!(ImportId::new(id.as_str()).is_ok(), "{id}");
-        assert!(id.staging_schema().len() <= 63);
-        assert_eq!(ImportId::for_run("Ab-1", 42).as_str(), "run42_ab1");
+        let longest = ImportId::new("x".repeat(ID_MAX_BYTES)).unwrap();
+        assert!(longest.staging_schema().len() <= 63 && longest.trash_schema().len() <= 63);
     }
 
     #[test]

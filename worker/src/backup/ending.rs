@@ -119,6 +119,14 @@ async fn notify_in(context: &Context, tx: &mut PgConnection, run: &Run) -> anyho
     Ok(())
 }
 
+/// Why a run fails whose job was given up.
+pub(crate) fn given_up(kind: &str, attempts: i32, error: &str) -> String {
+    format!(
+        "{kind} failed for good after {attempts} attempt(s): {error}; when that is mended, start a new \
+         run"
+    )
+}
+
 /// A job of the import has become a dead letter: its run fails in the same transaction.
 ///
 /// Except in the run's last phase, in which a cutover may have happened: whether the import is live
@@ -137,8 +145,7 @@ pub(crate) async fn on_dead(
         && run.phase != FINISH
         && is_wanted(&backup_requests::of_run_in(tx, run.id).await?, &job.kind, &job.payload)
     {
-        let reason =
-            format!("{} failed for good after {} attempt(s): {error}", job.kind, job.attempt);
+        let reason = given_up(&job.kind, job.attempt, error);
         if fail_in(context, tx, &run, Previous::Untouched, &reason).await? {
             // The queue commits as soon as this returns, and says nothing more.
             ended(context, &run, RunState::Failed);

@@ -7,17 +7,22 @@
 //!   job gets the certificate from there and ends the run. Should the job be gone, the reconciler
 //!   does the same.
 //!
-//! An error says nothing of whether the new data are live: before a run is called failed, the
-//! target's ledger is asked.
+//! A step that fails after the cutover, or whose cutover nobody can tell the end of, never fails the
+//! run: it is tried again, and in the end the reconciler asks the target's ledger. A cutover that
+//! readers hold up is tried again too, until the source's patience ends.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt as _;
-use relevo_import::{Certificate, ImportError, ImportId, ImportProgress, ProgressEvent, steps};
+use relevo_import::{
+    Certificate, ImportError, ImportId, ImportProgress, ProgressEvent, Readers, steps,
+};
 use relevo_jobs::{FinishImport, TranslateChunk};
+use relevo_pg::cutover::CutoverError;
 use relevo_queue::{FailedMemberPolicy, Job, JobError};
 use relevo_runs::{LogLevel, RunState, backup::PIPELINE, backup_requests};
 use serde_json::json;
@@ -26,13 +31,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ending::{self, FINISH},
-    progress,
-    step::{Step, Stop, import_stop, is_current},
+    progress::{self, seconds},
+    request::clock_in,
+    step::{Step, Stop, describe, import_stop, is_current},
 };
 use crate::{context::Context, stopping::must_stop};
 
 /// How often missing chunks are enqueued again before the run fails.
 const ROUNDS_MAX: i32 = 3;
+
+/// Note of a run: since when readers hold up its cutover.
+const HELD_UP_SINCE: &str = "held_up_since";
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -62,9 +71,9 @@ async fn finish(step: &Step<'_>, payload: &FinishImport) -> Result<(), Stop> {
     }
     enter_phase(step).await?;
     let began = Instant::now();
-    let certificate = match complete(step, &target, &import).await {
+    let certificate = match complete(step, &target, &import).await? {
         Ok(certificate) => certificate,
-        Err(stop) => after_error(&target, &import, stop).await?,
+        Err(error) => return Err(judge(step, error).await?),
     };
     let context = step.context;
     context
@@ -82,18 +91,50 @@ async fn finish(step: &Step<'_>, payload: &FinishImport) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What an error comes to. One that would fail the run may have come after the cutover: then the
-/// target has a certificate, and that counts.
-async fn after_error(target: &PgPool, import: &ImportId, stop: Stop) -> Result<Certificate, Stop> {
-    let Stop::Run(reason) = &stop else { return Err(stop) };
-    // Not knowing is no reason to fail a run: the job is tried again.
-    match steps::certificate(target, import).await.map_err(anyhow::Error::from)? {
-        Some(certificate) => {
-            tracing::warn!("the import is live in spite of an error after its cutover: {reason}");
-            Ok(certificate)
+/// What an error of the finish means.
+async fn judge(step: &Step<'_>, error: ImportError) -> Result<Stop, Stop> {
+    match (error.readers(), &error) {
+        // Whatever it is, the run may have succeeded: the same step again finds out.
+        (Readers::SeeNew | Readers::Unknown, _) => Ok(error.into()),
+        (
+            Readers::SeePrevious,
+            ImportError::Cutover(
+                CutoverError::Blocked { waited_seconds, .. }
+                | CutoverError::OldSnapshots { waited_seconds, .. },
+            ),
+        ) => {
+            let waited = TimeDelta::seconds(i64::try_from(*waited_seconds).unwrap_or(0));
+            held_up(step, waited, error).await
         }
-        None => Err(stop),
+        (Readers::SeePrevious, _) => Ok(import_stop(error)),
     }
+}
+
+/// Readers did not let the cutover through for so long: it is tried again, until the source's
+/// patience ends.
+async fn held_up(step: &Step<'_>, waited: TimeDelta, error: ImportError) -> Result<Stop, Stop> {
+    let context = step.context;
+    let mut tx = context.fenced(step.job).await?;
+    let Some(run) = context.runs.get_for_update_in(&mut tx, step.run.id).await? else {
+        return Ok(Stop::Cancelled);
+    };
+    let now = clock_in(&mut tx).await?;
+    let noted = run.notes.get(HELD_UP_SINCE).cloned();
+    let noted: Option<DateTime<Utc>> = noted.and_then(|at| serde_json::from_value(at).ok());
+    let since = noted.unwrap_or(now - waited);
+    let held_up = (now - since).to_std().unwrap_or_default();
+    if held_up >= Duration::from_secs(step.source.cutover_patience_seconds) {
+        return Ok(Stop::Run(format!(
+            "{}; it was tried for {}: end what is in the way, then start a new run (such a reader may \
+             be given an end by idle_in_transaction_session_timeout; cutover = \"merge\" in the \
+             settings needs no reader to end)",
+            describe(&error),
+            seconds(held_up.as_secs_f64()),
+        )));
+    }
+    context.runs.merge_notes_in(&mut tx, run.id, &json!({ HELD_UP_SINCE: since })).await?;
+    tx.commit().await?;
+    Ok(error.into())
 }
 
 /// Enters the phase in which the cutover happens; refused when the run has ended or is to end. Who
@@ -150,17 +191,17 @@ async fn enqueue_again(
     Ok(())
 }
 
-/// Everything in the target, up to the certificate.
+/// Everything in the target, up to the certificate; what the target says against it inside.
 async fn complete(
     step: &Step<'_>,
     target: &PgPool,
     import: &ImportId,
-) -> Result<Certificate, Stop> {
+) -> Result<Result<Certificate, ImportError>, Stop> {
     let news = News::default();
     let cancel = CancellationToken::new();
     let mut work = steps::finish(target, import, step.fence(), &news, &cancel).boxed();
     let stop = tokio::select! {
-        done = &mut work => return done.map_err(import_stop),
+        done = &mut work => return Ok(done),
         error = must_stop(step.job) => Stop::Job(error),
         stop = tell(step, &news) => stop,
     };
@@ -168,10 +209,9 @@ async fn complete(
     // already, that counts.
     cancel.cancel();
     match work.await {
-        Ok(certificate) => Ok(certificate),
         Err(ImportError::Cancelled) => Err(stop),
         Err(error) if error.is_transient() => Err(stop),
-        Err(error) => Err(import_stop(error)),
+        done => Ok(done),
     }
 }
 

@@ -14,7 +14,7 @@
 //! | `chunk`, `chunk_store` | loading one chunk, and where chunks wait |
 //! | `finish` | from loaded rows to live tables |
 //! | `step`, `ending` | what all steps share: entering, ending a run |
-//! | `reconcile` | ends runs that nobody works for, cleans up after ended ones |
+//! | `reconcile`, `sweep` | end runs that nobody works for, clean up after ended ones |
 //! | `gateway`, `files`, `private_dir`, `room`, `run_names`, `progress` | the client, the disk, names, figures |
 //!
 //! A run ends in one control-plane transaction, whoever ends it: a handler, the queue's dead-letter
@@ -40,6 +40,7 @@ mod room;
 mod run_names;
 mod splitting;
 mod step;
+mod sweep;
 mod tail;
 mod transfer;
 

@@ -20,24 +20,22 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
 use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
-use relevo_runs::{
-    Run, RunId, RunState, backup::PIPELINE, backup_requests, control_plane, uploads,
-};
+use relevo_runs::{Run, RunState, backup::PIPELINE, backup_requests, control_plane, uploads};
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ending::{self, FINISH, Previous},
-    files::{FileFate, file_name_of},
     run_names::RunKey,
     step::{describe, import_id, is_wanted},
+    sweep::{sweep_disk, sweep_targets},
 };
 use crate::context::Context;
 
@@ -63,7 +61,7 @@ const UNFINISHED: [JobState; 4] =
 
 /// What one process's reconciler remembers between passes; nothing that matters.
 #[derive(Default)]
-struct Memory {
+pub(crate) struct Memory {
     /// Targets that could not be reached, and when to try them again.
     unreachable: BTreeMap<String, (Instant, u32)>,
     /// When the targets were swept.
@@ -122,8 +120,14 @@ async fn with_lock(context: &Context, memory: &mut Memory) -> anyhow::Result<()>
     for run in context.runs.active().await? {
         if run.pipeline == PIPELINE
             && let Some(ending) = wanted_ending(context, &run).await?
+            && let Err(error) = end(context, memory, &run, ending).await
         {
-            end(context, memory, &run, ending).await?;
+            // The other runs need not wait for this one's target.
+            tracing::warn!(
+                run_id = run.id.0,
+                error = error.as_ref() as &dyn std::error::Error,
+                "the run cannot be ended yet"
+            );
         }
     }
     let waiting = memory.waiting();
@@ -169,8 +173,7 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
         if let Some(dead) = dead.iter().find(|dead| is_wanted(&requests, &dead.kind, &dead.payload))
         {
             let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
-            let reason =
-                format!("{} failed for good after {} attempt(s): {error}", dead.kind, dead.attempt);
+            let reason = ending::given_up(&dead.kind, dead.attempt, error);
             return Ok(Some(Ending::Failed(reason)));
         }
     }
@@ -279,19 +282,15 @@ async fn end_in(
     Ok(ended.then_some(state))
 }
 
-/// Abandons every import of a run in its target; the certificate of one that is live already.
+/// Abandons every import of a run in its target; the certificate of one that is live already. Once
+/// the run has ended, what the cutover left to do for that one is done too.
 async fn abandon_all(
     context: &Context,
     memory: &mut Memory,
     run: &Run,
 ) -> anyhow::Result<Option<Certificate>> {
     let Some(source) = context.source(&run.source) else {
-        tracing::warn!(
-            run_id = run.id.0,
-            "source {:?} is not configured any more: its target is not cleaned up",
-            run.source
-        );
-        return Ok(None);
+        anyhow::bail!("source {:?} is not configured here", run.source);
     };
     memory.may_try(&run.source)?;
     let abandoned = async {
@@ -305,6 +304,9 @@ async fn abandon_all(
             let import = import_id(context, RunKey::from(run), request.id)?;
             steps::abandon(&target, &import, "its run has ended").await?;
             if let Some(certificate) = steps::certificate(&target, &import).await? {
+                if run.state.is_ended() {
+                    steps::settle(&target, &import).await?;
+                }
                 live = Some(certificate);
             }
         }
@@ -325,7 +327,14 @@ async fn clean(context: &Context, memory: &mut Memory, run: &Run) -> anyhow::Res
         return Ok(());
     }
     cancel_jobs(context, run).await?;
-    if let Err(error) = abandon_all(context, memory, run).await {
+    if context.source(&run.source).is_none() {
+        // A worker that knows the source finds what is left when it searches the target.
+        tracing::warn!(
+            run_id = run.id.0,
+            "source {:?} is not configured here: its target is not cleaned up",
+            run.source
+        );
+    } else if let Err(error) = abandon_all(context, memory, run).await {
         // The other runs' leftovers need not wait for this target.
         tracing::warn!(
             run_id = run.id.0,
@@ -359,55 +368,9 @@ async fn cancel_jobs(context: &Context, run: &Run) -> anyhow::Result<()> {
     }
 }
 
-/// Compares what imports left in every target with the active runs.
-async fn sweep_targets(context: &Context, memory: &mut Memory) -> anyhow::Result<()> {
-    for name in context.settings.backup.keys() {
-        if memory.may_try(name).is_err() {
-            continue;
-        }
-        match sweep_target(context, name).await {
-            Ok(()) => memory.reached(name),
-            Err(error) => {
-                memory.could_not_reach(name);
-                tracing::warn!(
-                    source = name,
-                    error = error.as_ref() as &dyn std::error::Error,
-                    "the target could not be searched for leftovers"
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn sweep_target(context: &Context, name: &str) -> anyhow::Result<()> {
-    let Some(source) = context.source(name) else { return Ok(()) };
-    let source = source.map_err(|error| anyhow!(describe(error)))?;
-    let target = context.targets.pool(name, source).await?;
-    // The target first, then the runs: an import that begins meanwhile is not on the list, and a
-    // run whose import is on it has been there before.
-    let left = steps::leftovers(&target, &context.identity.cluster_id).await?;
-    if left.is_empty() {
-        return Ok(());
-    }
-    let mut wanted = Vec::new();
-    for run in context.runs.active().await? {
-        for request in backup_requests::of_run(&context.pool, run.id).await? {
-            wanted.push(import_id(context, RunKey::from(&run), request.id)?);
-        }
-    }
-    for leftover in left.iter().filter(|leftover| !wanted.contains(leftover.import())) {
-        if steps::clear(&target, leftover).await? {
-            let import = leftover.import();
-            tracing::info!(source = name, %import, "removed what was left of an import");
-        }
-    }
-    Ok(())
-}
-
 impl Memory {
     /// Whether it is time to try a target again.
-    fn may_try(&self, source: &str) -> anyhow::Result<()> {
+    pub(crate) fn may_try(&self, source: &str) -> anyhow::Result<()> {
         match self.unreachable.get(source) {
             Some((again, _)) if Instant::now() < *again => {
                 anyhow::bail!("the target of {source:?} could not be reached a moment ago")
@@ -421,65 +384,13 @@ impl Memory {
         self.unreachable.keys().filter(|name| self.may_try(name).is_err()).cloned().collect()
     }
 
-    fn reached(&mut self, source: &str) {
+    pub(crate) fn reached(&mut self, source: &str) {
         self.unreachable.remove(source);
     }
 
-    fn could_not_reach(&mut self, source: &str) {
+    pub(crate) fn could_not_reach(&mut self, source: &str) {
         let failures = self.unreachable.get(source).map_or(1, |(_, failures)| failures + 1);
         let pause = crate::backoff::ceiling(EVERY, Duration::from_secs(600), failures);
         self.unreachable.insert(source.to_owned(), (Instant::now() + pause, failures));
     }
-}
-
-/// Removes files and chunks on this disk whose runs have ended: also those that a stopped process
-/// wrote after its run was cleaned up.
-async fn sweep_disk(context: &Context) -> anyhow::Result<()> {
-    let files = context.files.clone();
-    let mut runs = tokio::task::spawn_blocking(move || files.runs()).await??;
-    let with_chunks = context.chunks.runs().await?;
-    runs.extend(&with_chunks);
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let mut fates = BTreeMap::new();
-    for key in runs {
-        if let std::collections::btree_map::Entry::Vacant(entry) = fates.entry(key) {
-            let run = context.runs.get(RunId(key.id)).await?;
-            // A restored control plane gives numbers out again.
-            let run = run.filter(|run| RunKey::from(run) == key);
-            entry.insert(run.map_or(FileFate::Unknown, |run| match run.state {
-                RunState::Pending | RunState::Running => FileFate::Active,
-                RunState::Succeeded => FileFate::Good,
-                RunState::Failed | RunState::Cancelled => FileFate::Useless,
-            }));
-        }
-    }
-    for key in with_chunks {
-        // The run of chunks is there before them; one that is not there was lost or forgotten.
-        if fates.get(&key) != Some(&FileFate::Active) {
-            context.chunks.delete_all(key).await?;
-        }
-    }
-    let retention: BTreeMap<String, Duration> = context
-        .settings
-        .backup
-        .iter()
-        .map(|(name, source)| {
-            let days = u64::from(source.retention_days);
-            (file_name_of(name), Duration::from_secs(days * 24 * 3_600))
-        })
-        .collect();
-    let files = context.files.clone();
-    let removed = tokio::task::spawn_blocking(move || {
-        let fate = |run| fates.get(&run).copied().unwrap_or(FileFate::Unknown);
-        // Dumps of a source that is not configured here any more stay.
-        let keep = |folder: &str| retention.get(folder).copied().unwrap_or(Duration::MAX);
-        files.sweep(&fate, &keep, SystemTime::now())
-    })
-    .await??;
-    for path in removed {
-        tracing::info!(path = %path.display(), "removed a file that no run needs any more");
-    }
-    Ok(())
 }

@@ -217,8 +217,8 @@ async fn ask(
 }
 
 /// This moment by the database's clock.
-async fn clock_in(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
-    sqlx::query_scalar("-- request_backup: clock\nSELECT clock_timestamp()").fetch_one(tx).await
+pub(crate) async fn clock_in(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar("-- backup: clock\nSELECT clock_timestamp()").fetch_one(tx).await
 }
 
 fn later(now: DateTime<Utc>, pause: Duration) -> Option<DateTime<Utc>> {

@@ -221,6 +221,8 @@ impl<'a> Step<'a> {
             relevo_settings::OldSnapshots::Proceed => relevo_import::OldSnapshots::Proceed,
         };
         options.cutover.snapshot_wait_seconds = self.source.snapshot_wait_seconds;
+        let patience = self.source.cutover_patience_seconds;
+        options.cutover.lock_wait_seconds = options.cutover.lock_wait_seconds.min(patience);
         options
     }
 
@@ -239,10 +241,29 @@ impl<'a> Step<'a> {
     }
 }
 
+/// What a person can do about an error of the target that is tried again all the same.
+fn remedy(error: &ImportError) -> Option<&'static str> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(answer) = current.downcast_ref::<sqlx::Error>() {
+            return match relevo_pg::error::sqlstate(answer)?.as_str() {
+                "53100" => Some("make room on the disk of the target's server"),
+                "25006" => Some("point target_url to the primary"),
+                _ => None,
+            };
+        }
+        cause = current.source();
+    }
+    None
+}
+
 /// What a target's error means for a step.
 pub(crate) fn import_stop(error: ImportError) -> Stop {
     match &error {
-        _ if error.is_transient() => error.into(),
+        _ if error.is_transient() => match remedy(&error) {
+            Some(remedy) => Stop::from(anyhow::anyhow!("{}; {remedy}", describe(&error))),
+            None => error.into(),
+        },
         // A later writer, or the run's end, has taken the import out of our hands.
         ImportError::Fenced { .. } | ImportError::Ended { .. } | ImportError::Cancelled => {
             Stop::Job(JobError::cancel(describe(&error)))

@@ -10,7 +10,7 @@ use crate::error::ImportError;
 use crate::identity::{Fence, ImportId};
 use crate::ledger;
 use crate::options::ImportOptions;
-use crate::progress::{ImportProgress, Phase, ProgressEvent};
+use crate::progress::{ImportProgress, NoProgress, Phase, ProgressEvent};
 
 /// Ended imports of a schema whose rows in the ledger are kept, certificates included.
 const IMPORTS_KEPT: i64 = 50;
@@ -45,6 +45,35 @@ pub(crate) async fn clean(
         progress.report(ProgressEvent::Notice(notice));
     }
     add_notices(pool, id, &notices).await
+}
+
+/// Does what is left of an import that is live, where its own finish ended before it was through;
+/// does nothing where nothing is left, or where the import is not live.
+///
+/// # Errors
+/// When the target cannot be reached or fails.
+pub async fn settle(pool: &PgPool, id: &ImportId) -> Result<(), ImportError> {
+    let Some(row) = ledger::find(pool, id).await? else { return Ok(()) };
+    if row.state != ledger::state::LIVE {
+        return Ok(());
+    }
+    let left: bool = sqlx::query_scalar(
+        "-- find_unsettled
+         SELECT follow_up <> '[]'
+             OR to_regnamespace($2) IS NOT NULL OR to_regnamespace($3) IS NOT NULL
+         FROM relevo_ledger.import WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(ident::quote(&id.staging_schema()))
+    .bind(ident::quote(&id.trash_schema()))
+    .fetch_one(pool)
+    .await
+    .map_err(|source| ImportError::database("looking for what a cutover left", source))?;
+    if left {
+        let options = row.options(id)?;
+        clean(pool, id, &options, &NoProgress, &CancellationToken::new()).await?;
+    }
+    Ok(())
 }
 
 /// Runs the statements that the cutover left, each once.

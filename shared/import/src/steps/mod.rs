@@ -9,7 +9,8 @@
 //! built is noted in the transaction that built it, and the cutover is one transaction with the
 //! ledger's word that the import is live.
 //!
-//! [`rollback`] puts back what the last import replaced.
+//! [`settle`] does what a [`finish`] that ended after its cutover left. [`rollback`] puts back what
+//! the last import replaced.
 //!
 //! Every step names its [`Fence`]. A later fence takes the import (or the chunk) over; from then on
 //! an earlier writer's last statement before its COMMIT finds no row, and it rolls back.
@@ -27,6 +28,7 @@ mod status;
 
 pub use abandon::{Leftover, abandon, clear, leftovers};
 pub use begin::{Begun, begin, create_table, drop_table};
+pub use clean::settle;
 pub use finish::finish;
 pub use load::{ChunkOutcome, load_chunk};
 pub use rollback::{RolledBack, rollback};

@@ -36,7 +36,7 @@ pub enum CutoverError {
     },
     /// Somebody holds the tables.
     #[error(
-        "the tables stayed in use for {waited_seconds} s, so that they could not be exchanged; in the way: {}",
+        "the tables stayed in use for {waited_seconds} s, so that they could not be exchanged; in the way: {}; end these sessions, or import when they are through",
         if blockers.is_empty() { "unknown".to_owned() } else { blockers.join("; ") }
     )]
     Blocked {

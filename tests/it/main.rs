@@ -9,6 +9,7 @@ mod cli;
 mod console;
 mod embedded;
 mod import;
+mod kills;
 mod notify;
 mod peers;
 mod queue;

@@ -33,6 +33,7 @@ pub struct ClusterBuilder {
     scheduler: bool,
     dump: PathBuf,
     time_scale: f64,
+    databases: Option<(TestDatabase, TestDatabase)>,
     settings: BTreeMap<String, BTreeMap<String, Value>>,
 }
 
@@ -66,6 +67,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// This control plane and this target, instead of new ones on the server of all tests.
+    #[must_use]
+    pub fn databases(mut self, (control, target): (TestDatabase, TestDatabase)) -> Self {
+        self.databases = Some((control, target));
+        self
+    }
+
     /// Sets a key of the configuration file, such as `worker.lease_ttl_seconds`.
     #[must_use]
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
@@ -78,7 +86,10 @@ impl ClusterBuilder {
     pub async fn start(mut self) -> Cluster {
         let folder = TempDir::with_prefix("relevo-cluster-").expect("a folder for the cluster");
         let gateway = Gateway::start(&self.dump, self.time_scale).await;
-        let (control, target) = TestDatabase::pair().await;
+        let (control, target) = match self.databases.take() {
+            Some(given) => given,
+            None => TestDatabase::pair().await,
+        };
         let api_url = format!("http://127.0.0.1:{}", free_port());
         let listen = api_url.trim_start_matches("http://").to_owned();
 
@@ -176,6 +187,7 @@ impl Cluster {
             scheduler: true,
             dump: ShopDump::committed().path,
             time_scale: 0.002,
+            databases: None,
             settings: BTreeMap::new(),
         }
     }
@@ -266,18 +278,26 @@ impl Cluster {
     /// Starts the scheduler, at first or again after it was killed.
     pub async fn start_scheduler(&mut self) {
         self.scheduler = None;
-        let port = free_port();
-        self.scheduler = Some(self.spawn("scheduler", Some(port)));
-        let url = format!("http://127.0.0.1:{port}");
-        ready(&url, self.scheduler.as_ref().expect("just started")).await;
+        self.scheduler = Some(self.started("scheduler").await);
+    }
+
+    /// Starts a scheduler beside the one that the cluster has, which stands by.
+    pub async fn start_standby(&mut self) -> Process {
+        self.started("scheduler").await
     }
 
     /// Starts one more worker.
     pub async fn start_worker(&mut self) {
-        let port = free_port();
-        let worker = self.spawn("worker", Some(port));
-        ready(&format!("http://127.0.0.1:{port}"), &worker).await;
+        let worker = self.started("worker").await;
         self.workers.push(worker);
+    }
+
+    /// Starts a service whose metrics have a port of their own, and waits until it is ready.
+    async fn started(&mut self, service: &str) -> Process {
+        let port = free_port();
+        let process = self.spawn(service, Some(port));
+        ready(&format!("http://127.0.0.1:{port}"), &process).await;
+        process
     }
 
     fn spawn(&mut self, service: &str, listen: Option<u16>) -> Process {

@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
+use crate::OwnPostgres;
+
 /// Where the tests' superuser connection goes; `./dev test` starts a server and sets it.
 const ADMIN_URL_ENV: &str = "RELEVO_TEST_POSTGRES_URL";
 
@@ -29,6 +31,8 @@ pub struct TestDatabase {
     name: String,
     url: String,
     pool: PgPool,
+    /// Whether it is on the server that all tests share; else it goes with its own.
+    shared: bool,
 }
 
 impl TestDatabase {
@@ -45,6 +49,19 @@ impl TestDatabase {
     /// A control plane and an empty target.
     pub async fn pair() -> (Self, Self) {
         (Self::new().await, Self::empty().await)
+    }
+
+    /// A control plane and an empty target, each on a server of the test's own: to be asked for
+    /// again and again while that is restarted.
+    pub async fn pair_on(control: &OwnPostgres, target: &OwnPostgres) -> (Self, Self) {
+        let on = async |server: &OwnPostgres, name: &str| {
+            let url = server.database(name).await;
+            let pool = connect(&url).await;
+            Self { name: name.to_owned(), url, pool, shared: false }
+        };
+        let (control, target) = (on(control, "relevo").await, on(target, "tienda").await);
+        control_plane::migrate(control.pool()).await.expect("migrate the control plane");
+        (control, target)
     }
 
     /// The connection string, with superuser rights.
@@ -80,13 +97,7 @@ impl TestDatabase {
         admin.close().await.ok();
 
         let url = url_of(&name);
-        let options = PgConnectOptions::from_str(&url).expect("the admin URL was parsed before");
-        let pool = PgPoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(Duration::from_secs(20))
-            .connect_with(options)
-            .await
-            .unwrap_or_else(|error| panic!("connect to {url}: {error}"));
+        let pool = connect(&url).await;
         if migrated {
             // The template's clones are control planes of their own.
             sqlx::query(
@@ -97,12 +108,15 @@ impl TestDatabase {
             .await
             .expect("give the control plane an id of its own");
         }
-        Self { name, url, pool }
+        Self { name, url, pool, shared: true }
     }
 }
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
+        if !self.shared {
+            return;
+        }
         let name = self.name.clone();
         // Dropping is asynchronous work, and the test's own runtime may be gone or single-threaded.
         let dropper = std::thread::spawn(move || {
@@ -117,6 +131,17 @@ impl Drop for TestDatabase {
         });
         dropper.join().ok();
     }
+}
+
+/// A pool of at most eight connections.
+async fn connect(url: &str) -> PgPool {
+    let options = PgConnectOptions::from_str(url).expect("the URL of a test's database");
+    PgPoolOptions::new()
+        .max_connections(8)
+        .acquire_timeout(Duration::from_secs(20))
+        .connect_with(options)
+        .await
+        .unwrap_or_else(|error| panic!("connect to {url}: {error}"))
 }
 
 fn admin_url() -> String {

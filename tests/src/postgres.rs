@@ -42,6 +42,11 @@ impl OwnPostgres {
         self.pg_ctl(&["start", "--log=start.log"]);
     }
 
+    /// Ends it as a crash would and starts it, in one go: `pg_ctl restart -m immediate`.
+    pub fn restart_at_once(&self) {
+        self.pg_ctl(&["restart", "--mode=immediate", "--log=start.log"]);
+    }
+
     /// Gives a file or folder to the user it runs as.
     pub fn give(&self, path: &Path) {
         let owner = std::fs::metadata(self.server.data()).expect("the data folder");

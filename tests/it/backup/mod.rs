@@ -4,7 +4,7 @@
 mod alone;
 mod asking;
 mod bad_days;
-mod cluster;
+pub mod cluster;
 mod disks;
 mod failures;
 mod modes;
@@ -13,5 +13,5 @@ mod restored;
 mod retention;
 mod rollback;
 mod settings;
-mod sources;
+pub mod sources;
 mod targets;

@@ -12,7 +12,7 @@ use relevo_runs::backup::BackupMode;
 use relevo_runs::{Run, RunId, RunState};
 use relevo_tests::gateway::{API_KEY, Fault};
 use relevo_tests::{ClusterBuilder, Gateway, ShopDump, wait_for};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -196,27 +196,31 @@ async fn ask(cluster: &Cluster, method: Method, path: &str, body: &Value) -> (u1
     (status, answer.json().await.unwrap_or(Value::Null))
 }
 
-/// Sends one piece, and returns status and answer.
-async fn piece(cluster: &Cluster, id: i64, offset: usize, bytes: &[u8]) -> (u16, Value) {
-    let request = cluster
+/// A request that sends one piece.
+pub fn piece_request(cluster: &Cluster, id: i64, offset: usize, bytes: &[u8]) -> RequestBuilder {
+    cluster
         .request(Method::PATCH, &format!("/api/v1/uploads/{id}"))
         .header("Upload-Offset", offset)
         .header("Content-Type", "application/octet-stream")
-        .body(bytes.to_vec());
-    let answer = request.send().await.unwrap();
+        .body(bytes.to_vec())
+}
+
+/// Sends one piece, and returns status and answer.
+pub async fn piece(cluster: &Cluster, id: i64, offset: usize, bytes: &[u8]) -> (u16, Value) {
+    let answer = piece_request(cluster, id, offset, bytes).send().await.unwrap();
     let status = answer.status().as_u16();
     (status, answer.json().await.unwrap())
 }
 
 /// What HEAD says is there.
-async fn offset(cluster: &Cluster, id: i64) -> usize {
+pub async fn offset(cluster: &Cluster, id: i64) -> usize {
     let answer = cluster.request(Method::HEAD, &format!("/api/v1/uploads/{id}")).send().await;
     let answer = answer.unwrap();
     assert_eq!(answer.status(), 200);
     answer.headers()["upload-offset"].to_str().unwrap().parse().unwrap()
 }
 
-async fn announce(cluster: &Cluster, body: Value) -> i64 {
+pub async fn announce(cluster: &Cluster, body: Value) -> i64 {
     let (status, upload) = ask(cluster, Method::POST, "/api/v1/uploads", &body).await;
     assert_eq!(status, 201, "{upload}");
     upload["id"].as_i64().unwrap()

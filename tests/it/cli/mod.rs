@@ -7,12 +7,13 @@ mod config_check;
 mod help;
 mod operate;
 mod services;
+mod state;
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use relevo_tests::{TestDatabase, binary_path};
+use relevo_tests::{Process, ProcessBuilder, TestDatabase, binary_path};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -73,6 +74,13 @@ impl Relevo {
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
+    }
+
+    /// A command to be started as a process that can be killed, with this environment.
+    pub fn process(&self, args: &[&str]) -> ProcessBuilder {
+        let builder = Process::builder("relevo").args(args.iter().copied());
+        let builder = builder.current_dir(self.folder.path());
+        self.env.iter().fold(builder, |builder, (name, value)| builder.env(name, value))
     }
 
     /// Runs a command to its end, whatever it is.

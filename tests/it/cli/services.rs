@@ -10,16 +10,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::Relevo;
 use crate::embedded::DataDir;
 
-const LONG: Duration = Duration::from_secs(90);
+pub const LONG: Duration = Duration::from_secs(90);
 
 /// `relevo …` with the environment of `relevo`.
 fn start(relevo: &Relevo, args: &[&str], env: &[(&str, &str)]) -> Process {
-    let builder = relevo
-        .environment()
-        .iter()
-        .fold(Process::builder("relevo"), |builder, (name, value)| builder.env(name, value));
-    let builder = env.iter().fold(builder, |builder, (name, value)| builder.env(name, *value));
-    builder.args(args.iter().copied()).current_dir(relevo.folder()).spawn()
+    let builder = relevo.process(args);
+    env.iter().fold(builder, |builder, (name, value)| builder.env(name, *value)).spawn()
 }
 
 async fn answers(port: u16, path: &str) -> bool {
@@ -27,7 +23,7 @@ async fn answers(port: u16, path: &str) -> bool {
     reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success())
 }
 
-async fn ready(process: &Process, port: u16) {
+pub async fn ready(process: &Process, port: u16) {
     let what = format!("process {} to be ready on port {port}", process.id());
     wait_for(&what, LONG, async || {
         assert!(process.exited().is_none(), "it ended: {}", process.output());
@@ -51,7 +47,7 @@ async fn wait_job(pool: &PgPool, id: i64, wanted: &str) {
     .await;
 }
 
-async fn enqueue(relevo: &Relevo, payload: &str) -> i64 {
+pub async fn enqueue(relevo: &Relevo, payload: &str) -> i64 {
     let answer = relevo.json(&["job", "enqueue", "Noop", "--payload", payload]).await;
     answer["id"].as_i64().unwrap()
 }

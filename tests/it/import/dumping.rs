@@ -1,14 +1,12 @@
 //! A backup of the target that runs along never fails and never sees half an import.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use relevo_import::{CutoverMode, NoProgress, import_file, steps};
-use relevo_tests::wait_for;
-use tokio::process::Command;
+use relevo_tests::{pg_dump, wait_for};
 use tokio_util::sync::CancellationToken;
 
 use super::dump::Dump;
@@ -17,20 +15,7 @@ use super::target::Target;
 /// Runs `pg_dump` of `public` once and returns its rows of `articulo`.
 async fn dump_once(url: &str, folder: &Path, jobs: u32) -> usize {
     let out = folder.join(format!("dump{jobs}"));
-    let mut command = Command::new("pg_dump");
-    command.arg("--dbname").arg(url).args(["--schema", "public"]);
-    // As backups are made: a lock that is not to be had at once is waited for.
-    if jobs > 1 {
-        command
-            .args(["--format", "directory", "--jobs", &jobs.to_string()])
-            .arg("--file")
-            .arg(&out);
-    } else {
-        command.args(["--format", "plain"]).arg("--file").arg(&out);
-    }
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("pg_dump");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "pg_dump failed: {said}");
+    pg_dump(url, &out, jobs).await.unwrap_or_else(|said| panic!("pg_dump failed: {said}"));
     if jobs > 1 {
         std::fs::remove_dir_all(&out).expect("remove the dump");
         return 0;

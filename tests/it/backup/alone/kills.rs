@@ -1,9 +1,8 @@
-//! Workers that are killed, frozen or told to stop in the middle of it.
+//! Workers that are killed, frozen or told to stop at a chosen step; `kills::alone` kills them, and
+//! everything else, at any moment.
 
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use relevo_jobs::Noop;
 use relevo_queue::{JobFilter, JobId, JobState};
 use relevo_runs::backup::BackupMode;
@@ -13,95 +12,6 @@ use relevo_tests::{ShopDump, wait_for};
 use sqlx::AssertSqlSafe;
 
 use crate::backup::cluster::{Cluster, RUN_TIMEOUT, prepare};
-
-/// How many workers are killed; a long run sets 20 or more.
-const KILLS_ENV: &str = "RELEVO_TEST_KILLS";
-/// Makes the moments of the kills others.
-const SEED_ENV: &str = "RELEVO_TEST_SEED";
-
-const NOOPS: usize = 2_000;
-
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
-
-/// Enqueues jobs that have nothing to do with the import, together long enough to be met by the
-/// kills too.
-async fn enqueue_noops(cluster: &Cluster, kills: u64) -> Vec<JobId> {
-    let sleep_ms = u32::try_from(kills * 8).unwrap();
-    let jobs: Vec<_> = (0..NOOPS)
-        .map(|tag| {
-            let tag = i64::try_from(tag).ok();
-            // Kills are no failures of theirs: prefetched ones die with their worker many times.
-            typed_job(&Noop { sleep_ms, tag, ..Noop::default() }).max_deaths(100)
-        })
-        .collect();
-    let enqueued = cluster.queue().enqueue_many(&jobs).await.unwrap();
-    enqueued.iter().map(|enqueued| enqueued.id).collect()
-}
-
-/// Waits until every one of these jobs has ended, and checks that each completed.
-async fn assert_completed(cluster: &Cluster, jobs: &[JobId]) {
-    let ids: Vec<i64> = jobs.iter().map(|id| id.0).collect();
-    wait_for("every no-op job to end", RUN_TIMEOUT, async || {
-        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM relevo.job WHERE id = ANY ($1)")
-            .bind(&ids)
-            .fetch_one(cluster.pool())
-            .await
-            .unwrap();
-        (left == 0).then_some(())
-    })
-    .await;
-    let completed: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM relevo.job_history WHERE id = ANY ($1) AND state = 'completed'",
-    )
-    .bind(&ids)
-    .fetch_one(cluster.pool())
-    .await
-    .unwrap();
-    assert_eq!(completed, i64::try_from(ids.len()).unwrap(), "jobs were lost or doubled");
-}
-
-#[tokio::test]
-async fn workers_killed_at_random_moments_lose_and_double_nothing() {
-    let kills = from_env(KILLS_ENV, 5);
-    let seed = from_env(SEED_ENV, 11);
-    let mut random = StdRng::seed_from_u64(seed);
-    let dump = ShopDump::generated(12, 7).await;
-    let prepared = prepare(&dump).workers(3).set("chunk_store.chunk_size_bytes", 1 << 18);
-    let mut cluster = Cluster::start(prepared).await;
-    // Slow enough that the kills meet every step of it.
-    let size = std::fs::metadata(&dump.path).unwrap().len();
-    let slow = Fault::SlowDownload { bytes_per_second: size / (4 + kills / 2) };
-    cluster.gateway().plan(vec![slow.always()]).await;
-    let noops = enqueue_noops(&cluster, kills).await;
-
-    let mut imports: Vec<RunId> = Vec::new();
-    for kill in 0..kills {
-        // A new import whenever the last one has ended, so that every kill meets one.
-        let active = match imports.last() {
-            Some(&id) => Some(cluster.run(id).await).filter(|run| !run.state.is_ended()),
-            None => None,
-        };
-        if active.is_none() {
-            if let Some(&id) = imports.last() {
-                let run = cluster.run(id).await;
-                cluster.assert_succeeded(&run, &dump).await;
-            }
-            let mode = if kill % 2 == 0 { BackupMode::Webhook } else { BackupMode::Sync };
-            imports.push(cluster.start_run(mode).await);
-        }
-        tokio::time::sleep(Duration::from_millis(random.random_range(300..2_500))).await;
-        let victim = random.random_range(0..cluster.workers.len());
-        cluster.replace_worker(victim).await;
-    }
-    let last = *imports.last().expect("there was at least one kill");
-    let timeout = Duration::from_secs(180 + kills * 10);
-    let run = cluster.ended_within(last, timeout).await;
-    cluster.assert_succeeded(&run, &dump).await;
-    assert_completed(&cluster, &noops).await;
-    println!("seed {seed}: {kills} kills over {} import(s)", imports.len());
-}
 
 #[tokio::test]
 async fn a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes() {

@@ -6,10 +6,9 @@ use crate::ddl::parse::{
     ParseError, column_definition, create_index, expected, key_definition, settle_keys,
     table_option,
 };
+use crate::ddl::widen::{compatible, widens};
 use crate::lexer::{Cursor, LexMode, TokenKind, tokenize};
-use crate::schema::{
-    ColumnDef, ColumnType, DefaultValue, IndexDef, IndexKey, IndexPart, IntSize, TableDef,
-};
+use crate::schema::{ColumnDef, DefaultValue, IndexDef, IndexKey, IndexPart, TableDef};
 
 /// Which table a statement alters: database and name. `None`: no such statement.
 pub(crate) fn target(source: &str, mode: LexMode) -> Option<(Option<String>, String)> {
@@ -447,54 +446,6 @@ impl Change<'_> {
             }
         }
         table.foreign_keys.iter_mut().flat_map(|key| &mut key.columns).for_each(rename);
-    }
-}
-
-/// Whether a column changed by MODIFY still reads the values it was created for.
-fn compatible(old: &ColumnType, new: &ColumnType) -> bool {
-    match (old, new) {
-        (
-            ColumnType::Int { size: a, unsigned: x, .. },
-            ColumnType::Int { size: b, unsigned: y, .. },
-        ) => a == b && x == y,
-        (ColumnType::Json, ColumnType::Text) => true,
-        _ => old == new,
-    }
-}
-
-/// Whether every value of the old type is one of the new type, and is written alike.
-fn widens(old: &ColumnType, new: &ColumnType) -> bool {
-    use ColumnType as T;
-    let bits = |size: &IntSize, unsigned: bool| {
-        let bits = match size {
-            IntSize::Tiny => 8,
-            IntSize::Small => 16,
-            IntSize::Medium => 24,
-            IntSize::Int => 32,
-            IntSize::Big => 64,
-        };
-        if unsigned { (0, bits) } else { (bits - 1, bits - 1) }
-    };
-    match (old, new) {
-        (T::Int { size: a, unsigned: x, .. }, T::Int { size: b, unsigned: y, .. }) => {
-            let ((low, high), (new_low, new_high)) = (bits(a, *x), bits(b, *y));
-            new_low >= low && new_high >= high
-        }
-        (
-            T::Char { length: a } | T::VarChar { length: a },
-            T::Char { length: b } | T::VarChar { length: b },
-        ) => b >= a,
-        (T::Char { .. } | T::VarChar { .. } | T::Text, T::Text) => true,
-        (T::VarBinary { .. } | T::Blob, T::VarBinary { .. } | T::Blob) => true,
-        (T::Enum { labels: a }, T::Enum { labels: b })
-        | (T::Set { labels: a }, T::Set { labels: b }) => b.starts_with(a),
-        (T::Decimal { precision: p, scale: s, .. }, T::Decimal { precision: q, scale: t, .. }) => {
-            s == t && q >= p
-        }
-        (T::DateTime { fsp: a }, T::DateTime { fsp: b })
-        | (T::Timestamp { fsp: a }, T::Timestamp { fsp: b })
-        | (T::Time { fsp: a }, T::Time { fsp: b }) => b >= a,
-        _ => false,
     }
 }
 

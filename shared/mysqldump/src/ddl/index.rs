@@ -2,7 +2,7 @@
 
 use crate::ddl::expression;
 use crate::ddl::names::{NamePool, column_name, literal, quote, table_name};
-use crate::options::TranslateOptions;
+use crate::options::{GeometryType, TranslateOptions};
 use crate::schema::{ColumnDef, ColumnType, IndexDef, IndexKey, IndexKind, IndexPart, TableDef};
 
 /// Bytes that certainly fit a btree entry (the limit is 2,704) with room for other columns.
@@ -103,6 +103,9 @@ pub(super) fn index_statement(
         IndexKind::FullText => {
             return Err("FULLTEXT index left out; it can be made as GIN on request".to_owned());
         }
+        IndexKind::Spatial if options.geometry == GeometryType::Postgis => {
+            return spatial(table, index, schema, names);
+        }
         IndexKind::Spatial => return Err("SPATIAL index left out: it needs PostGIS".to_owned()),
         IndexKind::Vector => return Err("VECTOR index left out: it needs pgvector".to_owned()),
     }
@@ -200,6 +203,27 @@ fn full_text(
         quote(&table_name(table)),
         literal("simple"),
         columns.join(" || ' ' || ")
+    );
+    Ok((name, sql))
+}
+
+fn spatial(
+    table: &TableDef,
+    index: &IndexDef,
+    schema: &str,
+    names: &mut IndexNames,
+) -> Result<(String, String), String> {
+    let columns: Vec<String> = key_columns(table, &index.parts)?
+        .into_iter()
+        .map(|column| quote(&column_name(table, column)))
+        .collect();
+    let name = names.take(&wanted_name(table, index));
+    let sql = format!(
+        "-- index\nCREATE INDEX {} ON {}.{} USING gist ({})",
+        quote(&name),
+        quote(schema),
+        quote(&table_name(table)),
+        columns.join(", ")
     );
     Ok((name, sql))
 }

@@ -6,6 +6,7 @@
 
 mod alter;
 mod column;
+mod constraints;
 mod expression;
 mod index;
 mod names;
@@ -15,6 +16,7 @@ mod postload;
 pub(crate) mod translate;
 pub(crate) mod types;
 mod view;
+mod widen;
 
 pub(crate) use alter::{Effect as AlterEffect, apply as apply_alter, target as alter_target};
 pub(crate) use names::quote;

@@ -99,6 +99,20 @@ pub(crate) fn literal(text: &str) -> String {
     }
 }
 
+/// Text between dollar quotes that nothing in it can end: a dump's labels and names are in it.
+pub(crate) fn body(text: &str) -> String {
+    let mut tag = "$relevo$".to_owned();
+    while text.contains(&tag) {
+        tag.insert(tag.len() - 1, '_');
+    }
+    format!("{tag}\n{text}{tag}")
+}
+
+/// A block of PL/pgSQL as a statement that opens with its name.
+pub(super) fn block(name: &str, text: &str) -> String {
+    format!("-- {name}\nDO {}", body(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +138,11 @@ mod tests {
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(literal(r"a\b'"), r"E'a\\b'''");
         assert_eq!(quote("a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn nothing_in_a_block_ends_it() {
+        assert_eq!(block("x", "BEGIN END\n"), "-- x\nDO $relevo$\nBEGIN END\n$relevo$");
+        assert_eq!(body("'$relevo$'"), "$relevo_$\n'$relevo$'$relevo_$");
     }
 }

@@ -217,6 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn groups_with_conditions_and_unions() {
+        let (sql, left) = made(&format!(
+            "{TABLES}CREATE VIEW `v` AS select `a`.`id` AS `id`,count(0) AS `c` from `a` group by \
+             `a`.`id` having count(0) > 1 union all select `b`.`a_id` AS `a_id`,1 AS `1` from `b`;"
+        ));
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(
+            sql,
+            [
+                "-- view\nCREATE VIEW \"s\".\"v\" (\"id\", \"c\") AS\nSELECT \"a\".\"id\", count(0) FROM \
+              \"s\".\"a\" AS \"a\" GROUP BY \"a\".\"id\" HAVING (count(0) > 1)\nUNION ALL\nSELECT \
+              \"b\".\"a_id\", 1 FROM \"s\".\"b\" AS \"b\""
+            ]
+        );
+    }
+
+    #[test]
     fn views_that_may_not_are_left() {
         for select in [
             "select sleep(1) AS `x` from `a`",
@@ -226,6 +243,10 @@ mod tests {
             "select `a`.`id` AS `x` from `a` where `a`.`n` regexp 'x'",
             "select `id` AS `x` from `a` `p` join `a` `q`",
             "select row_number() over () AS `x` from `a`",
+            "select `a`.`id` AS `x` from `elsewhere`.`a`",
+            "select `a`.`id` AS `x` from `a` having `a`.`id` > 1",
+            "select `a`.`id` AS `x` from `a` union select `a`.`n` AS `n` from `a`",
+            "select `a`.`id` AS `x` from `a` limit 1 union select `b`.`a_id` AS `a_id` from `b`",
         ] {
             let (sql, left) = made(&format!("{TABLES}CREATE VIEW `v` AS {select};"));
             assert_eq!((sql.len(), left.len()), (0, 1), "{select}: {sql:?}");

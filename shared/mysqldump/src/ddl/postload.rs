@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ddl::expression;
-use crate::ddl::index::{IndexNames, ignores_case, index_statement, key_columns, references_a_key};
-use crate::ddl::names::{column_name, limited, literal, quote, table_name};
+use crate::ddl::constraints::{checks, foreign_keys};
+use crate::ddl::index::{IndexNames, ignores_case, index_statement, key_columns};
+use crate::ddl::names::{block, body, column_name, limited, literal, quote, table_name};
 use crate::ddl::translate::{Note, column_plans, default};
 use crate::ddl::types::{Encoding, needs_bigint};
 use crate::options::TranslateOptions;
@@ -60,7 +60,13 @@ pub struct PostLoadPlan {
 }
 
 impl PostLoadPlan {
-    fn push(&mut self, table: &TableDef, phase: Phase, name: impl Into<String>, sql: String) {
+    pub(super) fn push(
+        &mut self,
+        table: &TableDef,
+        phase: Phase,
+        name: impl Into<String>,
+        sql: String,
+    ) {
         self.statements.push(PostLoad {
             table: table_name(table),
             name: name.into(),
@@ -104,7 +110,7 @@ pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) 
 /// Said of keys over texts that MySQL compares without regard to case.
 const CASE_NOTE: &str = "unique without regard to case in MySQL, with regard to it in Postgres";
 
-fn qualified(schema: &str, table: &TableDef) -> String {
+pub(super) fn qualified(schema: &str, table: &TableDef) -> String {
     format!("{}.{}", quote(schema), quote(&table_name(table)))
 }
 
@@ -119,14 +125,14 @@ fn types(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut 
         let name = column_name(table, column);
         // Even a change to the same type is refused where a generated column uses the column.
         let sql = format!(
-            "-- column_types\nDO $relevo$\nBEGIN\n  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid \
+            "BEGIN\n  IF EXISTS (SELECT FROM pg_attribute WHERE attrelid \
              = {}::regclass AND attname = {} AND atttypid <> 'bigint'::regtype) THEN\n    ALTER \
-             TABLE {target} ALTER COLUMN {} TYPE bigint;\n  END IF;\nEND\n$relevo$",
+             TABLE {target} ALTER COLUMN {} TYPE bigint;\n  END IF;\nEND\n",
             literal(&target),
             literal(&name),
             quote(&name)
         );
-        plan.push(table, Phase::Type, name, sql);
+        plan.push(table, Phase::Type, name, block("column_types", &sql));
     }
     later_columns(table, &target, options, plan);
 }
@@ -167,11 +173,11 @@ fn later_columns(
                 " NOT NULL"
             };
             let sql = format!(
-                "-- added_column\nDO $relevo$\nBEGIN\n  ALTER TABLE {target} ADD COLUMN {name} \
-                 {}{not_null}{rule}{fill}{unfill};\nEND\n$relevo$",
+                "BEGIN\n  ALTER TABLE {target} ADD COLUMN {name} \
+                 {}{not_null}{rule}{fill}{unfill};\nEND\n",
                 pg.name
             );
-            plan.push(table, Phase::Type, column_plan.pg_name, sql);
+            plan.push(table, Phase::Type, column_plan.pg_name, block("added_column", &sql));
         } else if table.widened_later.contains(&column.name) {
             let default = default
                 .map_or_else(|| "DROP DEFAULT".to_owned(), |value| format!("SET DEFAULT {value}"));
@@ -222,16 +228,16 @@ fn not_null(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &m
     let list: Vec<String> = columns.iter().map(|c| literal(c)).collect();
     // One scan when all is well; column by column only when some zero date became NULL.
     let sql = format!(
-        "-- set_not_null\nDO $relevo$\nDECLARE\n  name text;\nBEGIN\n  ALTER TABLE {target} {};\n\
+        "DECLARE\n  name text;\nBEGIN\n  ALTER TABLE {target} {};\n\
          EXCEPTION WHEN not_null_violation THEN\n  FOREACH name IN ARRAY ARRAY[{}]::text[] LOOP\n\
          \x20   BEGIN\n      EXECUTE format({}, name);\n    EXCEPTION WHEN not_null_violation THEN\n\
          \x20     RAISE WARNING 'column % stays without NOT NULL: zero dates became NULL', name;\n\
-         \x20   END;\n  END LOOP;\nEND\n$relevo$",
+         \x20   END;\n  END LOOP;\nEND\n",
         actions.join(", "),
         list.join(", "),
         literal(&format!("ALTER TABLE {} ALTER COLUMN %I SET NOT NULL", target.replace('%', "%%"))),
     );
-    plan.push(table, Phase::NotNull, table_name(table), sql);
+    plan.push(table, Phase::NotNull, table_name(table), block("set_not_null", &sql));
 }
 
 fn primary_key(table: &TableDef, schema: &str, names: &mut IndexNames, plan: &mut PostLoadPlan) {
@@ -254,12 +260,13 @@ fn primary_key(table: &TableDef, schema: &str, names: &mut IndexNames, plan: &mu
     let add = format!("ALTER TABLE {target} ADD CONSTRAINT {} PRIMARY KEY ({list})", quote(&name));
     let sql = if columns.iter().any(|c| c.ty.is_date()) {
         // A zero date in a key is NULL here: such a table keeps uniqueness, but no primary key.
-        format!(
-            "-- primary_key\nDO $relevo$\nBEGIN\n  {add};\nEXCEPTION WHEN not_null_violation THEN\n\
+        let sql = format!(
+            "BEGIN\n  {add};\nEXCEPTION WHEN not_null_violation THEN\n\
              \x20 CREATE UNIQUE INDEX {} ON {target} ({list});\n  RAISE WARNING 'no primary key: \
-             zero dates in it became NULL';\nEND\n$relevo$",
+             zero dates in it became NULL';\nEND\n",
             quote(&name)
-        )
+        );
+        block("primary_key", &sql)
     } else {
         format!("-- primary_key\n{add}")
     };
@@ -314,142 +321,6 @@ pub fn identity_setval(table: &TableDef, schema: &str) -> Option<String> {
     ))
 }
 
-fn foreign_keys(table: &TableDef, tables: &[TableDef], schema: &str, plan: &mut PostLoadPlan) {
-    let mut names = super::names::NamePool::default();
-    for key in &table.foreign_keys {
-        let mut refuse = |reason: String| {
-            plan.notes.push(Note::new(
-                table,
-                &key.name,
-                format!("foreign key to `{}` left out: {reason}", key.references_table),
-            ));
-        };
-        let database = key.references_database.as_ref().or(table.database.as_ref());
-        let parent = tables
-            .iter()
-            .filter(|t| {
-                database.is_none() || t.database.is_none() || t.database.as_ref() == database
-            })
-            .find(|t| t.name == key.references_table)
-            .or_else(|| {
-                let lower = key.references_table.to_lowercase();
-                tables.iter().find(|t| t.name.to_lowercase() == lower)
-            });
-        let Some(parent) = parent else {
-            refuse("the table is not in the dump".to_owned());
-            continue;
-        };
-        let resolve = |table: &TableDef, names: &[String]| -> Option<String> {
-            let columns: Option<Vec<String>> = names
-                .iter()
-                .map(|name| {
-                    Some(quote(&column_name(table, &table.columns[table.column_index(name)?])))
-                })
-                .collect();
-            columns.map(|columns| columns.join(", "))
-        };
-        let (Some(from), Some(to)) =
-            (resolve(table, &key.columns), resolve(parent, &key.references_columns))
-        else {
-            refuse("it names a column that is not there".to_owned());
-            continue;
-        };
-        if !references_a_key(parent, &key.references_columns) {
-            refuse("the referenced columns are not unique, which Postgres demands".to_owned());
-            continue;
-        }
-        let wanted = if key.name.is_empty() {
-            format!("{}_{}_fkey", table.name, key.columns.join("_"))
-        } else {
-            key.name.clone()
-        };
-        let name = names.take(&wanted);
-        let action = |on: &str, action: &Option<String>| {
-            action.as_ref().map_or_else(String::new, |action| format!(" ON {on} {action}"))
-        };
-        let sql = format!(
-            "-- foreign_key\nALTER TABLE {} ADD CONSTRAINT {} FOREIGN KEY ({from}) REFERENCES {} \
-             ({to}){}{}",
-            qualified(schema, table),
-            quote(&name),
-            qualified(schema, parent),
-            action("DELETE", &key.on_delete),
-            action("UPDATE", &key.on_update),
-        );
-        plan.push(table, Phase::ForeignKey, name, sql);
-    }
-}
-
-fn checks(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
-    let mut names = super::names::NamePool::default();
-    let mut constraints: Vec<(String, String)> = Vec::new();
-    for (definition, (column, pg, _)) in table.columns.iter().zip(column_plans(table, options)) {
-        if matches!(definition.ty, ColumnType::Inet4 | ColumnType::Inet6) && pg.name == "text" {
-            let family = if definition.ty == ColumnType::Inet4 { 4 } else { 6 };
-            // The cast refuses what is no address.
-            let condition = format!("family({}::inet) = {family}", quote(&column.pg_name));
-            let name = names.take(&format!("{}_{}_check", table.name, column.name));
-            constraints.push((name, condition));
-            continue;
-        }
-        let (labels, operator) = match &pg.encoding {
-            Encoding::Enum { labels } => (labels, "= ANY"),
-            Encoding::Set { labels, array: true } => (labels, "<@"),
-            _ => continue,
-        };
-        let list: Vec<String> = labels.iter().map(|label| literal(label)).collect();
-        let condition =
-            format!("{} {operator} (ARRAY[{}]::text[])", quote(&column.pg_name), list.join(", "));
-        let name = names.take(&format!("{}_{}_check", table.name, column.name));
-        constraints.push((name, condition));
-    }
-    for (number, check) in table.checks.iter().enumerate() {
-        if !check.enforced {
-            let message = format!("CHECK left out, it was not enforced: {}", check.expression);
-            plan.notes.push(Note::new(table, &check.name, message));
-            continue;
-        }
-        let Some(sql) = expression::check(&check.expression, table, options) else {
-            let message =
-                format!("CHECK left out, it has no safe translation: {}", check.expression);
-            plan.notes.push(Note::new(table, &check.name, message));
-            continue;
-        };
-        let wanted = match check.name.as_str() {
-            "" => format!("{}_check{}", table.name, number + 1),
-            name => name.to_owned(),
-        };
-        constraints.push((names.take(&wanted), sql));
-    }
-    if constraints.is_empty() {
-        return;
-    }
-    let target = qualified(schema, table);
-    let add = |suffix: &str, (name, condition): &(String, String)| {
-        format!("ADD CONSTRAINT {} CHECK ({condition}){suffix}", quote(name))
-    };
-    let together: Vec<String> = constraints.iter().map(|c| add("", c)).collect();
-    let apart: String = constraints
-        .iter()
-        .map(|constraint| {
-            format!(
-                "  BEGIN\n    ALTER TABLE {target} {};\n  EXCEPTION WHEN check_violation THEN\n    \
-                 ALTER TABLE {target} {};\n    RAISE WARNING 'existing rows violate %: added NOT \
-                 VALID', {};\n  END;\n",
-                add("", constraint),
-                add(" NOT VALID", constraint),
-                literal(&constraint.0)
-            )
-        })
-        .collect();
-    let sql = format!(
-        "-- checks\nDO $relevo$\nBEGIN\n  ALTER TABLE {target} {};\nEXCEPTION WHEN check_violation \
-         THEN\n{apart}END\n$relevo$",
-        together.join(", ")
-    );
-    plan.push(table, Phase::Check, constraints[0].0.clone(), sql);
-}
-
 fn comments(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
     let target = qualified(schema, table);
     if !table.comment.is_empty() {
@@ -487,10 +358,10 @@ fn on_update(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
             )
         })
         .collect();
+    let body = body(&format!("BEGIN\n{assignments}  RETURN NEW;\nEND\n"));
     let sql = format!(
         "-- on_update\nCREATE OR REPLACE FUNCTION {schema}.{function}() RETURNS trigger LANGUAGE \
-         plpgsql AS $relevo$\nBEGIN\n{assignments}  RETURN NEW;\nEND\n$relevo$;\nCREATE OR REPLACE \
-         TRIGGER {function} BEFORE UPDATE ON {} FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) \
+         plpgsql AS {body};\nCREATE OR REPLACE TRIGGER {function} BEFORE UPDATE ON {} FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) \
          EXECUTE FUNCTION {schema}.{function}()",
         qualified(schema, table),
         schema = quote(schema),

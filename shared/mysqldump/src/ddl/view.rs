@@ -1,6 +1,6 @@
 //! Reads the SELECT of a view and writes it for Postgres, or gives up.
 
-use crate::ddl::expression::{Kind, Parser, Relation, Scope, ScopeColumn, Use, truth};
+use crate::ddl::expression::{Kind, Parser, Relation, Scope, ScopeColumn, Typed, Use, truth};
 use crate::ddl::names::{cut, quote};
 use crate::event::SkippedObject;
 use crate::lexer::{LexMode, Token, TokenKind, tokenize};
@@ -41,7 +41,7 @@ pub(super) fn create(
         }
         at += 1;
     }
-    let select = reader.select(at + 1)?;
+    let select = reader.query(at + 1)?;
     let mut columns = select.columns;
     if !names.is_empty() {
         if names.len() != columns.len() {
@@ -83,6 +83,8 @@ struct Select {
     sql: String,
     columns: Vec<ScopeColumn>,
     compares_text: bool,
+    /// With an order or a limit of its own.
+    ordered: bool,
 }
 
 /// FROM as far as it is read before the names in it are known.
@@ -100,9 +102,38 @@ impl<'a> Reader<'a> {
         parser
     }
 
-    /// `select … from … where … group by … order by … limit …`, from a token on to the end. HAVING,
-    /// UNION, WITH and subqueries are not read.
-    fn select(&self, start: usize) -> Option<Select> {
+    /// One SELECT, or several joined by UNION, from a token on to the end.
+    fn query(&self, start: usize) -> Option<Select> {
+        let (mut whole, mut at) = self.select(start)?;
+        while at < self.tokens.len() {
+            if !is_word(&self.tokens[at].kind, "union") || whole.ordered {
+                return None;
+            }
+            let next = |at: usize| self.tokens.get(at).map(|token| &token.kind);
+            let all = next(at + 1).is_some_and(|kind| is_word(kind, "all"));
+            let distinct = next(at + 1).is_some_and(|kind| is_word(kind, "distinct"));
+            let (part, end) = self.select(at + 1 + usize::from(all || distinct))?;
+            if part.ordered || part.columns.len() != whole.columns.len() {
+                return None;
+            }
+            for (column, other) in whole.columns.iter_mut().zip(&part.columns) {
+                // Of a column, all parts must hold the same.
+                if column.kind != other.kind {
+                    return None;
+                }
+                whole.compares_text |= !all && column.kind == Kind::Text;
+            }
+            let word = if all { "UNION ALL" } else { "UNION" };
+            whole.sql = format!("{}\n{word}\n{}", whole.sql, part.sql);
+            whole.compares_text |= part.compares_text;
+            at = end;
+        }
+        Some(whole)
+    }
+
+    /// `select … from … where … group by … having … order by … limit …`, from a token on; and the
+    /// token behind it. WITH, windows and subqueries are not read.
+    fn select(&self, start: usize) -> Option<(Select, usize)> {
         let mut parser = self.parser(Scope::Relations(&[]), start);
         if !parser.cursor.eat("select") {
             return None;
@@ -160,6 +191,16 @@ impl<'a> Reader<'a> {
         let rest = parser.cursor.position();
         let list = self.list(scope, list, list_end, grouped.then_some(&groups))?;
         let mut parser = self.parser(scope, rest);
+        if parser.cursor.eat("having") {
+            // Only after a grouping; without one MySQL takes it for a second WHERE.
+            let condition = truth(self.having(&mut parser, &list, &groups)?)?;
+            if !grouped {
+                return None;
+            }
+            tail.push_str(&format!(" HAVING {condition}"));
+        }
+        compares_text |= parser.compares_text;
+        let ordered = parser.cursor.sees("order by") || parser.cursor.sees("limit");
         if parser.cursor.eat("order by") {
             let loose = distinct.is_empty() && !list.aggregated;
             tail.push_str(&order(&mut parser, &list, &groups, loose)?);
@@ -172,13 +213,25 @@ impl<'a> Reader<'a> {
                 format!(" LIMIT {first}")
             });
         }
-        if !parser.cursor.at_end() {
-            return None;
-        }
+        let end = parser.cursor.position();
         let distinct_text = list.columns.iter().any(|column| column.kind == Kind::Text);
         compares_text |= list.compares_text || !distinct.is_empty() && distinct_text;
         let sql = format!("SELECT {distinct}{}{from_sql}{tail}", list.items.join(", "));
-        Some(Select { sql, columns: list.columns, compares_text })
+        Some((Select { sql, columns: list.columns, compares_text, ordered }, end))
+    }
+
+    /// The condition on groups: of aggregates, and of what the groups are by.
+    fn having(&self, parser: &mut Parser<'_>, list: &List, groups: &[String]) -> Option<Typed> {
+        let start = parser.cursor.position();
+        let (before, bare) = (parser.aggregates, parser.bare_columns);
+        let condition = parser.expression()?;
+        // A name may be that of a selected column, which Postgres does not know here.
+        let named = self.tokens[start..parser.cursor.position()].iter().any(|token| {
+            matches!(&token.kind, TokenKind::Quoted(name)
+                if list.columns.iter().any(|column| column.name == *name))
+        });
+        let only_groups = parser.bare_columns == bare && parser.aggregates > before;
+        (!named && only_groups && !groups.is_empty()).then_some(condition)
     }
 
     /// What is selected, between two tokens.

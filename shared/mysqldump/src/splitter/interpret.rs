@@ -106,7 +106,7 @@ impl DumpSplitter {
             Some(TokenKind::Punct('(')) => "select".to_owned(),
             _ => String::new(),
         };
-        if !super::statement::is_keyword(&first) {
+        if !super::keywords::is_keyword(&first) {
             return self.foreign(source, sink);
         }
         self.understood = true;

@@ -9,6 +9,7 @@ mod catalog;
 mod definitions;
 mod formats;
 mod interpret;
+mod keywords;
 mod rows;
 mod statement;
 

@@ -3,6 +3,8 @@
 //! Conditional comments (`/*!50003 … */`, `/*M!100301 … */`) are part of the statement, so only
 //! their markers are dropped; plain comments inside a statement are kept for its source.
 
+use super::keywords::is_keyword;
+
 /// What a byte has brought about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -46,77 +48,6 @@ const COMMENT_KEEP_BYTES: usize = 160;
 
 /// Longest keyword that matters, with room to tell longer words apart.
 const WORD_KEEP_BYTES: usize = 16;
-
-/// First words of statements; any other word at the start of a line means the line is no SQL.
-const KEYWORDS: [&str; 62] = [
-    "alter",
-    "analyze",
-    "begin",
-    "binlog",
-    "call",
-    "change",
-    "check",
-    "checksum",
-    "commit",
-    "create",
-    "deallocate",
-    "delete",
-    "delimiter",
-    "do",
-    "drop",
-    "end",
-    "execute",
-    "flush",
-    "grant",
-    "handler",
-    "import",
-    "insert",
-    "install",
-    "kill",
-    "load",
-    "lock",
-    "optimize",
-    "prepare",
-    "purge",
-    "release",
-    "rename",
-    "repair",
-    "replace",
-    "reset",
-    "revoke",
-    "rollback",
-    "savepoint",
-    "select",
-    "set",
-    "show",
-    "signal",
-    "start",
-    "stop",
-    "table",
-    "truncate",
-    "uninstall",
-    "unlock",
-    "update",
-    "use",
-    "values",
-    "with",
-    "xa",
-    "if",
-    "declare",
-    "describe",
-    "explain",
-    "cache",
-    "clone",
-    "get",
-    "help",
-    "resignal",
-    "shutdown",
-];
-
-/// Whether a word, in lower case, begins a statement.
-pub(super) fn is_keyword(word: &str) -> bool {
-    KEYWORDS.contains(&word)
-}
 
 /// The statement in the making.
 #[derive(Debug)]

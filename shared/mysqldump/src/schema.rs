@@ -26,6 +26,10 @@ pub struct TableDef {
     /// Columns that an ALTER widened after the first rows: changed after the load.
     #[serde(default)]
     pub widened_later: Vec<String>,
+    /// `bigint unsigned` columns of foreign keys whose other side is known to be numeric in
+    /// Postgres, too: neither becomes `bigint`.
+    #[serde(default)]
+    pub numeric_keys: Vec<String>,
     /// Columns in table order, invisible and generated ones included.
     pub columns: Vec<ColumnDef>,
     /// Parts of the primary key; empty when there is none.

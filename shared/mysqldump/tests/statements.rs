@@ -417,3 +417,38 @@ fn definitions_are_serialisable() {
     assert_eq!(table.partitioning.as_deref(), Some("PARTITION BY KEY (`a`)"));
     assert_eq!((table.auto_increment, table.comment.as_str()), (Some(7), "c"));
 }
+
+#[test]
+fn of_a_foreign_key_both_sides_are_bigint_or_two_numeric_sides() {
+    let options = TranslateOptions::default();
+    let dump = "CREATE TABLE a (id bigint unsigned NOT NULL, PRIMARY KEY (id));
+CREATE TABLE b (id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, a bigint unsigned, \
+                 CONSTRAINT f FOREIGN KEY (a) REFERENCES a (id));
+CREATE TABLE c (b bigint unsigned, CONSTRAINT g FOREIGN KEY (b) REFERENCES b (id));
+CREATE TABLE d (a bigint unsigned);
+INSERT INTO d VALUES (18446744073709551615);
+ALTER TABLE d ADD CONSTRAINT h FOREIGN KEY (a) REFERENCES a (id);";
+    let mut splitter = DumpSplitter::new(SplitOptions::default());
+    let mut tables: Vec<TableDef> = Vec::new();
+    splitter
+        .feed(dump.as_bytes(), &mut |event| {
+            if let Event::Table(table) | Event::Altered(table) = event {
+                tables.retain(|known| known.name != table.name);
+                tables.push(TableDef::clone(&table));
+            }
+            Ok(())
+        })
+        .unwrap();
+    let types: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            let columns = ddl::create_table(table, "s", &options).columns;
+            columns.into_iter().map(|column| column.pg_type).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    assert_eq!(types[..3], ["numeric(20,0)", "bigint numeric(20,0)", "bigint"]);
+    let plan = ddl::post_load(&tables, "s", &options);
+    let changed = plan.statements.iter().filter(|s| s.phase == ddl::Phase::Type);
+    let changed: Vec<_> = changed.map(|s| format!("{}.{}", s.table, s.name)).collect();
+    assert_eq!(changed, ["b.id", "c.b"]);
+}

@@ -7,7 +7,24 @@ use crate::ddl::postload::{Phase, PostLoadPlan, qualified};
 use crate::ddl::translate::{Note, column_plans};
 use crate::ddl::types::Encoding;
 use crate::options::TranslateOptions;
-use crate::schema::{ColumnType, TableDef};
+use crate::schema::{ColumnType, ForeignKeyDef, TableDef};
+
+/// The table that a foreign key refers to.
+pub(super) fn referred<'a>(
+    table: &TableDef,
+    key: &ForeignKeyDef,
+    tables: &'a [TableDef],
+) -> Option<&'a TableDef> {
+    let database = key.references_database.as_ref().or(table.database.as_ref());
+    tables
+        .iter()
+        .filter(|t| database.is_none() || t.database.is_none() || t.database.as_ref() == database)
+        .find(|t| t.name == key.references_table)
+        .or_else(|| {
+            let lower = key.references_table.to_lowercase();
+            tables.iter().find(|t| t.name.to_lowercase() == lower)
+        })
+}
 
 pub(super) fn foreign_keys(
     table: &TableDef,
@@ -24,17 +41,7 @@ pub(super) fn foreign_keys(
                 format!("foreign key to `{}` left out: {reason}", key.references_table),
             ));
         };
-        let database = key.references_database.as_ref().or(table.database.as_ref());
-        let parent = tables
-            .iter()
-            .filter(|t| {
-                database.is_none() || t.database.is_none() || t.database.as_ref() == database
-            })
-            .find(|t| t.name == key.references_table)
-            .or_else(|| {
-                let lower = key.references_table.to_lowercase();
-                tables.iter().find(|t| t.name.to_lowercase() == lower)
-            });
+        let parent = referred(table, key, tables);
         let Some(parent) = parent else {
             refuse("the table is not in the dump".to_owned());
             continue;

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ddl::constraints::{checks, foreign_keys};
+use crate::ddl::constraints::{checks, foreign_keys, referred};
 use crate::ddl::index::{IndexNames, ignores_case, index_statement, key_columns};
 use crate::ddl::names::{block, body, column_name, limited, literal, quote, table_name};
 use crate::ddl::translate::{Note, column_plans, default};
-use crate::ddl::types::{Encoding, needs_bigint};
+use crate::ddl::types::{Encoding, needs_bigint, numeric_keys};
 use crate::options::TranslateOptions;
 use crate::schema::{ColumnDef, ColumnType, IndexKind, IntSize, TableDef};
 
@@ -83,7 +83,7 @@ pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) 
     let mut plan = PostLoadPlan::default();
     let mut names = IndexNames::new(tables);
     for table in tables {
-        types(table, schema, options, &mut plan);
+        types(table, tables, schema, options, &mut plan);
         not_null(table, schema, options, &mut plan);
         primary_key(table, schema, &mut names, &mut plan);
         for index in &table.indexes {
@@ -114,13 +114,21 @@ pub(super) fn qualified(schema: &str, table: &TableDef) -> String {
     format!("{}.{}", quote(schema), quote(&table_name(table)))
 }
 
-/// Identities and foreign keys want `bigint`; a table created before its ALTERs were read has
-/// `numeric`. Where the type is right already this costs nothing.
-fn types(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
+/// Identities and what refers to them want `bigint`; a table created before its ALTERs were read
+/// has `numeric`. Where the type is right already this costs nothing.
+fn types(
+    table: &TableDef,
+    tables: &[TableDef],
+    schema: &str,
+    options: &TranslateOptions,
+    plan: &mut PostLoadPlan,
+) {
     let target = qualified(schema, table);
+    let numeric = numeric_keys(table, |key| referred(table, key, tables), options);
     for column in table.columns.iter().filter(|column| {
         matches!(column.ty, ColumnType::Int { size: IntSize::Big, unsigned: true, .. })
             && needs_bigint(table, column, options)
+            && (column.auto_increment || !numeric.contains(&column.name))
     }) {
         let name = column_name(table, column);
         // Even a change to the same type is refused where a generated column uses the column.

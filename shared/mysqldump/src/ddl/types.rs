@@ -4,7 +4,7 @@
 
 use crate::choices;
 use crate::options::{BigintUnsigned, GeometryType, InetType, JsonType, SetType, TranslateOptions};
-use crate::schema::{ColumnDef, ColumnType, IntSize, TableDef};
+use crate::schema::{ColumnDef, ColumnType, ForeignKeyDef, IntSize, TableDef};
 
 /// How the values of a column are written as COPY text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,11 +186,36 @@ pub(crate) fn needs_bigint(
     column: &ColumnDef,
     options: &TranslateOptions,
 ) -> bool {
+    let named = |name: &String| name.eq_ignore_ascii_case(&column.name);
     options.bigint_unsigned == BigintUnsigned::Bigint
         || column.auto_increment
-        || table
-            .foreign_keys
-            .iter()
-            .flat_map(|key| &key.columns)
-            .any(|name| name.eq_ignore_ascii_case(&column.name))
+        || (table.foreign_keys.iter().flat_map(|key| &key.columns).any(named)
+            && !table.numeric_keys.iter().any(named))
+}
+
+/// The columns of a table's foreign keys whose other side stays `numeric`; `find` finds tables
+/// that are known.
+pub(crate) fn numeric_keys<'a>(
+    table: &TableDef,
+    find: impl Fn(&ForeignKeyDef) -> Option<&'a TableDef>,
+    options: &TranslateOptions,
+) -> Vec<String> {
+    let pairs = table.foreign_keys.iter().flat_map(|key| {
+        let parent = find(key);
+        key.columns.iter().zip(&key.references_columns).map(move |(own, other)| {
+            let column = parent.and_then(|p| Some((p, &p.columns[p.column_index(other)?])));
+            (own, column.is_some_and(|(parent, column)| is_numeric(parent, column, options)))
+        })
+    });
+    let (numeric, others): (Vec<_>, Vec<_>) = pairs.partition(|(_, numeric)| *numeric);
+    numeric
+        .into_iter()
+        .map(|(own, _)| own.clone())
+        .filter(|own| others.iter().all(|(other, _)| *other != own))
+        .collect()
+}
+
+fn is_numeric(table: &TableDef, column: &ColumnDef, options: &TranslateOptions) -> bool {
+    matches!(column.ty, ColumnType::Int { size: IntSize::Big, unsigned: true, .. })
+        && !needs_bigint(table, column, options)
 }

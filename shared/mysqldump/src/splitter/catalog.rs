@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::ddl;
-use crate::schema::TableDef;
+use crate::options::TranslateOptions;
+use crate::schema::{ForeignKeyDef, TableDef};
 
 /// Tables by database and name.
 #[derive(Debug, Default)]
@@ -49,6 +50,16 @@ impl Catalog {
                     && known.table.name != table.name
                     && ddl::table_name(&known.table) == name
             })
+    }
+
+    /// Columns of foreign keys to tables that are there, and numeric on both sides.
+    pub(super) fn numeric_keys(&self, table: &TableDef, options: &TranslateOptions) -> Vec<String> {
+        let find = |key: &ForeignKeyDef| {
+            let database = key.references_database.as_deref().or(table.database.as_deref());
+            let key = self.key(database, &key.references_table)?;
+            Some(&*self.tables[&key].table)
+        };
+        ddl::types::numeric_keys(table, find, options)
     }
 
     /// Replaces a definition, keeping what is known of its rows.

@@ -140,6 +140,7 @@ impl DumpSplitter {
         choices::check(&self.options.translate, &table)
             .map_err(|error| refuse(error.to_string()))?;
         table.shares_long_name = self.catalog.has_long_name(&table);
+        table.numeric_keys = self.catalog.numeric_keys(&table, &self.options.translate);
         if let Some(database) = &table.database
             && !self.summary.databases.contains(database)
         {

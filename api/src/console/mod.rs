@@ -5,17 +5,21 @@
 //! audit log. Pages are no part of the API: they are not in its document and take no API key; a
 //! browser is logged in by a cookie that `login` gives and `visitor` looks at.
 
+mod alerts;
 mod assets;
+mod connections;
 mod cookies;
 mod dead_letters;
 mod jobs;
 mod login;
 mod overview;
 mod queues;
+mod rollback;
 mod run;
 mod runs;
 mod schedules;
 mod sources;
+mod uploads;
 mod view;
 mod visitor;
 mod words;
@@ -54,6 +58,7 @@ pub(crate) fn router() -> Router<App> {
         .route("/console/runs/{id}", get(run::show))
         .route("/console/runs/{id}/events", get(run::follow))
         .route("/console/runs/{id}/cancel", post(run::cancel))
+        .route("/console/runs/{id}/rollback", get(rollback::ask).post(rollback::act))
         .route("/console/sources", get(sources::list))
         .route("/console/sources/start", post(sources::start))
         .route("/console/queues", get(queues::list))
@@ -70,8 +75,22 @@ pub(crate) fn router() -> Router<App> {
         .route("/console/dead-letters/{id}/payload", post(dead_letters::edit))
         .route("/console/schedules", get(schedules::list))
         .route("/console/schedules/run", post(schedules::run))
+        .route("/console/schedules/enable", post(schedules::enable))
+        .route("/console/schedules/disable", post(schedules::disable))
+        .route("/console/alerts", get(alerts::list))
+        .route("/console/connections", get(connections::list).post(connections::add))
+        .route("/console/connections/{name}", get(connections::show))
+        .route("/console/connections/{name}/set", post(connections::set))
+        .route("/console/connections/{name}/forget", post(connections::forget))
+        .route("/console/connection-trial", get(to_connections).post(connections::test))
+        .route("/console/uploads", get(uploads::list))
         .route("/console/{*rest}", get(nothing_here))
         .layer(middleware::from_fn(dress))
+}
+
+/// What a trial came to is shown once; whoever comes back sees the list.
+async fn to_connections() -> Redirect {
+    Redirect::to("/console/connections")
 }
 
 async fn nothing_here() -> ApiError {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use chrono::Utc;
 use maud::{Markup, html};
+use relevo_notify::alerts;
 use relevo_queue::{QueueStats, SessionView};
 use relevo_runs::console::{self, Leader};
 use relevo_runs::{Run, RunFilter};
@@ -20,6 +21,8 @@ use crate::error::ApiError;
 
 /// Runs shown.
 const RUNS: u32 = 8;
+/// Open alerts counted.
+const ALERTS: u16 = 1_000;
 /// Workers shown.
 const WORKERS: usize = 20;
 
@@ -27,13 +30,14 @@ pub(super) async fn show(visitor: Visitor, State(app): State<App>) -> Result<Res
     let queues = app.figures.queues(&app.queue).await?;
     let workers = alive(app.queue.sessions().await?);
     let leader = console::leader(&app.pool).await?;
+    let alerts = alerts::list(&app.pool, true, None, ALERTS).await?.len();
     let sources = sources::rows(&app).await?;
     let newest = RunFilter { limit: RUNS, ..RunFilter::default() };
     let recent = app.runs.list(&newest).await?;
     let words = visitor.words;
     let content = html! {
         h1 { (words.overview) }
-        (alarms(words, &workers, leader.as_ref()))
+        (alarms(words, &workers, leader.as_ref(), alerts))
         (tiles(words, &queues, &workers, leader.as_ref()))
         section.panel {
             h2 { a href="/console/sources" { (words.sources) } }
@@ -66,8 +70,18 @@ fn alive(workers: Vec<SessionView>) -> Vec<SessionView> {
     workers.into_iter().filter(|worker| worker.expires_at > now).collect()
 }
 
-fn alarms(words: &Words, workers: &[SessionView], leader: Option<&Leader>) -> Markup {
+fn alarms(
+    words: &Words,
+    workers: &[SessionView],
+    leader: Option<&Leader>,
+    alerts: usize,
+) -> Markup {
     html! {
+        @if alerts > 0 {
+            p.warning role="alert" {
+                a href="/console/alerts?open=true" { (alerts) " " (words.open_alerts) }
+            }
+        }
         @if workers.is_empty() { p.warning role="alert" { (words.no_workers) } }
         @if !leader.is_some_and(|leader| leader.is_held) {
             p.warning role="alert" { (words.no_scheduler) }

@@ -5,14 +5,14 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use maud::{Markup, html};
 use relevo_queue::JobFilter;
-use relevo_runs::{LogLevel, Run, RunError, RunEvent, RunId};
+use relevo_runs::{LogLevel, Run, RunError, RunEvent, RunFilter, RunId, RunState};
 use serde_json::Value;
 
 use super::overview::run_span;
 use super::view::{Freshness, button, cell, fact, figure, moment, number, page, pretty, run_badge};
 use super::visitor::{Posted, Visitor};
 use super::words::Words;
-use super::{back_to, jobs};
+use super::{back_to, jobs, rollback};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::extract::Named;
@@ -36,6 +36,15 @@ pub(super) async fn show(
     let log = log(&app, id, whole_log).await?;
     let filter = JobFilter { limit: Some(JOBS), ..JobFilter::run(id.0) };
     let jobs = app.queue.jobs(&filter).await?;
+    // What an older run replaced is gone already.
+    let newest = RunFilter {
+        pipeline: Some(run.pipeline.clone()),
+        source: Some(run.source.clone()),
+        state: Some(RunState::Succeeded),
+        limit: 1,
+        ..RunFilter::default()
+    };
+    let is_newest = app.runs.list(&newest).await?.first().is_some_and(|newest| newest.id == id);
     let words = visitor.words;
     let title = format!("{} № {id}", words.run);
     let last_line = log.lines.last().map_or(0, |line| line.id);
@@ -44,7 +53,7 @@ pub(super) async fn show(
     let content = html! {
         h1 { (title) " " span.source { (run.source) } }
         div #run data-events=[events] data-lost=(words.connection_lost) data-left=(words.time_left) {
-            (state(&visitor, &run))
+            (state(&visitor, &run, is_newest))
             @if let Some(certificate) = &run.certificate { (self::certificate(words, certificate)) }
             section.panel {
                 h2 {
@@ -126,7 +135,7 @@ fn compact(fields: &serde_json::Map<String, Value>) -> String {
     pairs.join(" ")
 }
 
-fn state(visitor: &Visitor, run: &Run) -> Markup {
+fn state(visitor: &Visitor, run: &Run, is_newest: bool) -> Markup {
     let words = visitor.words;
     let is_live = !run.state.is_ended();
     html! {
@@ -147,7 +156,11 @@ fn state(visitor: &Visitor, run: &Run) -> Markup {
                 (fact(words.took, run_span(run).map(|span| html! { span #took { (span) } })))
                 @if !is_live { (fact(words.phase, Some(html! { (words.phase(&run.phase)) }))) }
                 (fact(words.options, object(&run.options)))
+                (fact(words.rolled_back, run.rolled_back_at.map(|at| html! {
+                    (moment(words, at)) " " (words.by) " " (run.rolled_back_by.as_deref().unwrap_or_default())
+                })))
             }
+            @if is_newest { (rollback::link(visitor, run)) }
             @if let Some(figures) = run.stats.as_object().filter(|figures| !figures.is_empty()) {
                 details { summary { (words.figures) } pre { (pretty(figures)) } }
             }

@@ -5,21 +5,28 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use relevo_runs::schedules::{self, StoredSchedule};
 
+use super::back_to;
 use super::view::{Freshness, button, cell, moment, page};
 use super::visitor::{Posted, Visitor};
 use super::words::Words;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::routes::schedules::{next_slots, run_schedule};
+use crate::routes::schedules::{next_slots, run_schedule, set_active};
 
 /// Slots to come that are shown.
 const SLOTS: usize = 3;
 
 pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Response, ApiError> {
     let schedules = schedules::list(&app.pool, None).await?;
+    let file = schedules::file_state(&app.pool).await?;
+    let problem = file.and_then(|file| file.problem);
     let words = visitor.words;
     let content = html! {
         h1 { (words.schedules) }
+        @if let Some(problem) = problem {
+            p.warning role="alert" { (words.file_problem) }
+            pre.error { (problem) }
+        }
         section.panel {
             @if schedules.is_empty() { p.empty { (words.no_schedules) } }
             @else {
@@ -61,7 +68,16 @@ fn row(visitor: &Visitor, app: &App, schedule: &StoredSchedule) -> Markup {
             (cell(words.last_fire, last(words, schedule)))
             @if visitor.may_operate() {
                 td.actions {
-                    (button(visitor, "/console/schedules/run", words.run_now, &[("name", &schedule.name)]))
+                    @let field = [("name", schedule.name.as_str())];
+                    (button(visitor, "/console/schedules/run", words.run_now, &field))
+                    // Those of the file are changed in the file.
+                    @if schedule.origin == "operator" {
+                        @if schedule.active {
+                            (button(visitor, "/console/schedules/disable", words.disable, &field))
+                        } @else {
+                            (button(visitor, "/console/schedules/enable", words.enable, &field))
+                        }
+                    }
                 }
             }
         }
@@ -77,6 +93,16 @@ fn last(words: &Words, schedule: &StoredSchedule) -> Markup {
             @if let Some(reason) = &schedule.last_reason { span.quiet { (reason) } }
         } @else { span.quiet { (words.never) } }
     }
+}
+
+pub(super) async fn enable(State(app): State<App>, posted: Posted) -> Result<Response, ApiError> {
+    set_active(&app, posted.operator()?, posted.fields.needed("name")?, true).await?;
+    Ok(back_to("/console/schedules", "enabled"))
+}
+
+pub(super) async fn disable(State(app): State<App>, posted: Posted) -> Result<Response, ApiError> {
+    set_active(&app, posted.operator()?, posted.fields.needed("name")?, false).await?;
+    Ok(back_to("/console/schedules", "disabled"))
 }
 
 pub(super) async fn run(State(app): State<App>, posted: Posted) -> Result<Response, ApiError> {

@@ -16,7 +16,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The places the navigation leads to, with their names.
-fn places(words: &Words) -> [(&'static str, &'static str); 7] {
+fn places(words: &Words) -> [(&'static str, &'static str); 10] {
     [
         ("/console", words.overview),
         ("/console/runs", words.runs),
@@ -25,6 +25,9 @@ fn places(words: &Words) -> [(&'static str, &'static str); 7] {
         ("/console/jobs", words.jobs),
         ("/console/dead-letters", words.dead_letters),
         ("/console/schedules", words.schedules),
+        ("/console/alerts", words.alerts),
+        ("/console/connections", words.connections),
+        ("/console/uploads", words.uploads),
     ]
 }
 
@@ -141,6 +144,12 @@ fn done(words: &Words, code: &str) -> Option<&'static str> {
         "saved" => words.done_saved,
         "cancelled" => words.done_cancelled,
         "started" => words.done_started,
+        "kept" => words.done_kept,
+        "changed" => words.done_changed,
+        "forgotten" => words.done_forgotten,
+        "enabled" => words.done_enabled,
+        "disabled" => words.done_disabled,
+        "rolled_back" => words.done_rolled_back,
         _ => return None,
     };
     Some(text)
@@ -234,6 +243,23 @@ fn relative(words: &Words, at: DateTime<Utc>) -> String {
     let seconds = (Utc::now() - at).num_seconds();
     let text = duration(seconds.unsigned_abs());
     if seconds >= 0 { words.ago(&text) } else { words.in_the_future(&text) }
+}
+
+/// Bytes as people read them.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut unit = None;
+    let mut tenths = bytes.saturating_mul(10);
+    for next in UNITS {
+        if tenths < 10_240 {
+            break;
+        }
+        (tenths, unit) = (tenths / 1_024, Some(next));
+    }
+    match unit {
+        Some(unit) => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+        None => format!("{bytes} B"),
+    }
 }
 
 /// A duration with one or two units; short enough for a column.
@@ -349,6 +375,12 @@ mod tests {
             shown,
             ["5 s", "1 min", "1 min 1 s", "11 min", "1 h", "1 h 1 min", "1 d 1 h", "104 d"]
         );
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        let shown = [0, 1_023, 1_024, 1_536, 5 << 20, u64::MAX / 20].map(size);
+        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "838860.7 TiB"]);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Visitor {
         self.session.allows(Scope::Operate)
     }
 
+    /// Whether they may change what others rely on.
+    pub(super) fn may_administer(&self) -> bool {
+        self.session.allows(Scope::Admin)
+    }
+
     /// Whether they may start a source's run.
     pub(super) fn may_start(&self) -> bool {
         self.may_operate() || self.session.allows(Scope::Enqueue)
@@ -137,7 +142,20 @@ impl Posted {
         Err(missing_scope(Scope::Enqueue))
     }
 
+    /// Who acts, where they may change what others rely on.
+    pub(super) fn administrator(&self) -> Result<Actor, ApiError> {
+        if self.visitor.may_administer() {
+            return Ok(self.visitor.session.actor());
+        }
+        Err(missing_scope(Scope::Admin))
+    }
+
     /// The session that the form came with.
+    pub(super) fn visitor(&self) -> &Visitor {
+        &self.visitor
+    }
+
+    /// Its token.
     pub(super) fn token(&self) -> &SessionToken {
         &self.visitor.token
     }

@@ -135,6 +135,7 @@ pub(crate) fn alert_schema() -> Value {
         ("occurrences", count()),
         ("opened_at", time()),
         ("last_seen_at", time()),
+        ("told_at", described(nullable(time()), "When people were last told of it.")),
         ("resolved_at", nullable(time())),
     ])
 }

@@ -4,10 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use relevo_connections::{
-    Change, NewConnection, Outbound, StoreError, Trial, try_out,
-};
+use relevo_connections::{Change, NewConnection, Outbound, Shown, StoreError, Trial, try_out};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use relevo_settings::ConnectionKind;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -139,11 +138,22 @@ async fn add(
         api_key: body.api_key.map(SecretString::from),
         from: body.from,
     };
-    let by = caller.actor().label();
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    let shown = app.connections().add_in(&mut audited.tx, &body.name, &new, &by).await?;
-    audited.commit("connection.add", &body.name, None, Some(json!(shown))).await?;
+    let shown = add_connection(&app, caller.actor(), &body.name, &new).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
+}
+
+/// Keeps a new connection.
+pub(crate) async fn add_connection(
+    app: &App,
+    actor: Actor,
+    name: &str,
+    new: &NewConnection,
+) -> Result<Shown, ApiError> {
+    let by = actor.label();
+    let mut audited = Audited::begin(app, actor).await?;
+    let shown = app.connections().add_in(&mut audited.tx, name, new, &by).await?;
+    audited.commit("connection.add", name, None, Some(json!(shown))).await?;
+    Ok(shown)
 }
 
 #[derive(Deserialize)]
@@ -168,13 +178,23 @@ async fn change(
         api_key: body.api_key.map(SecretString::from),
         from: body.from,
     };
-    let by = caller.actor().label();
+    Ok(Json(change_connection(&app, caller.actor(), &name, &change).await?).into_response())
+}
+
+/// Changes a connection that is kept.
+pub(crate) async fn change_connection(
+    app: &App,
+    actor: Actor,
+    name: &str,
+    change: &Change,
+) -> Result<Shown, ApiError> {
+    let by = actor.label();
     let connections = app.connections();
-    let before = connections.show(&name).await?.map(|before| json!(before));
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    let shown = connections.set_in(&mut audited.tx, &name, &change, &by).await?;
-    audited.commit("connection.set", &name, before, Some(json!(shown))).await?;
-    Ok(Json(shown).into_response())
+    let before = connections.show(name).await?.map(|before| json!(before));
+    let mut audited = Audited::begin(app, actor).await?;
+    let shown = connections.set_in(&mut audited.tx, name, change, &by).await?;
+    audited.commit("connection.set", name, before, Some(json!(shown))).await?;
+    Ok(shown)
 }
 
 async fn remove(
@@ -182,10 +202,15 @@ async fn remove(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    let mut audited = Audited::begin(&app, caller.actor()).await?;
-    app.connections().remove_in(&mut audited.tx, &name).await?;
-    audited.commit("connection.remove", &name, None, None).await?;
+    remove_connection(&app, caller.actor(), &name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Forgets a connection.
+pub(crate) async fn remove_connection(app: &App, actor: Actor, name: &str) -> Result<(), ApiError> {
+    let mut audited = Audited::begin(app, actor).await?;
+    app.connections().remove_in(&mut audited.tx, name).await?;
+    audited.commit("connection.remove", name, None, None).await
 }
 
 async fn test(
@@ -193,11 +218,20 @@ async fn test(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    let found = app.connections().find(&name).await?;
-    let endpoint = found.ok_or_else(|| StoreError::NotFound(name.clone()))?;
+    Ok(Json(try_connection(&app, &caller.actor(), &name).await?).into_response())
+}
+
+/// Tries a connection out.
+pub(crate) async fn try_connection(
+    app: &App,
+    actor: &Actor,
+    name: &str,
+) -> Result<Trial, ApiError> {
+    let found = app.connections().find(name).await?;
+    let endpoint = found.ok_or_else(|| StoreError::NotFound(name.to_owned()))?;
     let trial = try_out(&endpoint, &Outbound::new(&app.settings())).await;
-    tracing::info!(name, ok = trial.ok, by = caller.actor().label(), "a connection was tried out");
-    Ok(Json(trial).into_response())
+    tracing::info!(name, ok = trial.ok, by = actor.label(), "a connection was tried out");
+    Ok(trial)
 }
 
 async fn test_source(

@@ -12,12 +12,12 @@ pub(crate) mod jobs;
 mod keys;
 mod kinds;
 pub(crate) mod queues;
-mod rollback;
+pub(crate) mod rollback;
 pub(crate) mod run_events;
 pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod sources;
-mod uploads;
+pub(crate) mod uploads;
 mod webhook;
 
 use axum::http::{HeaderName, HeaderValue, header};

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use relevo_rollback::RollbackError;
+use relevo_rollback::{RollbackError, RolledBack};
 use relevo_runs::api_keys::Scope;
+use relevo_runs::audit::Actor;
 use relevo_runs::{RunError, RunId};
 use tokio_util::sync::CancellationToken;
 
@@ -66,17 +67,19 @@ async fn rollback(
     State(app): State<App>,
     Named(id): Named<RunId>,
 ) -> Result<Response, ApiError> {
-    let actor = caller.actor();
+    Ok(Json(roll_back(&app, caller.actor(), id).await?).into_response())
+}
+
+/// Puts back what a run's import replaced.
+pub(crate) async fn roll_back(app: &App, actor: Actor, id: RunId) -> Result<RolledBack, ApiError> {
+    let app = app.clone();
     // A task of its own: a caller who hangs up, or a target that takes its time, must not leave it
     // half noted.
     let work = tokio::spawn(async move {
         let never = CancellationToken::new();
         relevo_rollback::roll_back(&app.pool, &app.settings(), id, &actor, &never).await
     });
-    match work.await.map_err(ApiError::internal)? {
-        Ok(done) => Ok(Json(done).into_response()),
-        Err(error) => Err(refusal(error)),
-    }
+    work.await.map_err(ApiError::internal)?.map_err(refusal)
 }
 
 fn refusal(error: RollbackError) -> ApiError {

@@ -217,7 +217,8 @@ async fn enable(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    set_active(&app, caller.actor(), &name, true).await
+    set_active(&app, caller.actor(), &name, true).await?;
+    Ok(Json(view(&app, &find(&app, &name).await?)).into_response())
 }
 
 async fn disable(
@@ -225,23 +226,23 @@ async fn disable(
     State(app): State<App>,
     Named(name): Named<String>,
 ) -> Result<Response, ApiError> {
-    set_active(&app, caller.actor(), &name, false).await
+    set_active(&app, caller.actor(), &name, false).await?;
+    Ok(Json(view(&app, &find(&app, &name).await?)).into_response())
 }
 
-async fn set_active(
+/// Lets a schedule fire, or not.
+pub(crate) async fn set_active(
     app: &App,
     actor: Actor,
     name: &str,
     active: bool,
-) -> Result<Response, ApiError> {
+) -> Result<(), ApiError> {
     let by = actor.label();
     let mut audited = Audited::begin(app, actor).await?;
     let edited = store::set_active_in(&mut audited.tx, name, active, &by).await?;
     settled(edited)?;
     let action = if active { "schedule.enable" } else { "schedule.disable" };
-    audited.commit(action, name, None, None).await?;
-    let schedule = find(app, name).await?;
-    Ok(Json(view(app, &schedule)).into_response())
+    audited.commit(action, name, None, None).await
 }
 
 async fn remove(

@@ -205,15 +205,29 @@ async fn show(
     Named(id): Named<i64>,
 ) -> Result<Response, ApiError> {
     let upload = found(&app, id).await?;
-    let store = store(&app).await?;
-    let received = blocking(move || store.received_bytes(id)).await?;
-    // Its file goes with its run.
-    let received = received.map_err(ApiError::internal)?.max(if upload.run_id.is_some() {
-        u64::try_from(upload.total_bytes).unwrap_or(0)
-    } else {
-        0
-    });
+    let received = received_bytes(&store(&app).await?, &upload).await?;
     Ok(answer(&upload, received, None))
+}
+
+/// How much of an upload has arrived.
+async fn received_bytes(store: &Store, upload: &Upload) -> Result<u64, ApiError> {
+    // Its file goes with its run.
+    if upload.run_id.is_some() {
+        return Ok(u64::try_from(upload.total_bytes).unwrap_or(0));
+    }
+    let (store, id) = (store.clone(), upload.id);
+    blocking(move || store.received_bytes(id)).await?.map_err(ApiError::internal)
+}
+
+/// The newest uploads, each with how much of it has arrived.
+pub(crate) async fn newest(app: &App, limit: u16) -> Result<Vec<(Upload, u64)>, ApiError> {
+    let store = store(app).await?;
+    let mut newest = Vec::new();
+    for upload in uploads::list(&app.pool, limit).await? {
+        let received = received_bytes(&store, &upload).await?;
+        newest.push((upload, received));
+    }
+    Ok(newest)
 }
 
 async fn append_piece(

@@ -105,6 +105,8 @@ pub struct Alert {
     pub opened_at: DateTime<Utc>,
     /// When it was last seen.
     pub last_seen_at: DateTime<Utc>,
+    /// When people were last told of it.
+    pub told_at: Option<DateTime<Utc>>,
     /// When it was over.
     pub resolved_at: Option<DateTime<Utc>>,
 }
@@ -191,7 +193,7 @@ pub async fn get(pool: &PgPool, id: i64) -> Result<Option<Alert>, sqlx::Error> {
     sqlx::query_as(
         "-- alerts::get
         SELECT id, key, rule, subject, details, level, occurrences, opened_at, last_seen_at,
-               resolved_at
+               told_at, resolved_at
           FROM relevo.alert WHERE id = $1",
     )
     .bind(id)
@@ -212,7 +214,7 @@ pub async fn list(
     sqlx::query_as(
         "-- alerts::list
         SELECT id, key, rule, subject, details, level, occurrences, opened_at, last_seen_at,
-               resolved_at
+               told_at, resolved_at
           FROM relevo.alert
          WHERE (NOT $1 OR resolved_at IS NULL) AND id < coalesce($2, 9223372036854775807)
          ORDER BY id DESC
@@ -233,7 +235,7 @@ pub async fn open_of(pool: &PgPool, rule: Rule) -> Result<Vec<Alert>, sqlx::Erro
     sqlx::query_as(
         "-- alerts::open_of
         SELECT id, key, rule, subject, details, level, occurrences, opened_at, last_seen_at,
-               resolved_at
+               told_at, resolved_at
           FROM relevo.alert
          WHERE rule = $1 AND resolved_at IS NULL
          ORDER BY id

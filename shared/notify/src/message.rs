@@ -230,6 +230,7 @@ mod tests {
             occurrences: 3,
             opened_at: at(),
             last_seen_at: at(),
+            told_at: Some(at()),
             resolved_at: Some(at() + TimeDelta::hours(1)),
         }
     }

@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use relevo_connections::{Connections, ReferenceError};
-use relevo_import::steps::{self, RolledBack};
+use relevo_import::steps;
+pub use relevo_import::steps::RolledBack;
 use relevo_import::{Certificate, ImportError};
 use relevo_pg::{PgError, PoolOptions};
 use relevo_runs::audit::{self, Action, Actor};

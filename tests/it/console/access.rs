@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use relevo_runs::api_keys::{self, Scope};
 use relevo_runs::{audit, console};
+use relevo_tests::wait_for;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
@@ -194,12 +195,78 @@ async fn who_may_only_read_sees_no_buttons_and_does_nothing() {
         "/console/dead-letters/1/discard",
         "/console/dead-letters/1/payload",
         "/console/schedules/run",
+        "/console/schedules/enable",
+        "/console/schedules/disable",
         "/console/sources/start",
+        "/console/runs/1/rollback",
+        "/console/connections",
+        "/console/connections/mail/set",
+        "/console/connections/mail/forget",
+        "/console/connection-trial",
     ] {
         let fields = [("form_token", token.as_str()), ("queue", "backup"), ("source", "sicar")];
         let response = form(&server, path, &fields).header("cookie", &cookie).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
         assert!(response.text().await.unwrap().contains("missing_scope"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_operate_changes_no_connection() {
+    let server = Server::start().await;
+    let (_, key) = server.key_for(&[Scope::Read, Scope::Operate]).await;
+    let (cookie, token) = session(&server, &key).await;
+    let page = get(&server, "/console/connections", &cookie).await.text().await.unwrap();
+    assert!(!page.contains("<form class=\"action\""), "no buttons: {page}");
+    for path in
+        ["/console/connections", "/console/connections/x/forget", "/console/connection-trial"]
+    {
+        let fields = [("form_token", token.as_str()), ("name", "database")];
+        let response = form(&server, path, &fields).header("cookie", &cookie).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path}");
+        assert!(response.text().await.unwrap().contains("missing_scope"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn many_open_pages_cost_one_count() {
+    let server = Server::start().await;
+    let (cookie, token) = session(&server, &server.key).await;
+    server.deps.queue.pause("fresh").await.unwrap();
+    // Counting is held up, so that all come while somebody counts.
+    let mut holder = server.db.pool().begin().await.unwrap();
+    sqlx::query("LOCK TABLE relevo.dead_letter").execute(&mut *holder).await.unwrap();
+    // Whoever acts wants to see what came of it: what was counted before is forgotten.
+    let fields = [("form_token", token.as_str()), ("queue", "other")];
+    let done = form(&server, "/console/queues/pause", &fields).header("cookie", &cookie).send();
+    assert_eq!(done.await.unwrap().status(), StatusCode::SEE_OTHER);
+    let counting = async || -> i64 {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+              WHERE datname = current_database() AND wait_event_type = 'Lock'
+                AND query LIKE '-- queue_stats%'",
+        )
+        .fetch_one(&mut *server.db.pool().acquire().await.unwrap())
+        .await
+        .unwrap()
+    };
+    let pages =
+        futures::future::join_all((0..20).map(|_| get(&server, "/console/queues", &cookie)));
+    let looks = async {
+        wait_for("somebody to count", Duration::from_secs(60), async || {
+            (counting().await == 1).then_some(())
+        })
+        .await;
+        for _ in 0..20 {
+            assert_eq!(counting().await, 1, "one counts for all");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        holder.rollback().await.unwrap();
+    };
+    let (pages, ()) = tokio::join!(pages, looks);
+    for page in pages {
+        let text = page.text().await.unwrap();
+        assert!(text.contains("fresh") && text.contains("other"), "{text}");
     }
 }
 
@@ -293,6 +360,9 @@ async fn what_is_shown_is_text_whatever_it_holds() {
         ("/console/jobs?before=%00", 400),
         ("/console/jobs?queue=%00", 400),
         ("/console/dead-letters/all", 400),
+        ("/console/connections/none", 404),
+        ("/console/runs/99/rollback", 404),
+        ("/console/alerts?before=x", 400),
         ("/console/assets/..%2f..%2fCargo.toml", 404),
     ] {
         let response = get(&server, path, &cookie).await;

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::api::dead_letters::give_up;
 
 /// Every page that lists something.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 10] = [
     "/console",
     "/console/runs",
     "/console/sources",
@@ -21,11 +21,14 @@ const PAGES: [&str; 7] = [
     "/console/jobs",
     "/console/dead-letters",
     "/console/schedules",
+    "/console/alerts",
+    "/console/connections",
+    "/console/uploads",
 ];
 /// How long a job may take to come to its end on a busy machine.
 const JOB_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn picture(browser: &Browser, name: &str) {
+pub async fn picture(browser: &Browser, name: &str) {
     if let Some(folder) = std::env::var_os("SCREENSHOTS_FOLDER") {
         let folder = PathBuf::from(folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -34,7 +37,7 @@ async fn picture(browser: &Browser, name: &str) {
 }
 
 /// Logs in by the form.
-async fn log_in(browser: &Browser, cluster: &Cluster) {
+pub async fn log_in(browser: &Browser, cluster: &Cluster) {
     browser.open(&format!("{}/console", cluster.api_url())).await;
     assert!(browser.address().await.ends_with("/console/login"));
     browser.fill("#key", cluster.api_key()).await;
@@ -43,7 +46,7 @@ async fn log_in(browser: &Browser, cluster: &Cluster) {
 }
 
 /// No page complained, and nothing came from elsewhere.
-async fn all_was_well(browser: &Browser, cluster: &Cluster) {
+pub async fn all_was_well(browser: &Browser, cluster: &Cluster) {
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "{complaints:#?}");
     let requested = browser.requested().await;
@@ -202,6 +205,21 @@ async fn operators_retry_pause_and_start() {
     browser.wait("location.pathname.startsWith('/console/jobs/')").await;
     browser.wait("document.querySelector('.badge.completed')").await;
 
+    // It fires no more, then again.
+    let active = async || -> bool {
+        sqlx::query_scalar("SELECT active FROM relevo.schedule WHERE name = 'nightly'")
+            .fetch_one(pool)
+            .await
+            .unwrap()
+    };
+    browser.open(&at("/console/schedules")).await;
+    browser.click("form[action$='/disable']:has(input[value=nightly]) button").await;
+    browser.wait("document.querySelector('form[action$=\"/enable\"]')").await;
+    assert!(!active().await);
+    browser.click("form[action$='/enable']:has(input[value=nightly]) button").await;
+    browser.wait("document.querySelector('form[action$=\"/disable\"]')").await;
+    assert!(active().await);
+
     // All of it stands in the audit log, under the name of the key.
     let actions: Vec<String> =
         sqlx::query_scalar("SELECT action FROM relevo.audit WHERE actor = $1 ORDER BY id")
@@ -219,7 +237,9 @@ async fn operators_retry_pause_and_start() {
             "dead_letter.retry_many",
             "queue.pause",
             "queue.resume",
-            "schedule.run"
+            "schedule.run",
+            "schedule.disable",
+            "schedule.enable"
         ]
     );
     all_was_well(&browser, &cluster).await;

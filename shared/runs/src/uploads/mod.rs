@@ -116,6 +116,18 @@ pub async fn get(pool: &PgPool, id: i64) -> Result<Option<Upload>, RunError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id).fetch_optional(pool).await?)
 }
 
+/// The newest uploads.
+///
+/// # Errors
+/// When the database fails.
+pub async fn list(pool: &PgPool, limit: u16) -> Result<Vec<Upload>, RunError> {
+    let sql = format!(
+        "-- uploads::list\nSELECT {COLUMNS} FROM relevo.upload ORDER BY id DESC LIMIT $1"
+    );
+    let listed = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(i64::from(limit));
+    Ok(listed.fetch_all(pool).await?)
+}
+
 /// Notes that an upload lives: it is given up that much later.
 ///
 /// # Errors

@@ -338,6 +338,15 @@ impl ImportError {
         }
     }
 
+    /// Whether the target's disk has no room.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Target(PgError::Database { source, .. })
+                if relevo_pg::error::sqlstate(source).as_deref() == Some("53100")
+        )
+    }
+
     /// Whether the same step may succeed later without anyone changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -238,7 +238,8 @@ impl Runs {
         self.must_be_active(tx, id, changed).await
     }
 
-    /// Says which step the run is in; the first call makes a pending run a running one.
+    /// Says which step the run is in; the first call makes a pending run a running one. The figures
+    /// of another step go: they say nothing of this one.
     ///
     /// # Errors
     /// [`RunError::Ended`] or [`RunError::NotFound`]: the caller should stop.
@@ -251,7 +252,8 @@ impl Runs {
         let changed = sqlx::query(
             "-- Runs::set_phase_in
             UPDATE relevo.run
-            SET phase = $2, state = 'running', started_at = coalesce(started_at, now()),
+            SET progress = CASE WHEN phase = $2 THEN progress END,
+                phase = $2, state = 'running', started_at = coalesce(started_at, now()),
                 updated_at = now()
             WHERE id = $1 AND state IN ('pending', 'running')",
         )

@@ -224,10 +224,12 @@ async fn with_bad_tls(dump: &ShopDump, allow_http_fallback: bool) -> (Gateway, C
 async fn without_the_fallback_a_bad_certificate_fails_the_run() {
     let dump = ShopDump::committed();
     let (gateway, cluster) = with_bad_tls(&dump, false).await;
+    cluster.load_file(&dump).await;
     for mode in [BackupMode::Webhook, BackupMode::Sync] {
         let id = cluster.start_run(mode).await;
         let run = cluster.ended(id).await;
         cluster.assert_failed(&run, "certificate is not accepted").await;
+        cluster.assert_target(&dump).await;
         let error = run.error.unwrap_or_default();
         assert!(error.contains("allow_http_fallback"), "{error}");
     }

@@ -106,6 +106,33 @@ impl Cluster {
         .await
     }
 
+    /// Gives every job of a run, also those to come, at most two attempts: all of them would take
+    /// hours. Waits until `seen` says something.
+    pub async fn impatient<T>(
+        &self,
+        id: RunId,
+        what: &str,
+        seen: impl AsyncFn() -> Option<T>,
+    ) -> T {
+        wait_for(what, RUN_TIMEOUT, async || {
+            sqlx::query("UPDATE relevo.job SET max_attempts = 2 WHERE run_id = $1")
+                .bind(id.0)
+                .execute(self.pool())
+                .await
+                .unwrap();
+            seen().await
+        })
+        .await
+    }
+
+    /// Waits for the end of a run whose jobs have two attempts each.
+    pub async fn ended_soon(&self, id: RunId) -> Run {
+        self.impatient(id, "the end of the run", async || {
+            Some(self.run(id).await).filter(|run| run.state.is_ended())
+        })
+        .await
+    }
+
     /// The run's log as text.
     pub async fn log(&self, id: RunId) -> String {
         let events = self.runs().logs(id, None, 0).await.unwrap();
@@ -119,6 +146,15 @@ impl Cluster {
         let run = self.ended(id).await;
         self.assert_succeeded(&run, dump).await;
         run
+    }
+
+    /// Puts a dump into the target without its gateway.
+    pub async fn load_file(&self, dump: &ShopDump) {
+        let path = dump.path.to_string_lossy().into_owned();
+        let arguments = ["backup", "run", "--source", SOURCE, "--file", &path, "--wait", "--json"];
+        let run = self.relevo(arguments).await.json();
+        assert_eq!(run["state"], "succeeded", "{run}");
+        self.assert_target(dump).await;
     }
 
     /// Checks a run that has to have succeeded: its certificate, the target's rows and values, and

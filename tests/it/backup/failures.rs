@@ -73,10 +73,12 @@ async fn a_wrong_key() {
     let dump = ShopDump::committed();
     let prepared = prepare(&dump).set("backup.sicar.api_key", "clave-equivocada");
     let cluster = Cluster::start(prepared).await;
+    cluster.load_file(&dump).await;
     for mode in [BackupMode::Webhook, BackupMode::Sync] {
         let id = cluster.start_run(mode).await;
         let run = cluster.ended(id).await;
         cluster.assert_failed(&run, "refused the API key").await;
+        cluster.assert_target(&dump).await;
         let error = run.error.unwrap_or_default();
         assert!(error.contains("TUNNEL_API_KEY"), "{error}");
         assert!(!error.contains("clave-equivocada"), "{error}");

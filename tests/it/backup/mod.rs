@@ -1,6 +1,7 @@
 //! The backup import through the real parts: gateway simulator, API, scheduler, worker processes,
 //! queue and target, compared with what MariaDB says was dumped.
 
+mod after_cutover;
 mod alone;
 mod asking;
 mod bad_days;
@@ -15,3 +16,4 @@ mod rollback;
 mod settings;
 pub mod sources;
 mod targets;
+mod undecided;

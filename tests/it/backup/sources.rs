@@ -27,7 +27,7 @@ fn put(dump: &Path, at: &Path, age: Duration) {
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn of_kind(dump: &ShopDump, kind: &str, settings: &[(&str, Value)]) -> ClusterBuilder {
+pub(super) fn of_kind(dump: &ShopDump, kind: &str, settings: &[(&str, Value)]) -> ClusterBuilder {
     let mut prepared = prepare(dump).set("backup.sicar.kind", kind);
     for (key, value) in settings {
         prepared = prepared.set(&format!("backup.sicar.{key}"), value.clone());
@@ -126,7 +126,7 @@ async fn a_file_may_come_late_be_damaged_and_be_replaced() {
 }
 
 /// A gateway that plays a web server, and the address of a backup on it.
-async fn server(dump: &ShopDump) -> (Gateway, String) {
+pub(super) async fn server(dump: &ShopDump) -> (Gateway, String) {
     let gateway = Gateway::start(&dump.path, 0.0).await;
     let asked = reqwest::Client::new()
         .post(format!("{}/api/backup/full", gateway.url()))

@@ -1,5 +1,7 @@
 //! Targets that are down, restarted, full or in use.
 
+use std::fs::File;
+
 use relevo_queue::JobFilter;
 use relevo_runs::backup::BackupMode;
 use relevo_runs::{Run, RunId, RunState};
@@ -7,6 +9,7 @@ use relevo_tests::gateway::Fault;
 use relevo_tests::{OwnPostgres, ShopDump, SmallDisk, reference, wait_for};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
+use tempfile::TempDir;
 
 use super::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
@@ -43,16 +46,27 @@ impl Own {
     async fn assert_succeeded(&self, run: &Run, dump: &ShopDump) {
         let log = self.cluster.log(run.id).await;
         assert_eq!(run.state, RunState::Succeeded, "{:?}\n{log}", run.error);
+        self.assert_holds(dump).await;
+        self.cluster.assert_clean(run.id).await;
+        self.assert_nothing_left().await;
+    }
+
+    /// Compares the target with MariaDB's values.
+    async fn assert_holds(&self, dump: &ShopDump) {
         let differences = reference::compare(&self.url, "public", &dump.reference).await;
         assert!(differences.is_empty(), "{} differences", differences.len());
-        self.cluster.assert_clean(run.id).await;
-        let staging: Vec<String> = sqlx::query_scalar(
-            "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'relevo\\_stage%'",
+    }
+
+    /// Checks that no schema of an import is left in the target.
+    async fn assert_nothing_left(&self) {
+        let left: Vec<String> = sqlx::query_scalar(
+            "SELECT nspname::text FROM pg_namespace
+             WHERE nspname LIKE 'relevo\\_stage%' OR nspname LIKE 'relevo\\_trash%'",
         )
         .fetch_all(&mut PgConnection::connect(&self.url).await.unwrap())
         .await
         .unwrap();
-        assert!(staging.is_empty(), "{staging:?}");
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
@@ -97,16 +111,15 @@ async fn a_target_that_is_restarted_in_the_middle_loses_nothing() {
     own.assert_succeeded(&run, &dump).await;
 }
 
-#[tokio::test]
-async fn a_target_without_space_is_given_time_to_get_some() {
-    let dump = ShopDump::generated(12, 7).await;
+/// A cluster whose target lies on a disk of its own; none where no such disk can be made. The folder
+/// goes last.
+async fn on_a_small_disk(dump: &ShopDump, size_mb: u32) -> Option<(Own, SmallDisk, TempDir)> {
     let postgres = OwnPostgres::start().await;
     let folder = tempfile::tempdir().unwrap();
     // The server has to pass through.
     postgres.give(folder.path());
     let place = folder.path().join("tablespace");
-    // An empty database takes about 8 MB of it, the dump more than the rest.
-    let Some(disk) = SmallDisk::mount(&place, 14) else { return };
+    let disk = SmallDisk::mount(&place, size_mb)?;
     postgres.give(&place);
     postgres.database(DATABASE).await;
     let mut admin = PgConnection::connect(&postgres.database("otra").await).await.unwrap();
@@ -116,8 +129,14 @@ async fn a_target_without_space_is_given_time_to_get_some() {
     ] {
         admin.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
     }
-    let own = Own::on(postgres, &dump).await;
+    Some((Own::on(postgres, dump).await, disk, folder))
+}
 
+#[tokio::test]
+async fn a_target_without_space_is_given_time_to_get_some() {
+    let dump = ShopDump::generated(12, 7).await;
+    // An empty database takes about 8 MB of it, the dump more than the rest.
+    let Some((own, disk, _folder)) = on_a_small_disk(&dump, 14).await else { return };
     let id = own.cluster.start_run(BackupMode::Sync).await;
     own.says(id, "No space left on device").await;
     assert_eq!(own.cluster.run(id).await.state, RunState::Running);
@@ -125,6 +144,40 @@ async fn a_target_without_space_is_given_time_to_get_some() {
     let run = own.cluster.ended(id).await;
     own.assert_succeeded(&run, &dump).await;
     // Before its disk goes.
+    drop(own);
+}
+
+#[tokio::test]
+async fn a_target_that_stays_full_fails_the_run_and_keeps_its_data() {
+    let (before, dump) = (ShopDump::committed(), ShopDump::generated(12, 7).await);
+    let Some((own, disk, _folder)) = on_a_small_disk(&before, 60).await else { return };
+    let first = own.cluster.start_run(BackupMode::Sync).await;
+    let first = own.cluster.ended(first).await;
+    own.assert_succeeded(&first, &before).await;
+
+    // Room for a part of the rows.
+    let filler = disk.fill();
+    let file = File::options().write(true).open(&filler).unwrap();
+    file.set_len(file.metadata().unwrap().len() - (4 << 20)).unwrap();
+    own.cluster.gateway().serve(&dump.path).await;
+    let id = own.cluster.start_run(BackupMode::Sync).await;
+    own.says(id, "No space left on device").await;
+    // Nothing is left for the ledger either: what the run has loaded has to go first.
+    disk.fill();
+    let run = own.cluster.ended_soon(id).await;
+    own.cluster.assert_failed(&run, "No space left on device").await;
+    let error = run.error.as_deref().unwrap_or_default();
+    assert!(error.contains("failed for good after 2 attempt(s)"), "{error}");
+    assert!(error.contains("make room on the disk of the target's server"), "{error}");
+    assert!(error.contains("start a new run"), "{error}");
+    own.assert_holds(&before).await;
+    own.assert_nothing_left().await;
+
+    disk.resize(400);
+    std::fs::remove_file(filler).unwrap();
+    let id = own.cluster.start_run(BackupMode::Sync).await;
+    let run = own.cluster.ended(id).await;
+    own.assert_succeeded(&run, &dump).await;
     drop(own);
 }
 
@@ -157,6 +210,60 @@ async fn tables_in_use_by_a_long_reader_are_waited_for() {
     reader.commit().await.unwrap();
     let run = cluster.ended(id).await;
     cluster.assert_succeeded(&run, &dump).await;
+}
+
+/// A run that readers never let through: it fails and says who they are, and what to do.
+async fn must_be_held_up(cluster: &Cluster, dump: &ShopDump, reason: &str) {
+    let id = cluster.start_run(BackupMode::Sync).await;
+    let run = cluster.ended(id).await;
+    cluster.assert_failed(&run, reason).await;
+    let error = run.error.as_deref().unwrap_or_default();
+    assert!(error.contains("un_informe"), "the reader is not named: {error}");
+    assert!(error.contains("end what is in the way, then start a new run"), "{error}");
+    cluster.assert_target(dump).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_never_lets_go_fails_the_run_and_reads_on() {
+    let dump = ShopDump::committed();
+    let prepared = prepare(&dump).set("backup.sicar.cutover_patience_seconds", 4);
+    let cluster = Cluster::start(prepared).await;
+    cluster.import(BackupMode::Sync, &dump).await;
+    let mut reader = cluster.target().pool().begin().await.unwrap();
+    reader.execute("SET LOCAL application_name = 'un_informe'").await.unwrap();
+    let count = "SELECT count(*) FROM articulo";
+    let before: i64 = sqlx::query_scalar(count).fetch_one(&mut *reader).await.unwrap();
+    must_be_held_up(&cluster, &dump, "the tables stayed in use for").await;
+    let still: i64 = sqlx::query_scalar(count).fetch_one(&mut *reader).await.unwrap();
+    assert_eq!(still, before);
+    reader.rollback().await.unwrap();
+    cluster.import(BackupMode::Sync, &dump).await;
+}
+
+#[tokio::test]
+async fn an_old_transaction_that_never_ends_fails_the_run_and_reads_on() {
+    let dump = ShopDump::committed();
+    let prepared = prepare(&dump)
+        .set("backup.sicar.snapshot_wait_seconds", 2)
+        .set("backup.sicar.cutover_patience_seconds", 3);
+    let cluster = Cluster::start(prepared).await;
+    cluster.import(BackupMode::Sync, &dump).await;
+    let mut reader = cluster.target().pool().begin().await.unwrap();
+    // Its snapshot stands, and it holds no table: what it reads next it would find empty.
+    for sql in [
+        "SET LOCAL application_name = 'un_informe'",
+        "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "SELECT 1",
+    ] {
+        reader.execute(sql).await.unwrap();
+    }
+    must_be_held_up(&cluster, &dump, "transactions that began before the load are still open")
+        .await;
+    let read: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM articulo").fetch_one(&mut *reader).await.unwrap();
+    assert!(read > 0, "it sees a hole");
+    reader.rollback().await.unwrap();
+    cluster.import(BackupMode::Sync, &dump).await;
 }
 
 #[tokio::test]

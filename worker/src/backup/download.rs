@@ -116,14 +116,14 @@ async fn open_batch(step: &Step<'_>, request: &BackupRequest) -> Result<(BatchId
     });
     context.runs.merge_notes_in(&mut tx, run.id, &notes).await?;
     context.runs.set_phase_in(&mut tx, run.id, "download").await?;
-    let message = format!(
-        "downloading {} ({})",
-        request.filename.as_deref().unwrap_or("the backup"),
-        request.filesize_bytes.map_or_else(
-            || "size unknown".to_owned(),
-            |bytes| format!("{:.1} MiB", mib(u64::try_from(bytes).unwrap_or(0)))
-        )
-    );
+    let exact = request.filesize_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+    let size = match (exact, request.filesize_mb) {
+        (Some(bytes), _) => format!("{:.1} MiB", mib(bytes)),
+        (None, Some(megabytes)) => format!("about {megabytes:.1} MB"),
+        (None, None) => "size unknown".to_owned(),
+    };
+    let message =
+        format!("downloading {} ({size})", request.filename.as_deref().unwrap_or("the backup"),);
     let fields = json!({ "request_id": request.id, "filename": request.filename });
     context.runs.log_in(&mut tx, run.id, LogLevel::Info, &message, &fields).await?;
     tx.commit().await?;

@@ -123,7 +123,10 @@ impl<'a> Step<'a> {
     async fn tell_of_failure(&self, error: &JobError) {
         let attempt = self.job.attempt;
         if error.is_failure() && attempt.count_ones() == 1 && attempt < self.job.max_attempts {
-            let message = format!("attempt {attempt} of {} failed: {error}", self.job.kind);
+            let text = error.to_string();
+            // What becomes of the job is the queue's affair.
+            let text = text.strip_prefix(&format!("{}: ", error.as_str())).unwrap_or(&text);
+            let message = format!("attempt {attempt} of {} failed: {text}", self.job.kind);
             let fields = json!({ "job_id": self.job.id, "attempt": attempt });
             self.log(LogLevel::Warn, &message, fields).await;
         }

@@ -26,7 +26,25 @@ pub async fn abandon(pool: &PgPool, id: &ImportId, reason: &str) -> Result<(), I
         Err(error) if error.is_missing_rights() => return Ok(()),
         made => made?,
     }
-    let state: String = sqlx::query_scalar(
+    let mut marked = mark_failed(&mut connection, id, reason).await;
+    if matches!(&marked, Err(error) if error.is_disk_full()) {
+        // What fills the disk may be its own rows: without them there is room for the word.
+        drop_staging(&mut connection, id).await?;
+        marked = mark_failed(&mut connection, id, reason).await;
+    }
+    if marked? == ledger::state::FAILED {
+        drop_staging(&mut connection, id).await?;
+    }
+    Ok(())
+}
+
+/// Marks an import failed unless it is live; the state it is in then.
+async fn mark_failed(
+    connection: &mut PgConnection,
+    id: &ImportId,
+    reason: &str,
+) -> Result<String, ImportError> {
+    sqlx::query_scalar(
         "-- abandon_import
          INSERT INTO relevo_ledger.import AS i
              (id, owner, schema, staging, state, fence_incarnation, fence_job_id, fence_epoch,
@@ -41,13 +59,9 @@ pub async fn abandon(pool: &PgPool, id: &ImportId, reason: &str) -> Result<(), I
     .bind(id.as_str())
     .bind(id.staging_schema())
     .bind(reason)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection)
     .await
-    .map_err(|source| ImportError::database("abandoning the import", source))?;
-    if state == ledger::state::FAILED {
-        drop_staging(&mut connection, id).await?;
-    }
-    Ok(())
+    .map_err(|source| ImportError::database("abandoning the import", source))
 }
 
 /// How long a running pg_dump may hold up dropping a schema, which a later [`leftovers`] then lists.

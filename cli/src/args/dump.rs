@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::translation::TranslationArgs;
+
 /// `relevo dump …`.
 #[derive(Debug, Subcommand)]
 pub enum DumpCommand {
@@ -14,14 +16,11 @@ pub enum DumpCommand {
         after_help = "Examples:\n  relevo dump translate shop.sql.gz | psql shop\n  zcat shop.sql.gz | relevo dump translate - --schema shop > shop.pg.sql"
     )]
     Translate(TranslateArgs),
-    /// Say what a dump contains: tables, rows, what would be left out; and whether it is complete
+    /// Say what a dump contains and what an import would make of it: tables, rows, types, what is changed, refused or left out, time and room
     #[command(
-        after_help = "Examples:\n  relevo dump inspect shop.sql.gz\n  relevo dump inspect shop.sql.gz --json"
+        after_help = "Examples:\n  relevo dump inspect shop.sql.gz\n  relevo dump inspect shop.sql.gz --columns\n  relevo dump inspect shop.sql.gz --json"
     )]
-    Inspect {
-        /// The dump: .sql, .sql.gz, or - for standard input
-        file: PathBuf,
-    },
+    Inspect(InspectArgs),
 }
 
 /// `relevo dump import`.
@@ -88,9 +87,32 @@ pub struct ImportArgs {
     /// Load a dump without its last line, "-- Dump completed", too: it may be cut off
     #[arg(long)]
     pub allow_incomplete: bool,
-    /// tinyint(1) becomes boolean instead of smallint
+    /// Of a table's rows take only those for which a condition in SQL is true, as in "venta=fecha >= '2024-01-01'"; may be repeated
+    #[arg(long = "where", value_name = "TABLE=CONDITION", value_parser = pair)]
+    pub filters: Vec<(String, String)>,
+    /// Read the dump twice: bigint unsigned that fits becomes bigint, tinyint(1) of 0 and 1 only becomes boolean
     #[arg(long)]
-    pub tinyint1_as_boolean: bool,
+    pub two_pass: bool,
+    /// How many times its size a packed dump may grow to
+    #[arg(long, value_name = "TIMES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub unpack_limit: u32,
+    #[command(flatten)]
+    pub translation: TranslationArgs,
+}
+
+/// `relevo dump inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The dump, plain or packed with gzip, zstd, bzip2 or xz; or - for standard input
+    pub file: PathBuf,
+    /// List every column with its type, and what is left out with its source
+    #[arg(long)]
+    pub columns: bool,
+    /// How many times its size a packed dump may grow to
+    #[arg(long, value_name = "TIMES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub unpack_limit: u32,
+    #[command(flatten)]
+    pub translation: TranslationArgs,
 }
 
 /// How readers come to see the new rows.
@@ -112,7 +134,7 @@ pub enum IntoExisting {
 }
 
 /// Reads `OLD=NEW`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => {
             Ok((old.to_owned(), new.to_owned()))
@@ -138,7 +160,6 @@ pub struct TranslateArgs {
     /// Schema to write the tables into
     #[arg(long, default_value = "public", value_name = "NAME")]
     pub schema: String,
-    /// tinyint(1) becomes boolean instead of smallint
-    #[arg(long)]
-    pub tinyint1_as_boolean: bool,
+    #[command(flatten)]
+    pub translation: TranslationArgs,
 }

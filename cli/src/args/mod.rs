@@ -1,6 +1,7 @@
 //! The command line: what can be written and what `--help` says about it.
 
 pub mod dump;
+pub mod translation;
 pub mod operate;
 pub mod outside;
 pub mod schedule;

@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use relevo_import::{
-    Certificate, Completion, CutoverMode, DirectOptions, ImportError, Inspection, OldSnapshots,
-    Readers, Selection,
+    Certificate, Completion, CutoverMode, DirectOptions, ImportError, OldSnapshots, Readers,
+    Selection,
 };
-use relevo_mysqldump::{SkippedKind, SkippedObject, TranslateOptions};
 use relevo_pg::PgError;
 use secrecy::SecretString;
 
+use super::dump_inspect;
 use crate::args::DumpCommand;
 use crate::args::dump::{Cutover, ImportArgs, IntoExisting, OldSnapshotPolicy, TranslateArgs};
 use crate::certificate;
 use crate::failure::{Exit, Failure, OrFail as _, StdoutClosed};
 use crate::import_view::ImportView;
-use crate::output::{Output, clean, count, size, table};
+use crate::output::{Output, clean};
 use crate::shutdown;
 
 /// Bytes handed to the reader of SQL in one piece at least.
@@ -30,17 +30,17 @@ pub async fn dump(command: DumpCommand, out: Output) -> Result<(), Failure> {
     match command {
         DumpCommand::Import(args) => import(args, out).await,
         DumpCommand::Translate(args) => translate(args, out).await,
-        DumpCommand::Inspect { file } => inspect(&file, out).await,
+        DumpCommand::Inspect(args) => dump_inspect::inspect(args, out).await,
     }
 }
 
 /// A dump to read, and its size where it has one.
-struct Input {
-    reader: Box<dyn Read + Send>,
-    size_bytes: Option<u64>,
+pub(super) struct Input {
+    pub(super) reader: Box<dyn Read + Send>,
+    pub(super) size_bytes: Option<u64>,
 }
 
-fn open(path: &Path) -> Result<Input, Failure> {
+pub(super) fn open(path: &Path) -> Result<Input, Failure> {
     if path == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err(Failure::new(Exit::Usage, "standard input is a terminal, no dump")
@@ -67,10 +67,14 @@ fn open(path: &Path) -> Result<Input, Failure> {
 }
 
 async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
-    let (file, maps) = (args.file.clone(), args.map.clone());
+    let (file, maps, two_pass) = (args.file.clone(), args.map.clone(), args.two_pass);
+    if two_pass && file == Path::new("-") {
+        return Err(Failure::new(Exit::Usage, "standard input can be read once only")
+            .advise("save the dump to a file, or leave --two-pass out"));
+    }
     let options = options_of(args)?;
     if maps.is_empty() {
-        let imported = import_one(&file, options, out).await?;
+        let imported = import_one(&file, options, two_pass, out).await?;
         return out.document(&imported, || certificate_text(&imported));
     }
     if maps.len() > 1 && file == Path::new("-") {
@@ -82,7 +86,7 @@ async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
         let mut options = options.clone();
         options.import.database = Some(database);
         options.import.schema = schema;
-        imported.push(import_one(&file, options, out).await?);
+        imported.push(import_one(&file, options, two_pass, out).await?);
     }
     out.document(&imported, || imported.iter().map(certificate_text).collect::<Vec<_>>().join("\n"))
 }
@@ -113,7 +117,9 @@ fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
         OldSnapshotPolicy::Proceed => OldSnapshots::Proceed,
     };
     options.import.cutover.snapshot_wait_seconds = args.snapshot_wait;
-    options.import.translate.tinyint1_as_boolean = args.tinyint1_as_boolean;
+    options.import.translate = args.translation.into_options();
+    options.import.filters = args.filters.into_iter().collect();
+    options.import.unpack_limit = args.unpack_limit;
     options.jobs = usize::from(args.jobs);
     options.cancel = shutdown::on_signal()?;
     Ok(options)
@@ -121,9 +127,13 @@ fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
 
 async fn import_one(
     file: &Path,
-    options: DirectOptions,
+    mut options: DirectOptions,
+    two_pass: bool,
     out: Output,
 ) -> Result<Certificate, Failure> {
+    if two_pass {
+        choose_types(file, &mut options, out).await?;
+    }
     let input = open(file)?;
     let stopped = options.cancel.clone();
     let view = Arc::new(ImportView::new(out, input.size_bytes));
@@ -149,6 +159,24 @@ async fn import_one(
     Err(refused(error, context))
 }
 
+/// The first pass: types that the values allow.
+async fn choose_types(
+    file: &Path,
+    options: &mut DirectOptions,
+    out: Output,
+) -> Result<(), Failure> {
+    let input = open(file)?;
+    let view = Arc::new(ImportView::new(out, input.size_bytes));
+    let (progress, import) = (Arc::clone(&view), options.import.clone());
+    let work = move || relevo_import::choose_types(input.reader, &import, &*progress);
+    let chosen = blocking(work).await;
+    view.finish();
+    let chosen =
+        chosen?.map_err(|error| refused(error, "the first pass failed; nothing was imported"))?;
+    options.import.translate.columns.extend(chosen);
+    Ok(())
+}
+
 fn certificate_text(imported: &Certificate) -> String {
     match serde_json::to_value(imported) {
         Ok(document) => certificate::text(&document),
@@ -158,7 +186,7 @@ fn certificate_text(imported: &Certificate) -> String {
 }
 
 /// What is wrong with the URL is the command line's fault; everything else was tried.
-fn refused(error: ImportError, context: &'static str) -> Failure {
+pub(super) fn refused(error: ImportError, context: &'static str) -> Failure {
     let exit = match &error {
         ImportError::Target(PgError::Url { .. }) => Exit::Usage,
         _ => Exit::Failed,
@@ -171,64 +199,9 @@ fn refused(error: ImportError, context: &'static str) -> Failure {
     failure
 }
 
-async fn inspect(path: &Path, out: Output) -> Result<(), Failure> {
-    let input = open(path)?;
-    let view = Arc::new(ImportView::new(out, input.size_bytes));
-    let progress = Arc::clone(&view);
-    let outcome = blocking(move || relevo_import::inspect(input.reader, &*progress)).await;
-    view.finish();
-    let found = outcome?.map_err(|error| refused(error, "the dump can't be read to its end"))?;
-    out.document(&found, || describe(&found))
-}
-
-fn describe(found: &Inspection) -> String {
-    let rows: Vec<Vec<String>> = found
-        .tables
-        .iter()
-        .map(|table| {
-            vec![
-                table.source_name.clone(),
-                count(table.rows),
-                size(table.rows_bytes),
-                table.definition.columns.len().to_string(),
-            ]
-        })
-        .collect();
-    let mut text = table(&["TABLE", "ROWS", "SIZE", "COLUMNS"], &rows, "no tables\n");
-    let total: u64 = found.tables.iter().map(|table| table.rows).sum();
-    text.push_str(&format!("\n{} table(s), {} rows\n", found.tables.len(), count(total)));
-    text.push_str(if found.summary.complete {
-        "the dump ends with its completion line\n"
-    } else {
-        "the dump has NO completion line: it may be cut off\n"
-    });
-    for object in &found.skipped {
-        text.push_str(&format!("not carried over: {}\n", clean(&object_text(object))));
-    }
-    for warning in &found.warnings {
-        text.push_str(&format!("note: {}\n", clean(&warning.message)));
-    }
-    text
-}
-
-fn object_text(object: &SkippedObject) -> String {
-    let kind = match object.kind {
-        SkippedKind::View => "view",
-        SkippedKind::Trigger => "trigger",
-        SkippedKind::Routine => "routine",
-        SkippedKind::Event => "event",
-        SkippedKind::Sequence => "sequence",
-        SkippedKind::Statement => "statement",
-    };
-    format!("{kind} {}", object.name)
-}
-
 async fn translate(args: TranslateArgs, out: Output) -> Result<(), Failure> {
     let input = open(&args.file)?;
-    let options = TranslateOptions {
-        tinyint1_as_boolean: args.tinyint1_as_boolean,
-        ..TranslateOptions::default()
-    };
+    let options = args.translation.into_options();
     // The SQL itself is the output; progress would only stand between its lines on a terminal.
     let silent = Output::new(out.is_json() || io::stdout().is_terminal());
     let view = Arc::new(ImportView::new(silent, input.size_bytes));
@@ -275,7 +248,7 @@ fn closed(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Failure> {
     Ok(tokio::task::spawn_blocking(work).await.context("reading the dump panicked")?)

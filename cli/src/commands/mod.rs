@@ -6,6 +6,7 @@ pub mod connections;
 pub mod console;
 pub mod dead;
 pub mod doctor;
+mod dump_inspect;
 pub mod dumps;
 pub mod handover;
 pub mod jobs;

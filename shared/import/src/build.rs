@@ -65,6 +65,13 @@ pub(crate) enum Work {
         /// The statement.
         sql: String,
     },
+    /// Takes rows out again; noted in the ledger under `step`, with their number.
+    Filter {
+        /// Unique within the import.
+        step: String,
+        /// The DELETE.
+        sql: String,
+    },
     /// A statement that may be run again, outside a transaction, and is not noted.
     Run {
         /// The statement.
@@ -110,7 +117,10 @@ impl Builder<'_> {
         let done = self.steps_done().await?;
         let tasks: Vec<Task> = tasks
             .into_iter()
-            .filter(|task| !matches!(&task.work, Work::Build { step, .. } if done.contains(step)))
+            .filter(|task| {
+                !matches!(&task.work, Work::Build { step, .. } | Work::Filter { step, .. }
+                    if done.contains(step))
+            })
             .collect();
         let workers = self.jobs.clamp(1, tasks.len().max(1));
         let board = Board::new(tasks);
@@ -213,7 +223,7 @@ impl Builder<'_> {
         let what = format!("building {} of {}", task.name, task.table);
         let table = ident::quote_qualified(&self.id.staging_schema(), &task.table);
         match &task.work {
-            Work::Build { step, sql } => {
+            Work::Build { step, sql } | Work::Filter { step, sql } => {
                 let build = self.build(session, task, step, sql);
                 killer.guard_all(&what, STATEMENT_LIMIT, stop, build).await?;
                 Ok(None)
@@ -257,14 +267,26 @@ impl Builder<'_> {
         };
         let connection = session.connection();
         connection.execute("-- build\nBEGIN").await.map_err(refused)?;
-        if let Err(source) = connection.execute(AssertSqlSafe(sql.to_owned())).await {
-            let _ = connection.execute("-- build\nROLLBACK").await;
-            return Err(refused(source));
-        }
+        let outcome = if matches!(task.work, Work::Filter { .. }) {
+            // A prepared statement is one statement, whatever the condition says.
+            sqlx::query(AssertSqlSafe(sql.to_owned()))
+                .persistent(false)
+                .execute(&mut *connection)
+                .await
+        } else {
+            connection.execute(AssertSqlSafe(sql.to_owned())).await
+        };
+        let rows = match outcome {
+            Ok(done) => done.rows_affected(),
+            Err(source) => {
+                let _ = connection.execute("-- build\nROLLBACK").await;
+                return Err(refused(source));
+            }
+        };
         let noted = sqlx::query(
             "-- note_step
-             INSERT INTO relevo_ledger.import_step (import_id, name)
-             SELECT id, $5 FROM relevo_ledger.import
+             INSERT INTO relevo_ledger.import_step (import_id, name, rows)
+             SELECT id, $5, $6 FROM relevo_ledger.import
              WHERE id = $1 AND state = 'sealed'
                AND (fence_incarnation, fence_job_id, fence_epoch) = ($2, $3, $4)
              FOR SHARE",
@@ -274,6 +296,7 @@ impl Builder<'_> {
         .bind(self.fence.job_id)
         .bind(self.fence.epoch)
         .bind(step)
+        .bind(i64::try_from(rows).unwrap_or(i64::MAX))
         .execute(&mut *connection)
         .await
         .map_err(refused)?;

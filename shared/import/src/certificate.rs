@@ -47,6 +47,12 @@ pub struct TableCertificate {
     pub table: String,
     /// Rows in the dump.
     pub rows_dump: u64,
+    /// Rows in the dump, counted a second time in another way; `None` where that was not sure.
+    #[serde(default)]
+    pub rows_recounted: Option<u64>,
+    /// Rows that a condition of the user took out again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_filtered: Option<u64>,
     /// Rows counted in the target.
     pub rows_target: u64,
     /// Rows of the table it replaced, when the guard had to know.

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use relevo_mysqldump::{
-    BatchStats, InsertHeader, RowBatch, RowEncoder, TableDef, TranslateOptions, ddl,
-};
+use relevo_mysqldump::{BatchStats, InsertHeader, RowEncoder, TableDef, TranslateOptions, ddl};
 use relevo_pg::Session;
 use relevo_pg::copy::CopyIn;
 use sqlx::PgPool;
@@ -16,102 +13,30 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::{Batch, Lanes, Spare};
 use crate::error::ImportError;
 use crate::identity::ImportId;
 use crate::progress::{ImportProgress, ProgressEvent};
 
-/// A batch is handed on once it holds this many bytes of rows.
-const BATCH_BYTES: usize = 1024 * 1024;
-
 /// What was copied, by table and COPY statement.
 pub(crate) type Sent = BTreeMap<(String, String), BatchStats>;
 
-/// Whole rows of one INSERT header.
-struct Batch {
-    table: Arc<TableDef>,
-    insert: Arc<InsertHeader>,
-    /// Where its first row starts in the unpacked dump.
-    offset: u64,
-    bytes: Vec<u8>,
+/// What the rows of one COPY have in common.
+type Kind = (Arc<TableDef>, Arc<InsertHeader>);
+
+/// A batch as COPY text, and the encoder for more of its kind.
+struct Encoded {
+    kind: Kind,
+    encoder: RowEncoder,
+    text: Vec<u8>,
+    part: BatchStats,
 }
 
-impl Batch {
-    fn continues(&self, table: &Arc<TableDef>, insert: &Arc<InsertHeader>) -> bool {
-        let same_table = Arc::ptr_eq(&self.table, table) || self.table == *table;
-        same_table && (Arc::ptr_eq(&self.insert, insert) || self.insert == *insert)
-    }
-}
-
-/// Emptied buffers, on their way back to the reader.
-type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
-
-/// The connections' end.
-pub(crate) struct Lanes {
-    jobs: usize,
-    batches: mpsc::Receiver<Batch>,
-    spare: Spare,
-}
-
-/// The reader's end.
-pub(crate) struct Feeder {
-    open: Option<Batch>,
-    batches: mpsc::Sender<Batch>,
-    spare: Spare,
-}
-
-impl Lanes {
-    /// Both ends; about one batch per connection waits in between.
-    pub(crate) fn new(jobs: usize) -> (Self, Feeder) {
-        let (sender, batches) = mpsc::channel(jobs);
-        let spare = Spare::default();
-        let feeder = Feeder { open: None, batches: sender, spare: Arc::clone(&spare) };
-        (Self { jobs, batches, spare }, feeder)
-    }
-}
-
-impl Feeder {
-    /// Takes rows, and hands a batch on when it is full. Blocks while all connections are busy.
-    pub(crate) fn push(&mut self, rows: RowBatch<'_>) -> Result<(), ImportError> {
-        let fits = self.open.as_ref().is_some_and(|open| {
-            open.continues(&rows.table, &rows.insert)
-                && open.bytes.len() + rows.bytes.len() < open.bytes.capacity().max(BATCH_BYTES)
-        });
-        if !fits {
-            self.hand_on()?;
-        }
-        match &mut self.open {
-            Some(open) => {
-                open.bytes.push(b',');
-                open.bytes.extend_from_slice(rows.bytes);
-            }
-            None => {
-                let mut bytes = lock(&self.spare).pop().unwrap_or_default();
-                bytes.extend_from_slice(rows.bytes);
-                let RowBatch { table, insert, offset, .. } = rows;
-                self.open = Some(Batch { table, insert, offset, bytes });
-            }
-        }
-        if self.open.as_ref().is_some_and(|open| open.bytes.len() >= BATCH_BYTES * 3 / 4) {
-            self.hand_on()?;
-        }
-        Ok(())
-    }
-
-    /// Hands the last batch on.
-    pub(crate) fn finish(mut self) -> Result<(), ImportError> {
-        self.hand_on()
-    }
-
-    fn hand_on(&mut self) -> Result<(), ImportError> {
-        let Some(batch) = self.open.take() else { return Ok(()) };
-        // Nobody takes them any more: the connections' own error says why.
-        self.batches.blocking_send(batch).map_err(|_| ImportError::Cancelled)
-    }
-}
-
-fn lock(spare: &Spare) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-    // A panic while it was held can only have left whole buffers behind.
-    spare.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// What comes after a batch.
+enum Ahead {
+    Ready(Box<Encoded>),
+    /// Rows of another kind, or the end; and the buffer that is not needed for them.
+    Other(Option<Batch>, Vec<u8>),
 }
 
 /// What the connections share.
@@ -208,38 +133,39 @@ impl Shared {
     }
 
     /// One connection's share. A COPY stays open for as long as batches of one kind follow one
-    /// another.
+    /// another; while one is sent, the next is encoded.
     async fn copy_all(&self) -> Result<Sent, ImportError> {
         let name = format!("{} load", self.id.program());
         let mut session =
             Session::open(&self.pool, &name, &[("synchronous_commit", "off")]).await?;
         let mut sent = Sent::new();
-        let mut text = Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 2);
+        // Two: one is sent while the other is filled.
+        let mut texts = [Vec::new(), Vec::new()];
         let mut next = self.receive().await;
         while let Some(first) = next.take() {
             let table = ddl::table_name(&first.table);
-            let mut encoder = RowEncoder::new(&first.table, &first.insert, &self.translate)?;
+            let encoder = RowEncoder::new(&first.table, &first.insert, &self.translate)?;
             let statement = encoder.copy_statement(&self.id.staging_schema());
             let what = format!("copying into {table}");
             let mut copy =
                 CopyIn::begin(&mut session, &statement, what, self.idle_limit, self.stop.clone())
                     .await?;
             let mut stats = BatchStats::default();
-            let mut batch = first;
+            let mut ready = self.encode(encoder, first, std::mem::take(&mut texts[0])).await?;
             loop {
-                text.clear();
-                let part = encoder
-                    .encode(&batch.bytes, &mut text)
-                    .map_err(|source| ImportError::Row { batch_offset: batch.offset, source })?;
-                copy.send(&text).await?;
+                let Encoded { kind, encoder, text, part } = ready;
+                let ahead = self.encode_following(&kind, encoder, std::mem::take(&mut texts[1]));
+                let send = async { copy.send(&text).await.map_err(ImportError::from) };
+                let ((), ahead) = tokio::try_join!(send, ahead)?;
                 self.report(&table, &part);
                 stats += &part;
-                let (kind, insert) = (batch.table, batch.insert);
-                batch.bytes.clear();
-                lock(&self.spare).push(batch.bytes);
-                match self.receive().await {
-                    Some(following) if following.continues(&kind, &insert) => batch = following,
-                    other => {
+                match ahead {
+                    Ahead::Ready(following) => {
+                        texts[1] = text;
+                        ready = *following;
+                    }
+                    Ahead::Other(other, unused) => {
+                        texts = [text, unused];
                         next = other;
                         break;
                     }
@@ -260,6 +186,40 @@ impl Shared {
         }
         session.close().await;
         Ok(sent)
+    }
+
+    /// The next batch, encoded if it goes into the COPY at hand.
+    async fn encode_following(
+        &self,
+        (table, insert): &Kind,
+        encoder: RowEncoder,
+        text: Vec<u8>,
+    ) -> Result<Ahead, ImportError> {
+        match self.receive().await {
+            Some(batch) if batch.continues(table, insert) => {
+                let ready = self.encode(encoder, batch, text).await?;
+                Ok(Ahead::Ready(Box::new(ready)))
+            }
+            other => Ok(Ahead::Other(other, text)),
+        }
+    }
+
+    /// Encodes where it keeps nobody from sending.
+    async fn encode(
+        &self,
+        mut encoder: RowEncoder,
+        batch: Batch,
+        mut text: Vec<u8>,
+    ) -> Result<Encoded, ImportError> {
+        let spare = Arc::clone(&self.spare);
+        let work = move || {
+            let kind = (Arc::clone(&batch.table), Arc::clone(&batch.insert));
+            let part = batch.encode(&mut encoder, &mut text, &spare)?;
+            Ok(Encoded { kind, encoder, text, part })
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| ImportError::Crashed { what: "encoding rows" })?
     }
 
     fn report(&self, table: &str, part: &BatchStats) {

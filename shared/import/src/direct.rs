@@ -11,8 +11,9 @@ use relevo_pg::{PoolOptions, Session, connect};
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 
+use crate::batch::Lanes;
 use crate::certificate::{Certificate, PhaseDuration};
-use crate::copy::{Lanes, Sent, copy_lanes};
+use crate::copy::{Sent, copy_lanes};
 use crate::error::ImportError;
 use crate::identity::{Fence, ImportId};
 use crate::ledger;
@@ -124,6 +125,7 @@ impl Direct<'_> {
                     database: import.database.as_deref(),
                     selection: &import.selection,
                     schema_only: import.schema_only,
+                    unpack_limit: import.unpack_limit,
                     translate: &import.translate,
                 };
                 let tally = scan(input, &options, &*progress, &mut |found| {
@@ -215,6 +217,7 @@ impl Direct<'_> {
                 .map(|table| TableManifest {
                     definition: (*table.definition).clone(),
                     rows: table.rows,
+                    rows_recounted: table.rows_recounted,
                 })
                 .collect(),
             chunks,

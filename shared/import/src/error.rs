@@ -77,6 +77,49 @@ pub enum ImportError {
         #[source]
         source: RowError,
     },
+    /// One row cannot be carried over, and it is known which.
+    #[error("byte {offset} (line {line}) of the dump: a row cannot be carried over")]
+    RowAt {
+        /// Where the value starts in the unpacked dump.
+        offset: u64,
+        /// On which line.
+        line: u64,
+        /// The row.
+        #[source]
+        source: RowError,
+    },
+    /// The packed file grows beyond all measure.
+    #[error(
+        "the {packing} file has grown from {input_bytes} to more than {raw_bytes} bytes, over {limit} times its size: no dump does that; if this one does, raise the limit (--unpack-limit)"
+    )]
+    Swollen {
+        /// How it is packed.
+        packing: Packing,
+        /// Bytes of it that were read.
+        input_bytes: u64,
+        /// Bytes that came of them.
+        raw_bytes: u64,
+        /// The ratio allowed.
+        limit: u32,
+    },
+    /// Two ways of counting a table's rows in the dump differ.
+    #[error(
+        "table {table}: the reader found {rows} rows in the dump, a second count {recounted}; one of them misreads it: nothing was imported; please report the dump"
+    )]
+    Recount {
+        /// The table.
+        table: String,
+        /// The reader's count.
+        rows: u64,
+        /// The other one.
+        recounted: u64,
+    },
+    /// A condition for rows of a table that is not in the dump.
+    #[error("there is a condition for rows of table {table}, which the dump does not hold")]
+    Filter {
+        /// The table.
+        table: String,
+    },
     /// The last line is missing.
     #[error(
         "the dump does not end with its \"-- Dump completed\" line: it was cut off while it was written; make or fetch it again"
@@ -369,6 +412,10 @@ impl ImportError {
             | Self::Dump(_)
             | Self::Encoder(_)
             | Self::Row { .. }
+            | Self::RowAt { .. }
+            | Self::Swollen { .. }
+            | Self::Recount { .. }
+            | Self::Filter { .. }
             | Self::Incomplete
             | Self::Empty { .. }
             | Self::SeveralDatabases { .. }

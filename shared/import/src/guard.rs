@@ -135,6 +135,7 @@ mod tests {
         let tables = tables
             .iter()
             .map(|(name, rows)| TableManifest {
+                rows_recounted: None,
                 definition: TableDef { name: (*name).to_owned(), ..TableDef::default() },
                 rows: *rows,
             })

@@ -16,6 +16,12 @@ const BUFFERS_WAITING: usize = 3;
 /// Bytes asked from the input at a time.
 const INPUT_BUFFER_BYTES: usize = 256 * 1024;
 
+/// Up to here a packed file may grow as it likes.
+const FREE_RAW_BYTES: u64 = 256 * 1024 * 1024;
+/// How many times its size a packed dump may grow to, unless something else is asked for: dumps of
+/// text grow to 3 to 20 times, of empty rows to 100.
+pub(crate) const UNPACK_LIMIT: u32 = 200;
+
 /// How far the input is read, shared between the threads.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -57,6 +63,7 @@ impl Buffers<'_> {
 /// was packed, and what `consume` returned.
 pub(crate) fn read<T>(
     input: impl Read + Send,
+    unpack_limit: u32,
     counters: &Counters,
     consume: impl FnOnce(Buffers<'_>) -> Result<T, ImportError>,
 ) -> Result<(Packing, T), ImportError> {
@@ -65,7 +72,9 @@ pub(crate) fn read<T>(
     thread::scope(|scope| {
         let reader = thread::Builder::new()
             .name("relevo-gunzip".to_owned())
-            .spawn_scoped(scope, move || unpack(input, counters, &filled_sender, &emptied_receiver))
+            .spawn_scoped(scope, move || {
+                unpack(input, unpack_limit, counters, &filled_sender, &emptied_receiver)
+            })
             .map_err(ImportError::Read)?;
         let outcome = consume(Buffers { filled, emptied, counters });
         // The consumer's channels are closed now, so the reader ends with its next buffer.
@@ -79,6 +88,7 @@ pub(crate) fn read<T>(
 /// how the input was packed.
 fn unpack(
     input: impl Read,
+    unpack_limit: u32,
     counters: &Counters,
     filled: &SyncSender<Result<Vec<u8>, ImportError>>,
     emptied: &Receiver<Vec<u8>>,
@@ -88,12 +98,22 @@ fn unpack(
     let mut source = BufReader::with_capacity(INPUT_BUFFER_BYTES, counted);
     let (packing, outcome) = match recognise(&mut source) {
         Ok(packing) => {
+            let limit = (packing != Packing::Plain).then_some(unpack_limit);
             let sent = unpacked(packing, source)
-                .and_then(|mut text| send_all(&mut text, counters, filled, emptied));
-            let outcome = sent.map_err(|error| match packing {
-                Packing::Plain => ImportError::Read(error),
-                _ => explain(error, failed.load(Ordering::Relaxed), packing, counters),
-            });
+                .and_then(|mut text| send_all(&mut text, limit, counters, filled, emptied));
+            let outcome = match sent {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(ImportError::Swollen {
+                    packing,
+                    input_bytes: counters.input_bytes.load(Ordering::Relaxed),
+                    raw_bytes: counters.raw_bytes.load(Ordering::Relaxed),
+                    limit: unpack_limit,
+                }),
+                Err(error) if packing == Packing::Plain => Err(ImportError::Read(error)),
+                Err(error) => {
+                    Err(explain(error, failed.load(Ordering::Relaxed), packing, counters))
+                }
+            };
             (packing, outcome)
         }
         Err(error) => (Packing::Plain, Err(error)),
@@ -105,12 +125,14 @@ fn unpack(
     packing
 }
 
+/// Sends all of it, unless it grows beyond the limit: then `false`.
 fn send_all(
     source: &mut impl Read,
+    limit: Option<u32>,
     counters: &Counters,
     filled: &SyncSender<Result<Vec<u8>, ImportError>>,
     emptied: &Receiver<Vec<u8>>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     loop {
         let mut buffer = emptied.try_recv().unwrap_or_default();
         buffer.resize(BUFFER_BYTES, 0);
@@ -124,9 +146,16 @@ fn send_all(
             }
         }
         buffer.truncate(length);
-        counters.raw_bytes.fetch_add(length as u64, Ordering::Relaxed);
+        let raw_bytes =
+            counters.raw_bytes.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
+        let input_bytes = counters.input_bytes.load(Ordering::Relaxed);
+        if raw_bytes > FREE_RAW_BYTES
+            && limit.is_some_and(|limit| raw_bytes / u64::from(limit.max(1)) > input_bytes)
+        {
+            return Ok(false);
+        }
         if filled.send(Ok(buffer)).is_err() || length == 0 {
-            return Ok(());
+            return Ok(true);
         }
     }
 }
@@ -182,7 +211,7 @@ mod tests {
     }
 
     fn read_all(input: impl Read + Send) -> Result<(Packing, Vec<u8>), ImportError> {
-        read(input, &Counters::default(), |mut buffers| {
+        read(input, UNPACK_LIMIT, &Counters::default(), |mut buffers| {
             let mut all = Vec::new();
             while let Some(buffer) = buffers.next()? {
                 all.extend_from_slice(&buffer);
@@ -261,10 +290,27 @@ mod tests {
     #[test]
     fn a_consumer_that_stops_does_not_leave_the_reader_hanging() {
         let text = vec![b'x'; 20 * BUFFER_BYTES];
-        let outcome = read(&text[..], &Counters::default(), |mut buffers| {
+        let outcome = read(&text[..], UNPACK_LIMIT, &Counters::default(), |mut buffers| {
             buffers.next()?;
             Err::<(), _>(ImportError::Cancelled)
         });
         assert!(matches!(outcome, Err(ImportError::Cancelled)));
+    }
+
+    #[test]
+    fn a_bomb_is_noticed_while_it_is_small() {
+        // A member of zeros again and again: quickly made, and read like any other.
+        let bomb = gzip(&vec![b'0'; BUFFER_BYTES]).repeat(300);
+        let drain = |limit| {
+            read(&bomb[..], limit, &Counters::default(), |mut buffers| {
+                while let Some(buffer) = buffers.next()? {
+                    buffers.recycle(buffer);
+                }
+                Ok(())
+            })
+        };
+        let error = drain(UNPACK_LIMIT).unwrap_err();
+        assert!(matches!(error, ImportError::Swollen { .. }), "{error}");
+        drain(2000).unwrap();
     }
 }

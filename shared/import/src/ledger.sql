@@ -80,3 +80,7 @@ COMMENT ON COLUMN relevo_ledger.import.rollback IS 'Set when what this import ha
 -- Since a failed import takes back the schema that it made.
 ALTER TABLE relevo_ledger.import ADD COLUMN IF NOT EXISTS made_schema boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN relevo_ledger.import.made_schema IS 'The target schema was made by this import: should it fail, an empty one is dropped again.';
+
+-- Since rows may be filtered.
+ALTER TABLE relevo_ledger.import_step ADD COLUMN IF NOT EXISTS rows bigint;
+COMMENT ON COLUMN relevo_ledger.import_step.rows IS 'Rows that the statement changed; of a filter, those that it took out.';

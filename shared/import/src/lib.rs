@@ -8,6 +8,7 @@
 //!
 //! It knows nothing of queue, runs or settings.
 
+mod batch;
 mod build;
 mod certificate;
 mod chunk;
@@ -25,11 +26,13 @@ mod packing;
 mod plan;
 mod precheck;
 mod progress;
+mod recount;
 mod scan;
 mod selection;
 mod split;
 pub mod steps;
 mod translate;
+mod two_pass;
 
 pub use certificate::{Certificate, PhaseDuration, TableCertificate};
 pub use chunk::{Chunk, ChunkHeader};
@@ -37,7 +40,7 @@ pub use direct::import_file;
 pub use error::{ImportError, Readers};
 pub use guard::GuardFinding;
 pub use identity::{Fence, ImportId, previous_schema};
-pub use inspect::{InspectedTable, Inspection, inspect};
+pub use inspect::{Estimate, InspectedColumn, InspectedTable, Inspection, inspect};
 pub use manifest::{ChunkEntry, Manifest, TableManifest};
 pub use options::{
     ChunkLimits, Completion, CutoverLimits, CutoverMode, DirectOptions, Guard, ImportOptions,
@@ -48,3 +51,4 @@ pub use progress::{ImportProgress, NoProgress, Phase, ProgressEvent};
 pub use selection::Selection;
 pub use split::{SplitItem, split_to_chunks};
 pub use translate::{Translation, translate};
+pub use two_pass::choose_types;

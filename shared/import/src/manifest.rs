@@ -39,6 +39,9 @@ pub struct TableManifest {
     pub definition: TableDef,
     /// Its rows in the dump.
     pub rows: u64,
+    /// Its rows as counted a second time in another way; `None` where that was not sure of them.
+    #[serde(default)]
+    pub rows_recounted: Option<u64>,
 }
 
 impl TableManifest {

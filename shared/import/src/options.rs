@@ -1,5 +1,6 @@
 //! Choices: where to, how careful, how patient.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use relevo_mysqldump::{DumpSummary, TranslateOptions};
@@ -7,6 +8,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::input::UNPACK_LIMIT;
 use crate::selection::Selection;
 
 /// What one import wants, kept in the target's ledger so that every later step decides alike.
@@ -31,6 +33,10 @@ pub struct ImportOptions {
     pub selection: Selection,
     /// Make the tables and leave their rows out.
     pub schema_only: bool,
+    /// Conditions in SQL by the table's name in Postgres: of its rows only those stay that fit.
+    pub filters: BTreeMap<String, String>,
+    /// How many times its size a packed dump may grow to, once it is over 256 MiB.
+    pub unpack_limit: u32,
     /// Refuse tables that the target does not have; for [`CutoverMode::Merge`] and
     /// [`CutoverMode::Upsert`].
     pub existing_only: bool,
@@ -54,6 +60,8 @@ impl Default for ImportOptions {
             database: None,
             selection: Selection::default(),
             schema_only: false,
+            filters: BTreeMap::new(),
+            unpack_limit: UNPACK_LIMIT,
             existing_only: false,
             vacuum: true,
             finish_jobs: 2,
@@ -242,6 +250,8 @@ pub struct SplitOptions {
     pub database: Option<String>,
     /// Take only these tables, and rename some.
     pub selection: Selection,
+    /// How many times its size a packed dump may grow to, once it is over 256 MiB.
+    pub unpack_limit: u32,
     /// Names and types chosen for tables and columns: those of the import's own options.
     pub translate: TranslateOptions,
 }
@@ -256,6 +266,7 @@ impl SplitOptions {
             completion: Completion::Expected,
             database: None,
             selection: Selection::default(),
+            unpack_limit: UNPACK_LIMIT,
             translate: TranslateOptions::default(),
         }
     }

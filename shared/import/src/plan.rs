@@ -15,18 +15,16 @@ use crate::options::{ImportOptions, Verify};
 use crate::progress::Phase;
 use crate::steps::Loaded;
 
-/// What is to be built, in four rounds.
+/// What is to be built, in three rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Table by table, the largest first: types, keys, indexes, counts, identities, checks,
-    /// comments.
+    /// comments; then ANALYZE, for connections that would have nothing else to do.
     pub(crate) tables: Vec<Task>,
     /// Foreign keys, not validated: nothing is read.
     pub(crate) keys: Vec<Task>,
     /// Their validation, table by table.
     pub(crate) validations: Vec<Task>,
-    /// ANALYZE.
-    pub(crate) analyses: Vec<Task>,
     /// What the translation leaves out or changes.
     pub(crate) notices: Vec<String>,
 }
@@ -85,6 +83,7 @@ pub(crate) fn make(
         let bytes = loaded.get(&table.name()).map_or(0, |loaded| loaded.stats.bytes_out);
         (std::cmp::Reverse(bytes), table.name())
     });
+    let mut analyses = Vec::new();
     for table in tables {
         let name = table.name();
         let made = ddl::create_table(&table.definition, &staging, &options.translate);
@@ -93,7 +92,7 @@ pub(crate) fn make(
         let statements = by_table.remove(name.as_str()).unwrap_or_default();
         // First what rewrites or locks the table, then what shares it, so that the shared work of
         // the largest tables is spread over the connections early.
-        let early = [ddl::Phase::Type, ddl::Phase::NotNull, ddl::Phase::PrimaryKey];
+        let early = [ddl::Phase::NotNull, ddl::Phase::PrimaryKey];
         let of = |phases: &[ddl::Phase]| {
             statements
                 .iter()
@@ -101,7 +100,7 @@ pub(crate) fn make(
                 .map(|statement| build(statement))
                 .collect::<Vec<Task>>()
         };
-        plan.analyses.push(Task {
+        analyses.push(Task {
             phase: Phase::Analyze,
             table: name.clone(),
             name: "statistics".to_owned(),
@@ -109,11 +108,18 @@ pub(crate) fn make(
             exclusive: true,
             optional: false,
         });
+        // What was sent is not what stays, so values cannot be compared.
+        let verify =
+            if options.filters.contains_key(&name) { Verify::Rows } else { options.verify };
+        let filter = options.filters.get(&name).map(|condition| filter(&staging, &name, condition));
         if merged.contains(&name) {
             plan.tables.extend(of(&[ddl::Phase::Type]));
-            plan.tables.push(count(&name, options.verify, loaded.get(&name), round_trips));
+            plan.tables.extend(filter);
+            plan.tables.push(count(&name, verify, loaded.get(&name), round_trips));
             continue;
         }
+        plan.tables.extend(of(&[ddl::Phase::Type]));
+        plan.tables.extend(filter);
         plan.tables.extend(of(&early));
         plan.tables.extend(of(&[ddl::Phase::Index]));
         plan.tables.extend(own_indexes.iter().filter(|own| own.table == name).map(|own| Task {
@@ -127,7 +133,7 @@ pub(crate) fn make(
             exclusive: false,
             optional: true,
         }));
-        plan.tables.push(count(&name, options.verify, loaded.get(&name), round_trips));
+        plan.tables.push(count(&name, verify, loaded.get(&name), round_trips));
         plan.tables.extend(of(&[ddl::Phase::Identity]));
         plan.tables.extend(ddl::identity_setval(&table.definition, &staging).map(|sql| Task {
             phase: Phase::Index,
@@ -159,7 +165,30 @@ pub(crate) fn make(
             });
         }
     }
+    plan.tables.extend(analyses);
     plan
+}
+
+/// What the step is called that filters a table's rows.
+pub(crate) const FILTER_STEP: &str = "filter ";
+
+/// Takes out the rows for which the condition is not true.
+fn filter(staging: &str, table: &str, condition: &str) -> Task {
+    let target = ident::quote_qualified(staging, table);
+    Task {
+        phase: Phase::Verify,
+        table: table.to_owned(),
+        name: "row filter".to_owned(),
+        work: Work::Filter {
+            step: format!("{FILTER_STEP}{table}"),
+            // On lines of its own: a comment in it ends with it.
+            sql: format!(
+                "-- filter_rows\nDELETE FROM {target} WHERE (\n{condition}\n) IS NOT TRUE"
+            ),
+        },
+        exclusive: true,
+        optional: false,
+    }
 }
 
 fn build(statement: &PostLoad) -> Task {

@@ -1,6 +1,6 @@
 //! Drives the splitter over an input and keeps the tally: which tables, how many rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,7 @@ use crate::input::{self, Counters};
 use crate::options::Completion;
 use crate::packing::Packing;
 use crate::progress::{ImportProgress, ProgressEvent};
+use crate::recount::{self, Recount};
 use crate::selection::{Renamer, Selection};
 
 const NO_LAST_LINE: &str = "the dump's tool ends a dump with the line \"-- Dump completed\", which is \
@@ -46,6 +47,10 @@ pub(crate) struct TableTally {
     pub(crate) definition: Arc<TableDef>,
     pub(crate) rows: u64,
     pub(crate) rows_bytes: u64,
+    /// As counted a second time in another way.
+    pub(crate) rows_recounted: Option<u64>,
+    /// What the second count names it by.
+    key: String,
 }
 
 /// What a scan takes and what it insists on.
@@ -55,6 +60,8 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) selection: &'a Selection,
     /// Pass over all rows.
     pub(crate) schema_only: bool,
+    /// How many times its size a packed dump may grow to.
+    pub(crate) unpack_limit: u32,
     /// Names and types chosen for tables and columns.
     pub(crate) translate: &'a TranslateOptions,
 }
@@ -76,10 +83,14 @@ pub(crate) fn scan(
         warnings: Vec::new(),
         passed_over: Vec::new(),
         renamer: Renamer::default(),
+        read: HashMap::new(),
+        reading: None,
     };
-    let (packing, summary) = input::read(input, &counters, |mut buffers| {
+    let mut recount = Recount::new();
+    let (packing, summary) = input::read(input, options.unpack_limit, &counters, |mut buffers| {
         let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::of(options.translate));
         while let Some(buffer) = buffers.next()? {
+            recount.feed(&buffer);
             splitter
                 .feed(&buffer, &mut |event| scan.take(event).map_err(Into::into))
                 .map_err(unwrap_sink)?;
@@ -94,7 +105,13 @@ pub(crate) fn scan(
     if options.completion.is_missed_by(&summary) {
         return Err(ImportError::Incomplete);
     }
-    let Scan { tables, skipped, mut warnings, passed_over, .. } = scan;
+    scan.note_rows();
+    let Scan { mut tables, skipped, mut warnings, passed_over, read, .. } = scan;
+    let recounted = recount.finish();
+    compare(&read, &recounted)?;
+    for table in &mut tables {
+        table.rows_recounted = recounted.get(&table.key).copied();
+    }
     if summary.completion_expected && !summary.complete {
         warnings.push(DumpWarning { offset: summary.bytes, message: NO_LAST_LINE.to_owned() });
     }
@@ -131,6 +148,26 @@ pub(crate) fn unwrap_sink(error: DumpError) -> ImportError {
     }
 }
 
+fn key_of(table: &TableDef) -> String {
+    recount::key(table.database.as_deref(), &table.name)
+}
+
+/// Both ways of counting must agree where the second is sure of itself.
+fn compare(
+    read: &HashMap<String, u64>,
+    recounted: &BTreeMap<String, u64>,
+) -> Result<(), ImportError> {
+    let differing = recounted.iter().find(|(key, rows)| read.get(*key) != Some(*rows));
+    match differing {
+        Some((key, recounted)) => Err(ImportError::Recount {
+            table: key.trim_start_matches('.').to_owned(),
+            rows: read.get(key).copied().unwrap_or_default(),
+            recounted: *recounted,
+        }),
+        None => Ok(()),
+    }
+}
+
 struct Scan<'a> {
     options: &'a ScanOptions<'a>,
     sink: &'a mut dyn FnMut(Found<'_>) -> Result<(), ImportError>,
@@ -142,14 +179,19 @@ struct Scan<'a> {
     /// Databases whose tables were not wanted.
     passed_over: Vec<String>,
     renamer: Renamer,
+    /// Rows by table as the dump names it, wanted or not.
+    read: HashMap<String, u64>,
+    /// The table that rows came for last.
+    reading: Option<(Arc<TableDef>, u64)>,
 }
 
 impl Scan<'_> {
     fn take(&mut self, event: Event<'_>) -> Result<(), ImportError> {
         match event {
             Event::Table(table) if self.wanted(&table) => {
+                let key = key_of(&table);
                 let table = self.rename(table);
-                self.table(table)
+                self.table(table, key)
             }
             Event::Altered(table) if self.wanted(&table) => {
                 let table = self.rename(table);
@@ -162,8 +204,11 @@ impl Scan<'_> {
                 let table = self.rename(table);
                 self.dropped(&table)
             }
-            Event::Rows(_) if self.options.schema_only => Ok(()),
-            Event::Rows(batch) if self.wanted(&batch.table) => {
+            Event::Rows(batch) => {
+                self.note(&batch);
+                if self.options.schema_only || !self.wanted(&batch.table) {
+                    return Ok(());
+                }
                 let table = self.rename(Arc::clone(&batch.table));
                 self.rows(RowBatch { table, ..batch })
             }
@@ -175,7 +220,24 @@ impl Scan<'_> {
                 self.warnings.push(warning);
                 Ok(())
             }
-            Event::Table(_) | Event::Altered(_) | Event::Dropped(_) | Event::Rows(_) => Ok(()),
+            Event::Table(_) | Event::Altered(_) | Event::Dropped(_) => Ok(()),
+        }
+    }
+
+    /// Counts what the reader found, wanted or not.
+    fn note(&mut self, batch: &RowBatch<'_>) {
+        match &mut self.reading {
+            Some((table, rows)) if Arc::ptr_eq(table, &batch.table) => *rows += batch.rows,
+            _ => {
+                self.note_rows();
+                self.reading = Some((Arc::clone(&batch.table), batch.rows));
+            }
+        }
+    }
+
+    fn note_rows(&mut self) {
+        if let Some((table, rows)) = self.reading.take() {
+            *self.read.entry(key_of(&table)).or_default() += rows;
         }
     }
 
@@ -199,7 +261,7 @@ impl Scan<'_> {
         false
     }
 
-    fn table(&mut self, table: Arc<TableDef>) -> Result<(), ImportError> {
+    fn table(&mut self, table: Arc<TableDef>, key: String) -> Result<(), ImportError> {
         let name = ddl::table_name(&table);
         if let Some(place) = self.places.get(&name) {
             let other = &self.tables[*place].definition;
@@ -214,7 +276,14 @@ impl Scan<'_> {
         }
         (self.sink)(Found::Table(&table))?;
         self.places.insert(name.clone(), self.tables.len());
-        self.tables.push(TableTally { name, definition: table, rows: 0, rows_bytes: 0 });
+        self.tables.push(TableTally {
+            name,
+            definition: table,
+            rows: 0,
+            rows_bytes: 0,
+            rows_recounted: None,
+            key,
+        });
         Ok(())
     }
 

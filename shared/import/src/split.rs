@@ -44,6 +44,7 @@ pub fn split_to_chunks(
         database: options.database.as_deref(),
         selection: &options.selection,
         schema_only: false,
+        unpack_limit: options.unpack_limit,
         translate: &options.translate,
     };
     let tally = scan(input, &scan_options, progress, &mut |found| split.take(found))?;
@@ -55,6 +56,7 @@ pub fn split_to_chunks(
             .map(|table| TableManifest {
                 definition: (*table.definition).clone(),
                 rows: table.rows,
+                rows_recounted: table.rows_recounted,
             })
             .collect(),
         chunks: split.chunks,

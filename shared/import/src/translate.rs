@@ -46,7 +46,7 @@ pub fn translate(
         piece: Vec::with_capacity(PIECE_BYTES * 2),
         notices: Vec::new(),
     };
-    let (_, summary) = input::read(input, &counters, |mut buffers| {
+    let (_, summary) = input::read(input, input::UNPACK_LIMIT, &counters, |mut buffers| {
         let mut splitter = DumpSplitter::new(relevo_mysqldump::SplitOptions::of(options));
         while let Some(buffer) = buffers.next()? {
             splitter

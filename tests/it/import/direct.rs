@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use relevo_import::{NoProgress, Phase, Verify, import_file, inspect, translate};
+use relevo_import::{ImportOptions, NoProgress, Phase, Verify, import_file, inspect, translate};
 use relevo_tests::{ShopDump, reference};
 
 use super::dump::Dump;
@@ -115,7 +115,7 @@ async fn another_schema_leaves_public_alone() {
 #[test]
 fn inspect_and_translate_need_no_database() {
     let dump = Dump::default();
-    let inspection = inspect(dump.reader(), &NoProgress).unwrap();
+    let inspection = inspect(dump.reader(), &ImportOptions::default(), &NoProgress).unwrap();
     assert_eq!(inspection.packing, relevo_import::Packing::Gzip);
     let rows: Vec<_> = inspection.tables.iter().map(|t| (t.name.as_str(), t.rows)).collect();
     assert_eq!(rows, [("departamento", 2), ("categoria", 12), ("articulo", 300)]);

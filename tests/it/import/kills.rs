@@ -39,15 +39,9 @@ async fn quiet(target: &Target) {
 async fn a_direct_import_dropped_in_any_phase_is_cleared_up_by_the_next() {
     let target = Target::new().await;
     target.import(&Dump::new(300, "uno")).await.unwrap();
-    for wanted in [
-        Phase::Load,
-        Phase::Verify,
-        Phase::Index,
-        Phase::Constrain,
-        Phase::Analyze,
-        Phase::Wait,
-        Phase::Cutover,
-    ] {
+    for wanted in
+        [Phase::Load, Phase::Verify, Phase::Index, Phase::Constrain, Phase::Wait, Phase::Cutover]
+    {
         let reached = Arc::new(Notify::new());
         let told = Arc::clone(&reached);
         let listener = Listener::new(move |phase| {
@@ -198,15 +192,8 @@ async fn finish_dropped_or_cut_off_in_any_phase_goes_on_where_it_stopped() {
     cut.prepare(pool, fence(1, 1)).await;
     cut.load_all(pool, 2).await;
     steps::seal(pool, &cut.id, &cut.manifest, fence(1, 1)).await.unwrap();
-    let phases = [
-        Phase::Verify,
-        Phase::Index,
-        Phase::Constrain,
-        Phase::Analyze,
-        Phase::Wait,
-        Phase::Cutover,
-        Phase::Clean,
-    ];
+    let phases =
+        [Phase::Verify, Phase::Index, Phase::Constrain, Phase::Wait, Phase::Cutover, Phase::Clean];
     let mut epoch = 0;
     for wanted in phases {
         for dropped in [true, false] {

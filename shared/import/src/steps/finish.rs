@@ -16,6 +16,7 @@ use super::begin::make_target_schema;
 use super::clean::clean;
 use super::golive::GoLive;
 use super::merging;
+use super::objects::Objects;
 use crate::build::{Builder, Counted};
 use crate::certificate::{Certificate, PhaseDuration};
 use crate::error::ImportError;
@@ -78,6 +79,8 @@ pub(crate) async fn finish_after(
             clock,
             notices: Vec::new(),
             merged: BTreeSet::new(),
+            filtered: BTreeMap::new(),
+            objects: Objects::default(),
         };
         finish.run().await?;
     }
@@ -153,10 +156,15 @@ pub(super) struct Finish<'a> {
     pub(super) notices: Vec<String>,
     /// Present tables whose rows are changed in place; none where tables are exchanged.
     merged: BTreeSet<String>,
+    /// Rows that conditions of the user took out, by table.
+    pub(super) filtered: BTreeMap<String, u64>,
+    /// The dump's views and sequences.
+    pub(super) objects: Objects,
 }
 
 impl Finish<'_> {
     async fn run(&mut self) -> Result<(), ImportError> {
+        self.check_filters()?;
         self.clock.enter(Phase::Verify);
         let loaded = self.loaded_tables().await?;
         let name = format!("{} finish", self.id.program());
@@ -191,7 +199,10 @@ impl Finish<'_> {
         let counted = self.build(&plan).await?;
         self.notices.extend(plan.notices.iter().cloned());
         self.notices.extend(plan::unvalidated_checks(session.connection(), &staging).await?);
+        self.filtered = self.filtered_rows(session.connection()).await?;
         self.compare(&loaded, &counted)?;
+        self.objects = self.plan_objects(session.connection()).await?;
+        let exchange = self.exchange();
 
         // In place, rows are not taken from under anybody's snapshot.
         if self.merged.is_empty() {
@@ -275,6 +286,34 @@ impl Finish<'_> {
         Ok(before)
     }
 
+    /// Every condition is for a table that there is.
+    fn check_filters(&self) -> Result<(), ImportError> {
+        let tables: BTreeSet<String> =
+            self.manifest.tables.iter().map(|table| table.name()).collect();
+        match self.options.filters.keys().find(|table| !tables.contains(*table)) {
+            Some(table) => Err(ImportError::Filter { table: table.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What the conditions took out, by table, as the ledger has it.
+    async fn filtered_rows(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<BTreeMap<String, u64>, ImportError> {
+        let steps: Vec<(String, i64)> = sqlx::query_as(
+            "-- list_filtered_rows
+             SELECT substr(name, length($2) + 1), rows FROM relevo_ledger.import_step
+             WHERE import_id = $1 AND starts_with(name, $2) AND rows IS NOT NULL",
+        )
+        .bind(self.id.as_str())
+        .bind(plan::FILTER_STEP)
+        .fetch_all(connection)
+        .await
+        .map_err(|source| ImportError::database("reading what was filtered", source))?;
+        Ok(steps.into_iter().map(|(table, rows)| (table, rows.unsigned_abs())).collect())
+    }
+
     fn notice(&mut self, notice: String) {
         self.progress.report(ProgressEvent::Notice(&notice));
         self.notices.push(notice);
@@ -294,8 +333,12 @@ impl Finish<'_> {
                 .filter(|table| !self.merged.contains(table))
                 .collect(),
             retired: Vec::new(),
-            first: Vec::new(),
-            after_move: plan::after_move(self.manifest, self.options, &self.merged),
+            first: self.objects.first.clone(),
+            after_move: [
+                plan::after_move(self.manifest, self.options, &self.merged),
+                self.objects.after_move.clone(),
+            ]
+            .concat(),
         }
     }
 
@@ -340,8 +383,6 @@ impl Finish<'_> {
             }
             outcome => outcome,
         }?;
-        self.clock.enter(Phase::Analyze);
-        self.builder().run(plan.analyses.clone()).await?;
         Ok(built.counted)
     }
 
@@ -354,10 +395,12 @@ impl Finish<'_> {
         for table in &self.manifest.tables {
             let name = table.name();
             let (rows_target, checksum) = counted.get(&name).copied().unwrap_or_default();
-            if rows_target != table.rows {
+            let wanted =
+                table.rows - self.filtered.get(&name).copied().unwrap_or_default().min(table.rows);
+            if rows_target != wanted {
                 return Err(ImportError::RowsDiffer {
                     table: name,
-                    rows_dump: table.rows,
+                    rows_dump: wanted,
                     rows_target,
                 });
             }

@@ -106,6 +106,8 @@ impl Finish<'_> {
             let stats = loaded.get(&name).map(|loaded| loaded.stats.clone()).unwrap_or_default();
             TableCertificate {
                 rows_dump: table.rows,
+                rows_recounted: table.rows_recounted,
+                rows_filtered: self.filtered.get(&name).copied(),
                 rows_target,
                 rows_before: before.get(&name).copied(),
                 checksum_dump: stats.checksum,
@@ -118,6 +120,7 @@ impl Finish<'_> {
         let notices = self
             .notices
             .iter()
+            .chain(&self.objects.notices)
             .chain(&exchanged.notices)
             .chain(self.manifest.warnings.iter().map(|warning| &warning.message));
         let notices = each_once(notices.cloned());
@@ -134,7 +137,7 @@ impl Finish<'_> {
             rows: self.manifest.rows(),
             tables: tables.collect(),
             dump: self.manifest.summary.clone(),
-            skipped: self.manifest.skipped.clone(),
+            skipped: self.objects.left.clone(),
             notices,
         }
     }

@@ -22,6 +22,7 @@ mod finish;
 mod golive;
 mod load;
 mod merging;
+mod objects;
 mod rollback;
 mod seal;
 mod status;

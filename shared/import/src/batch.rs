@@ -1,0 +1,134 @@
+//! Rows of the dump, gathered by the reader for the connections.
+
+use std::sync::{Arc, Mutex};
+
+use relevo_mysqldump::{BatchStats, InsertHeader, RowBatch, RowEncoder, RowError, TableDef};
+use tokio::sync::mpsc;
+
+use crate::error::ImportError;
+
+/// A batch is handed on once it holds this many bytes of rows.
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Whole rows of one INSERT header.
+pub(crate) struct Batch {
+    pub(crate) table: Arc<TableDef>,
+    pub(crate) insert: Arc<InsertHeader>,
+    /// Where its parts stand in the unpacked dump.
+    places: Vec<Place>,
+    bytes: Vec<u8>,
+}
+
+/// A part of a batch that is one piece in the dump, too.
+struct Place {
+    /// Where it begins in the batch.
+    at: usize,
+    /// Where it begins in the dump.
+    offset: u64,
+    /// On which line.
+    line: u64,
+}
+
+impl Batch {
+    pub(crate) fn continues(&self, table: &Arc<TableDef>, insert: &Arc<InsertHeader>) -> bool {
+        let same_table = Arc::ptr_eq(&self.table, table) || self.table == *table;
+        same_table && (Arc::ptr_eq(&self.insert, insert) || self.insert == *insert)
+    }
+
+    /// Encodes it into `text`, which is emptied first, and gives its buffer back.
+    pub(crate) fn encode(
+        mut self,
+        encoder: &mut RowEncoder,
+        text: &mut Vec<u8>,
+        spare: &Spare,
+    ) -> Result<BatchStats, ImportError> {
+        text.clear();
+        let stats = encoder.encode(&self.bytes, text).map_err(|source| self.locate(source))?;
+        self.bytes.clear();
+        // A row far longer than a batch does not stay in memory.
+        self.bytes.shrink_to(BATCH_BYTES * 2);
+        lock(spare).push(self.bytes);
+        Ok(stats)
+    }
+
+    /// Says where in the dump a row is that cannot be carried over.
+    fn locate(&self, source: RowError) -> ImportError {
+        let part = self.places.partition_point(|place| place.at <= source.offset).saturating_sub(1);
+        let Some(&Place { at, offset, line }) = self.places.get(part) else {
+            return ImportError::Row { batch_offset: 0, source };
+        };
+        let before = &self.bytes[at..source.offset.clamp(at, self.bytes.len())];
+        let lines = before.iter().filter(|byte| **byte == b'\n').count() as u64;
+        ImportError::RowAt { offset: offset + before.len() as u64, line: line + lines, source }
+    }
+}
+
+/// Emptied buffers, on their way back to the reader.
+pub(crate) type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// The connections' end.
+pub(crate) struct Lanes {
+    pub(crate) jobs: usize,
+    pub(crate) batches: mpsc::Receiver<Batch>,
+    pub(crate) spare: Spare,
+}
+
+/// The reader's end.
+pub(crate) struct Feeder {
+    open: Option<Batch>,
+    batches: mpsc::Sender<Batch>,
+    spare: Spare,
+}
+
+impl Lanes {
+    /// Both ends; about one batch per connection waits in between.
+    pub(crate) fn new(jobs: usize) -> (Self, Feeder) {
+        let (sender, batches) = mpsc::channel(jobs);
+        let spare = Spare::default();
+        let feeder = Feeder { open: None, batches: sender, spare: Arc::clone(&spare) };
+        (Self { jobs, batches, spare }, feeder)
+    }
+}
+
+impl Feeder {
+    /// Takes rows, and hands a batch on when it is full. Blocks while all connections are busy.
+    pub(crate) fn push(&mut self, rows: RowBatch<'_>) -> Result<(), ImportError> {
+        let fits = self.open.as_ref().is_some_and(|open| {
+            open.continues(&rows.table, &rows.insert)
+                && open.bytes.len() + rows.bytes.len() < open.bytes.capacity().max(BATCH_BYTES)
+        });
+        if !fits {
+            self.hand_on()?;
+        }
+        let RowBatch { table, insert, offset, line, bytes, .. } = rows;
+        let open = self.open.get_or_insert_with(|| {
+            let bytes = lock(&self.spare).pop().unwrap_or_default();
+            Batch { table, insert, places: Vec::new(), bytes }
+        });
+        if !open.bytes.is_empty() {
+            open.bytes.push(b',');
+        }
+        open.places.push(Place { at: open.bytes.len(), offset, line });
+        open.bytes.extend_from_slice(bytes);
+        if self.open.as_ref().is_some_and(|open| open.bytes.len() >= BATCH_BYTES * 3 / 4) {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Hands the last batch on.
+    pub(crate) fn finish(mut self) -> Result<(), ImportError> {
+        self.hand_on()
+    }
+
+    fn hand_on(&mut self) -> Result<(), ImportError> {
+        let Some(batch) = self.open.take() else { return Ok(()) };
+        // Nobody takes them any more: the connections' own error says why.
+        self.batches.blocking_send(batch).map_err(|_| ImportError::Cancelled)
+    }
+}
+
+fn lock(spare: &Spare) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+    // A panic while it was held can only have left whole buffers behind.
+    spare.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

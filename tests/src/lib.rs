@@ -28,6 +28,7 @@ pub use gateway::Gateway;
 pub use mail::MailServer;
 pub use mariadb::MariaDb;
 pub use pg_dump::pg_dump;
+pub use pgbouncer::PgBouncer;
 pub use postgres::OwnPostgres;
 pub use process::{Process, ProcessBuilder, binary_path, clean_command, free_port};
 pub use rotel::Rotel;

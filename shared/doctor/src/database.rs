@@ -37,14 +37,21 @@ struct About {
 
 /// Connects, with a connection for the questions.
 pub(crate) async fn connect(url: &SecretString) -> Result<PgConnection, PgError> {
-    // No settings of the session: poolers refuse them at the start of a connection.
-    relevo_pg::connect_one(url, &PoolOptions::named("relevo-doctor")).await
+    relevo_pg::connect_proved(url, &PoolOptions::named("relevo-doctor")).await
 }
 
 /// Asks a database everything that does not depend on what it is for.
 pub(crate) async fn ask(subject: String, url: SecretString, embedded: bool) -> Vec<Finding> {
     let mut connection = match connect(&url).await {
         Ok(connection) => connection,
+        Err(error @ PgError::Pooler { .. }) => {
+            return vec![Finding::problem(
+                "postgres.pooler",
+                &subject,
+                error.to_string(),
+                "give the server's own address: through a pooler LISTEN, session locks, prepared statements and the settings of a session belong to nobody, so Relevo refuses to work there",
+            )];
+        }
         // The control plane's own unreachability is told by whoever tried to open it.
         Err(_) if subject == "database" => return Vec::new(),
         Err(error) => {
@@ -54,15 +61,6 @@ pub(crate) async fn ask(subject: String, url: SecretString, embedded: bool) -> V
         }
     };
     let mut findings = Vec::new();
-    let pooled = is_pooled(&mut connection, &url).await;
-    if pooled {
-        findings.push(Finding::warning(
-            "postgres.pooler",
-            &subject,
-            "a pooler in transaction mode stands before this database: two sessions share one connection of the server",
-            "give the server's own address, or the pooler's port in session mode: LISTEN, session locks and session settings do not work through it, and imports need them",
-        ));
-    }
     match about(&mut connection).await {
         Ok(about) => judge(&subject, &about, embedded, &mut findings),
         Err(error) => findings.push(Finding::warning(
@@ -72,35 +70,13 @@ pub(crate) async fn ask(subject: String, url: SecretString, embedded: bool) -> V
                 "the server answers, but not to questions about itself: {}",
                 relevo_errors::chain(&error)
             ),
-            if pooled { "ask it directly, without the pooler" } else { "see the server's log" },
+            "see the server's log",
         )),
     }
     findings.extend(skew(&mut connection, &subject).await);
     // A failure to say goodbye costs nothing.
     let _ = connection.close().await;
     findings
-}
-
-/// Whether two sessions of ours are one for the server. Only a pooler in transaction or statement
-/// mode lets them share a connection while both are open.
-async fn is_pooled(first: &mut PgConnection, url: &SecretString) -> bool {
-    let Ok(mut second) = connect(url).await else { return false };
-    let pooled = async {
-        let before = backend(first).await?;
-        let other = backend(&mut second).await?;
-        let after = backend(first).await?;
-        Ok::<_, sqlx::Error>(before == other || before != after)
-    };
-    let pooled = pooled.await.unwrap_or(false);
-    let _ = second.close().await;
-    pooled
-}
-
-/// The server's process behind a connection, by the simple protocol: prepared statements may not
-/// survive a pooler.
-async fn backend(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
-    let statement = "-- doctor::backend\nSELECT pg_backend_pid()::text";
-    sqlx::Executor::fetch_one(connection, sqlx::raw_sql(statement)).await?.try_get(0)
 }
 
 async fn about(connection: &mut PgConnection) -> Result<About, sqlx::Error> {

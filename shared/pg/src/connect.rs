@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::error::{PgError, sqlstate};
-use crate::socket;
+use crate::{pooler, socket};
 
 /// The oldest server the SQL of this workspace was written for.
 pub const OLDEST_SUPPORTED_MAJOR: u32 = 13;
@@ -164,6 +164,20 @@ pub async fn connect_one(
     open(&connect_options(url, options)?, options.connect_timeout).await
 }
 
+/// The same, after the proof that [`connect`] asks for: a server of a known version, and no pooler
+/// before it.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_proved(
+    url: &SecretString,
+    options: &PoolOptions,
+) -> Result<PgConnection, PgError> {
+    let connect_options = connect_options(url, options)?;
+    probe(&connect_options, options.connect_timeout).await?;
+    open(&connect_options, options.connect_timeout).await
+}
+
 /// Opens one more connection with the settings of a pool, outside of it.
 ///
 /// # Errors
@@ -221,9 +235,14 @@ fn checked_url(url: &str) -> Result<String, PgError> {
     Ok(if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) })
 }
 
-/// Makes one connection, checks the server's version, closes it again.
+/// Makes one connection, checks that it is the server's own and the server's version, closes it
+/// again.
 async fn probe(options: &PgConnectOptions, limit: Duration) -> Result<(), PgError> {
     let mut connection = open(options, limit).await?;
+    // First of all: through a pooler even the next question may get another session's answer.
+    if pooler::stands_between(&mut connection, options, limit).await {
+        return Err(PgError::Pooler { address: address(options) });
+    }
     // -- probe
     let version: i32 =
         sqlx::query_scalar("-- probe\nSELECT current_setting('server_version_num')::int")
@@ -293,6 +312,7 @@ fn explain(options: &PgConnectOptions, error: sqlx::Error) -> PgError {
         sqlx::Error::Tls(source) => {
             PgError::Tls { address, sslmode: sslmode(options.get_ssl_mode()).to_owned(), source }
         }
+        other if pooler::refuses_settings(&other) => PgError::Pooler { address },
         other => match sqlstate(&other).as_deref() {
             Some("28P01") => PgError::Password { address, user, source: other },
             Some("28000") => PgError::NotAdmitted { address, user, source: other },

@@ -121,6 +121,14 @@ pub enum PgError {
         #[source]
         source: sqlx::Error,
     },
+    /// A pooler in between, whose sessions are not one's own.
+    #[error(
+        "a connection pooler stands at {address}, in transaction mode or refusing the settings a session begins with; queue and imports need sessions of their own: give the server's own address"
+    )]
+    Pooler {
+        /// `host:port` or the socket's path.
+        address: String,
+    },
     /// A standby, which cannot be written to.
     #[error("{address} is a read-only standby; point the database URL at the primary")]
     ReadOnly {
@@ -187,6 +195,7 @@ impl PgError {
             | Self::NotAdmitted { .. }
             | Self::MissingDatabase { .. }
             | Self::MissingRights { .. }
+            | Self::Pooler { .. }
             | Self::TooOld { .. }
             | Self::Cancelled { .. } => false,
         }

@@ -7,10 +7,11 @@ pub mod cutover;
 pub mod embedded;
 pub mod error;
 pub mod ident;
+mod pooler;
 pub mod session;
 mod socket;
 pub mod staging;
 
-pub use connect::{PoolOptions, connect, connect_beside, connect_one};
+pub use connect::{PoolOptions, connect, connect_beside, connect_one, connect_proved};
 pub use error::PgError;
 pub use session::Session;

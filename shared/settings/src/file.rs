@@ -188,7 +188,10 @@ impl Walk<'_> {
                 texts.collect::<Result<Vec<_>, _>>().map(|texts| texts.join(","))
             }
             (_, DeValue::String(text)) => expand(text, self.env),
-            (Kind::Integer { .. }, DeValue::Integer(number)) if number.radix() == 10 => {
+            // A port or a chat's number is a text here, and is written without quotes all the same.
+            (Kind::Integer { .. } | Kind::Text, DeValue::Integer(number))
+                if number.radix() == 10 =>
+            {
                 Ok(number.as_str().to_owned())
             }
             (Kind::Boolean, DeValue::Boolean(truth)) => Ok(truth.to_string()),

@@ -5,6 +5,7 @@ mod alerts;
 mod channels;
 mod connections;
 mod doctor;
+mod pooler;
 pub mod receiver;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod mail;
 mod mariadb;
 mod pg_dump;
+mod pgbouncer;
 pub mod planted;
 mod postgres;
 mod process;

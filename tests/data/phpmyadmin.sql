@@ -61,7 +61,7 @@ CREATE TABLE `ciudad` (
 
 INSERT INTO `ciudad` (`id`, `estado_id`, `order`, `vecina_id`) VALUES
 (18446744073709551615, 1, 'Coyoacán', 5),
-(5, 2, 'Etla', 6),
+(5, 2, 'Etla', 18446744073709551615),
 (6, NULL, '', NULL);
 
 --

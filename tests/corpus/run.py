@@ -9,21 +9,54 @@ verify.py where it has one, else by ours; then keys, indexes and what the certif
 when anything differs that the certificate does not name and count.
 """
 
+import fcntl
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import venv
 from concurrent.futures import ThreadPoolExecutor
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # No single dump of a corpus takes longer.
 LIMIT_SECONDS = 900
+# With which a folder's own verify.py reads tables.
+PSYCOPG = "psycopg[binary]==3.3.9"
 
 
 def run(*command):
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+
+
+def python_with_psycopg(relevo):
+    """This Python if it has the package, else one of a virtual environment near the binary, made once."""
+    if importlib.util.find_spec("psycopg"):
+        return sys.executable
+    folder = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(relevo))), "peers", "psycopg")
+    os.makedirs(folder, exist_ok=True)
+    own, complete = os.path.join(folder, "venv"), os.path.join(folder, "complete")
+    with open(os.path.join(folder, "lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(complete):
+            venv.create(own, with_pip=True, clear=True)
+            pip = os.path.join(own, "bin", "pip")
+            made = run(pip, "install", "--quiet", "--disable-pip-version-check", PSYCOPG)
+            if made.returncode:
+                sys.exit(f"psycopg cannot be installed: {made.stderr.strip()}")
+            # Written last: what has it is complete.
+            open(complete, "w").close()
+    return os.path.join(own, "bin", "python")
+
+
+def verifier(relevo, folder):
+    """How the folder's values are checked: by its own verify.py where it has one, else by ours."""
+    theirs = os.path.join(folder, "verify.py")
+    if os.path.exists(theirs):
+        return [python_with_psycopg(relevo), theirs]
+    return [sys.executable, os.path.join(HERE, "verify.py")]
 
 
 def documents(text):
@@ -59,7 +92,7 @@ def compare(entry, checked, certificates):
     return documented, problems
 
 
-def check(relevo, folder, url, entry, number):
+def check(relevo, folder, verify, url, entry, number):
     """Imports one dump into a fresh database; what is documented and what is wrong."""
     name = f"relevo_corpus_{os.getpid()}_{number}"
     base = url.rsplit("/", 1)[0]
@@ -76,10 +109,8 @@ def check(relevo, folder, url, entry, number):
             imported = run("env", f"RELEVO_DATA_DIR={data}", relevo, "dump", "import", dump, "--to", own, "--json", *maps)
         if imported.returncode:
             return [], [f"exit {imported.returncode}: {imported.stderr.strip()[-400:]}"]
-        theirs = os.path.join(folder, "verify.py")
-        verify = theirs if os.path.exists(theirs) else os.path.join(HERE, "verify.py")
         manifest = os.path.join(folder, "manifest.json")
-        answer = run(sys.executable, verify, own, "*" if several else "public", manifest, entry["file"], "--json")
+        answer = run(*verify, own, "*" if several else "public", manifest, entry["file"], "--json")
         if not answer.stdout.strip():
             return [], [answer.stderr.strip()[-400:]]
         return compare(entry, json.loads(answer.stdout), documents(imported.stdout))
@@ -96,8 +127,9 @@ def main():
     entries = [entry for entry in entries if not wanted or entry["file"].startswith(tuple(wanted))]
     if not entries:
         sys.exit("no dump of that name in the manifest")
+    verify = verifier(relevo, folder)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        outcomes = list(pool.map(lambda pair: check(relevo, folder, url, pair[1], pair[0]), enumerate(entries)))
+        outcomes = list(pool.map(lambda pair: check(relevo, folder, verify, url, pair[1], pair[0]), enumerate(entries)))
     width = max(len(entry["file"]) for entry in entries)
     failed = 0
     for entry, (documented, problems) in zip(entries, outcomes):

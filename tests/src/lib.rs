@@ -15,6 +15,7 @@ mod pgbouncer;
 pub mod planted;
 mod postgres;
 mod process;
+mod python;
 pub mod reference;
 pub mod rotel;
 pub mod schemathesis;

@@ -1,6 +1,5 @@
 //! A real mail server: aiosmtpd from PyPI, with TLS by a certificate of its own.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::target_folder;
+use crate::python::{programs_of, run};
 use crate::{Process, free_port, wait_for};
 
 /// The version that was tried.
@@ -32,7 +31,7 @@ pub struct MailServer {
 impl MailServer {
     /// Starts one; `security` is `none`, `starttls` or `tls`.
     pub async fn start(security: &str) -> Self {
-        let python = python();
+        let python = programs_of(&format!("aiosmtpd=={VERSION}")).join("python");
         let folder = TempDir::with_prefix("relevo-mail-").expect("a folder for the mail server");
         certificate(folder.path());
         let port = free_port();
@@ -111,29 +110,4 @@ fn certificate(folder: &Path) {
         "-extfile",
         "server.ext",
     ]);
-}
-
-/// A Python with the server, in the target folder, installed by the first test that asks for it.
-fn python() -> PathBuf {
-    let folder = target_folder().join("peers").join(format!("aiosmtpd-{VERSION}"));
-    std::fs::create_dir_all(&folder).expect("a folder for the mail server");
-    let lock = File::create(folder.join("lock")).expect("a lock for the installation");
-    lock.lock().expect("wait for whoever is installing it");
-    let (venv, complete) = (folder.join("venv"), folder.join("complete"));
-    if !complete.is_file() {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        run(Command::new(venv.join("bin/pip"))
-            .args(["install", "--quiet", "--disable-pip-version-check"])
-            .arg(format!("aiosmtpd=={VERSION}")));
-        std::fs::write(&complete, "").expect("note that it is complete");
-    }
-    venv.join("bin/python")
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| {
-        panic!("{command:?}: {error}; `./dev test` installs what the tests need")
-    });
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {told}");
 }

@@ -3,14 +3,12 @@
 //! It prints every span it takes in, and that is read here.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::target_folder;
+use crate::python::programs_of;
 use crate::{Process, free_port, wait_for};
 
 /// The version whose output is read here.
@@ -160,35 +158,10 @@ fn unwrapped(value: &str) -> String {
     inner.strip_suffix(')').unwrap_or(inner).to_owned()
 }
 
-/// The collector's program in the target folder, installed by the first test that asks for it.
+/// The collector's program: the package holds it, beside a wrapper that is of no use here.
 fn program() -> PathBuf {
-    let folder = target_folder().join("peers").join(format!("rotel-{VERSION}"));
-    std::fs::create_dir_all(&folder).expect("a folder for the collector");
-    let lock = File::create(folder.join("lock")).expect("a lock for the installation");
-    lock.lock().expect("wait for whoever is installing it");
-    let program = folder.join("program");
-    if !program.is_file() {
-        let venv = folder.join("venv");
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        run(Command::new(venv.join("bin/pip"))
-            .args(["install", "--quiet", "--disable-pip-version-check"])
-            .arg(format!("rotel=={VERSION}")));
-        let installed = find(&venv.join("lib")).expect("rotel-agent in what was installed");
-        // Under its final name it is complete.
-        let unfinished = folder.join("program.new");
-        std::fs::copy(installed, &unfinished).expect("copy the collector's program");
-        std::fs::rename(&unfinished, &program).expect("name the collector's program");
-        std::fs::remove_dir_all(&venv).ok();
-    }
-    program
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| {
-        panic!("{command:?}: {error}; `./dev test` installs what the tests need")
-    });
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {told}");
+    let programs = programs_of(&format!("rotel=={VERSION}"));
+    find(&programs.with_file_name("lib")).expect("rotel-agent in what was installed")
 }
 
 /// `…/python3.*/site-packages/rotel/rotel-agent`.

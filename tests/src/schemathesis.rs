@@ -1,12 +1,11 @@
 //! Schemathesis from PyPI: requests made from an API's own description, what it allows and what it
 //! forbids.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use crate::process::target_folder;
+use crate::python::programs_of;
 
 /// The version that is installed.
 const VERSION: &str = "4.32.5";
@@ -26,7 +25,9 @@ const SEEDS: [&str; 3] = ["1", "2", "3"];
 ///
 /// When it cannot be installed or does not end.
 pub async fn run(url: &str, key: &str, budget: Duration, left_out: &[&str]) -> (bool, String) {
-    let program = tokio::task::spawn_blocking(program).await.expect("install schemathesis");
+    let programs = || programs_of(&format!("schemathesis=={VERSION}"));
+    let programs = tokio::task::spawn_blocking(programs).await.expect("install schemathesis");
+    let program = programs.join("schemathesis");
     let mut outcome = (false, String::new());
     for seed in SEEDS {
         outcome = run_once(&program, url, key, budget, left_out, seed).await;
@@ -72,33 +73,4 @@ async fn run_once(
     let told = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), told)
-}
-
-/// The program in the target folder, installed by the first test that asks for it.
-fn program() -> PathBuf {
-    let folder = target_folder().join("peers").join(format!("schemathesis-{VERSION}"));
-    std::fs::create_dir_all(&folder).expect("a folder for schemathesis");
-    let lock = File::create(folder.join("lock")).expect("a lock for the installation");
-    lock.lock().expect("wait for whoever is installing it");
-    let venv = folder.join("venv");
-    // Written last: what has it is complete.
-    let complete = folder.join("complete");
-    if !complete.is_file() {
-        execute(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        execute(
-            Command::new(venv.join("bin/pip"))
-                .args(["install", "--quiet", "--disable-pip-version-check"])
-                .arg(format!("schemathesis=={VERSION}")),
-        );
-        File::create(&complete).expect("note that the installation is complete");
-    }
-    venv.join("bin/schemathesis")
-}
-
-fn execute(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| {
-        panic!("{command:?}: {error}; `./dev test` installs what the tests need")
-    });
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {told}");
 }

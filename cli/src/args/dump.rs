@@ -106,8 +106,8 @@ pub struct InspectArgs {
     /// The dump, plain or packed with gzip, zstd, bzip2 or xz; or - for standard input
     pub file: PathBuf,
     /// List every column with its type, and what is left out with its source
-    #[arg(long)]
-    pub columns: bool,
+    #[arg(long = "columns")]
+    pub list_columns: bool,
     /// How many times its size a packed dump may grow to
     #[arg(long, value_name = "TIMES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub unpack_limit: u32,

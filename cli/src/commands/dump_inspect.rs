@@ -27,7 +27,7 @@ pub async fn inspect(args: InspectArgs, out: Output) -> Result<(), Failure> {
     let outcome = blocking(work).await;
     view.finish();
     let found = outcome?.map_err(|error| refused(error, "the dump can't be read to its end"))?;
-    out.document(&found, || describe(&found, args.columns))?;
+    out.document(&found, || describe(&found, args.list_columns))?;
     if found.is_refused() {
         let error =
             anyhow!("an import of this dump would fail: it holds rows that can't be carried over");

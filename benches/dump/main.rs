@@ -1,9 +1,11 @@
 //! `./dev bench dump`: the dump import beside its limits, on one server, in one run, in turns:
-//! gunzip alone, translation to nowhere, a bare COPY of the same rows, and COPY, indexes, keys and
-//! ANALYZE one after the other. Medians, and ratios to the targets.
+//! gunzip alone, translation to nowhere, a bare COPY of the same rows, COPY, indexes, keys and
+//! ANALYZE one after the other, and a restore into MariaDB followed by pgloader. Medians, and ratios
+//! to the targets.
 
 mod baseline;
 mod import;
+mod peers;
 mod report;
 
 use std::path::PathBuf;
@@ -73,6 +75,7 @@ async fn measure(file: &std::path::Path, server: &Server, rounds: usize) -> Resu
     let folder = tempfile::Builder::new().prefix("relevo-bench").tempdir()?;
     eprintln!("encoding the rows for the bare COPY …");
     let encoded = Encoded::new(file, folder.path())?;
+    let mariadb = peers::MariaDb::from_env()?;
     let mut samples = Samples::new(file, &encoded, &server.version().await?)?;
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds} …");
@@ -95,6 +98,13 @@ async fn measure(file: &std::path::Path, server: &Server, rounds: usize) -> Resu
         let url = server.database().await?;
         samples.hashed.push(import::in_child(file, &url, 2, true).await?);
         server.drop_databases().await?;
+
+        if let Some(mariadb) = &mariadb {
+            samples.restore.push(mariadb.restore(file)?);
+            let url = server.database().await?;
+            samples.pgloader.push(mariadb.pgloader(&url, folder.path())?);
+            server.drop_databases().await?;
+        }
     }
     Ok(samples)
 }

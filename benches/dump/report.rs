@@ -19,6 +19,9 @@ pub struct Samples {
     /// By the number of COPY connections.
     pub imports: BTreeMap<usize, Vec<Imported>>,
     pub hashed: Vec<Imported>,
+    /// Restoring into MariaDB; empty without one.
+    pub restore: Vec<f64>,
+    pub pgloader: Vec<f64>,
 }
 
 #[derive(Clone, Serialize)]
@@ -54,6 +57,8 @@ impl Samples {
             bare_all: Vec::new(),
             imports: BTreeMap::new(),
             hashed: Vec::new(),
+            restore: Vec::new(),
+            pgloader: Vec::new(),
         })
     }
 
@@ -100,7 +105,7 @@ fn report(samples: &Samples) -> Report {
         ratio: limit.map(|(_, base, _)| seconds / base),
         target: limit.map(|(_, _, target)| target),
     };
-    let lines = vec![
+    let mut lines = vec![
         line("gunzip alone", gunzip, None),
         line(
             "gunzip, tokenise, encode to nowhere",
@@ -136,6 +141,18 @@ fn report(samples: &Samples) -> Report {
             Some(("bare all", all, 1.3)),
         ),
     ];
+    if !samples.pgloader.is_empty() {
+        let live = samples.import(2, |i| i.live_s);
+        let restore = median(samples.restore.iter().copied());
+        let pgloader = median(samples.pgloader.iter().copied());
+        lines.push(line("restore into MariaDB", restore, None));
+        lines.push(line("pgloader from that MariaDB, tuned", pgloader, None));
+        // At least three times, and six times, as fast.
+        let alone = Some(("pgloader", pgloader, 1.0 / 3.0));
+        lines.push(line("import until live, 2 connections", live, alone));
+        let both = Some(("restore + pgloader", restore + pgloader, 1.0 / 6.0));
+        lines.push(line("import until live, 2 connections", live, both));
+    }
     let peak = samples.imports.values().flatten().chain(&samples.hashed);
     let peak_rss_bytes = peak.map(|imported| imported.peak_rss_bytes).max().unwrap_or_default();
     Report {
@@ -168,7 +185,7 @@ pub fn print(samples: &Samples, json: bool) -> Result<()> {
         let ratio = match (line.ratio, line.target, line.against) {
             (Some(ratio), Some(target), Some(against)) => {
                 let verdict = if ratio <= target { "" } else { "  missed" };
-                format!("{ratio:>6.2}  ≤ {target:<5} of {against}{verdict}")
+                format!("{ratio:>6.2}  ≤ {target:<5.3} of {against}{verdict}")
             }
             _ => String::new(),
         };

@@ -187,10 +187,11 @@ impl Recount {
                 if line.len() > 10 && line[..10].eq_ignore_ascii_case(b"delimiter ") {
                     self.block = Some(Vec::new());
                     self.head.clear();
-                } else {
+                } else if !self.head.is_empty() {
                     self.keep(b"\n");
                 }
             }
+            (Part::Head(_), b' ' | b'\t' | b'\r') if self.head.is_empty() => {}
             (Part::Head(_), _) => self.keep(&[byte]),
             (Part::Rows(0), b'(') => {
                 self.current += 1;

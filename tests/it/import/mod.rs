@@ -1,5 +1,6 @@
 //! The dump import on a real Postgres: direct and in steps, repeated, interrupted, guarded.
 
+mod alone;
 mod bad_input;
 mod carried_over;
 mod command;
@@ -10,8 +11,10 @@ mod dumping;
 mod fences;
 mod frozen;
 mod guard;
+mod hostile;
 mod kills;
 mod merge;
+mod objects;
 mod obstacles;
 mod readers;
 mod replication;

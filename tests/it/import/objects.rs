@@ -1,0 +1,114 @@
+//! Views and sequences of the dump, conditions for rows, types that depend on the data.
+
+use super::dump::Dump;
+use super::target::Target;
+use crate::cli::Relevo;
+
+const END: &str = "-- Dump completed on 2026-11-22  6:00:00\n";
+
+/// A table, a view over it as mariadb-dump writes it, and a sequence.
+fn with_view(condition: &str) -> String {
+    format!(
+        "-- MariaDB dump 10.19  Distrib 10.11.6-MariaDB, for debian-linux-gnu (x86_64)\n\
+         CREATE SEQUENCE `folio` start with 1 minvalue 1 maxvalue 9223372036854775806 increment by \
+         1 cache 1000 nocycle ENGINE=InnoDB;\nDO SETVAL(`folio`, 2001, 0);\n\
+         CREATE TABLE `venta` (`id` int(11) NOT NULL, `total` decimal(10,2) DEFAULT NULL, PRIMARY \
+         KEY (`id`));\nINSERT INTO `venta` VALUES (1,5.00),(2,50.00),(3,500.00);\n\
+         /*!50001 CREATE ALGORITHM=UNDEFINED */\n/*!50013 DEFINER=`root`@`localhost` SQL SECURITY \
+         DEFINER */\n/*!50001 VIEW `grande` AS select `venta`.`id` AS `id`,`venta`.`total` AS \
+         `total` from `venta` where `venta`.`total` {condition} */;\n{END}"
+    )
+}
+
+#[tokio::test]
+async fn views_and_sequences_come_along_and_are_made_anew_by_the_next_import() {
+    let target = Target::new().await;
+    let relevo = Relevo::new();
+    let args = ["dump", "import", "v.sql", "--to", target.url()];
+    relevo.file("v.sql", with_view("> 10"));
+    let certificate = relevo.json(&args).await;
+    assert_eq!(certificate["skipped"].as_array().unwrap().len(), 0, "{certificate}");
+    assert_eq!(target.count("grande").await, 2);
+    assert_eq!(target.ask("SELECT nextval('folio')::text").await, "2001");
+
+    relevo.file("v.sql", with_view("> 100"));
+    relevo.json(&args).await;
+    assert_eq!(target.count("grande").await, 1);
+    assert_eq!(target.ask("SELECT nextval('folio')::text").await, "2001");
+
+    // What somebody else built upon it, and what is somebody else's, stays.
+    target.run("CREATE VIEW mine AS SELECT count(*) FROM grande").await;
+    relevo.file("v.sql", with_view("> 10"));
+    let certificate = relevo.json(&args).await;
+    assert_eq!(target.count("grande").await, 1);
+    assert_eq!(target.ask("SELECT count::text FROM mine").await, "1");
+    let notices = certificate["notices"].to_string();
+    assert!(notices.contains("others depend on the present one"), "{notices}");
+    assert_eq!(certificate["skipped"][0]["name"], "grande");
+    target.run("DROP VIEW grande CASCADE; CREATE VIEW grande AS SELECT 7 AS x").await;
+    let certificate = relevo.json(&args).await;
+    assert_eq!(target.ask("SELECT x::text FROM grande").await, "7");
+    assert_eq!(certificate["skipped"][0]["kind"], "view");
+}
+
+#[tokio::test]
+async fn a_condition_chooses_rows_and_what_it_takes_out_is_counted() {
+    let target = Target::new().await;
+    let relevo = Relevo::new();
+    relevo.file("d.sql.gz", Dump::new(300, "uno").gzip());
+    let import = |condition: &'static str| {
+        ["dump", "import", "d.sql.gz", "--to", target.url(), "--force", "--where", condition]
+    };
+    let certificate = relevo.json(&import("articulo=art_id <= 100 -- the first")).await;
+    let table = |name: &str| {
+        let tables = certificate["tables"].as_array().unwrap();
+        tables.iter().find(|table| table["table"] == name).unwrap().clone()
+    };
+    assert_eq!(table("articulo")["rows_dump"], 300);
+    assert_eq!(table("articulo")["rows_recounted"], 300);
+    assert_eq!(table("articulo")["rows_filtered"], 200);
+    assert_eq!(table("articulo")["rows_target"], 100);
+    assert!(table("categoria")["rows_filtered"].is_null());
+    assert_eq!(target.count("articulo").await, 100);
+
+    for (condition, said) in [
+        (
+            "articulo=true); DROP TABLE public.articulo; SELECT (true",
+            "cannot insert multiple commands",
+        ),
+        ("articulo=nada > 1", "nada"),
+        ("otra=true", "table otra, which the dump does not hold"),
+        // Rows that others point to.
+        ("categoria=cat_id > 6", "fk_articulo_categoria"),
+    ] {
+        relevo.refuses(&import(condition), 1, &[said]).await;
+        assert_eq!(target.count("articulo").await, 100, "{condition}");
+        assert_eq!(target.own_schemas().await, "", "{condition}");
+    }
+}
+
+#[tokio::test]
+async fn two_passes_find_the_types_that_the_values_allow() {
+    let target = Target::new().await;
+    let relevo = Relevo::new();
+    let dump = "-- MySQL dump 10.13\nCREATE TABLE `t` (`a` tinyint(1) NOT NULL, `b` tinyint(1), `c` \
+        bigint unsigned, `d` bigint unsigned, `e` tinyint(4));\nINSERT INTO `t` VALUES \
+        (1,0,9223372036854775807,9223372036854775808,1),(0,2,NULL,1,0);\n";
+    relevo.file("t.sql", format!("{dump}{END}"));
+    let types =
+        "SELECT string_agg(format_type(atttypid, NULL), ' ' ORDER BY attnum) FROM pg_attribute
+                 WHERE attrelid = 'public.t'::regclass AND attnum > 0";
+    let args = ["dump", "import", "t.sql", "--to", target.url()];
+    relevo.ok(&args).await;
+    assert_eq!(target.ask(types).await, "smallint smallint numeric numeric smallint");
+    relevo.ok(&[&args[..], &["--two-pass"]].concat()).await;
+    assert_eq!(target.ask(types).await, "boolean smallint bigint numeric smallint");
+    // What is asked for outright counts more, and a value that it cannot hold is refused.
+    relevo.ok(&[&args[..], &["--two-pass", "--column", "t.a=integer"]].concat()).await;
+    assert_eq!(target.ask(types).await, "integer smallint bigint numeric smallint");
+    let wrong = [&args[..], &["--column", "t.b=boolean"]].concat();
+    relevo.refuses(&wrong, 1, &["byte", "line 3", "column \"b\""]).await;
+    relevo
+        .refuses(&["dump", "import", "-", "--two-pass", "--to", target.url()], 2, &["once"])
+        .await;
+}

@@ -2,6 +2,7 @@
 
 #![no_main]
 
+#[expect(dead_code, reason = "of the entry points, each target has one")]
 #[path = "../entry_points.rs"]
 mod entry_points;
 

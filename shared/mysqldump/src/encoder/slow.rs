@@ -282,9 +282,8 @@ impl Converter<'_> {
         };
         let text = match decode {
             Decoder::Latin1 => latin1(&bytes),
-            Decoder::Other(encoding) => {
-                let (text, bad) = encoding.decode_without_bom_handling(&bytes);
-                let text = text.into_owned();
+            Decoder::Other(_) | Decoder::Sjis => {
+                let (text, bad) = decode.by_table(&bytes).unwrap_or_default();
                 if bad { self.invalid_text(&bytes, text)? } else { text }
             }
             Decoder::Auto if std::str::from_utf8(&bytes).is_err() => {
@@ -329,7 +328,7 @@ impl Converter<'_> {
             }
             InvalidTextPolicy::AsServer => {
                 self.counters.replaced_text += 1;
-                if matches!(self.column.decoder, Decoder::Other(_)) {
+                if matches!(self.column.decoder, Decoder::Other(_) | Decoder::Sjis) {
                     return Ok(replaced.replace(char::REPLACEMENT_CHARACTER, "?"));
                 }
                 let mut text = String::with_capacity(bytes.len());

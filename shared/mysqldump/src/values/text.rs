@@ -13,8 +13,28 @@ pub(crate) enum Decoder {
     Latin1,
     /// Any other known character set.
     Other(&'static Encoding),
+    /// MySQL's sjis, in which the full-width backslash of cp932 is the plain one.
+    Sjis,
     /// Each column's bytes are in the column's own character set (`SET NAMES binary`).
     PerColumn,
+}
+
+impl Decoder {
+    /// Text by a table of characters, and whether some bytes have none; `None` when no such table
+    /// is needed.
+    pub(crate) fn by_table(self, bytes: &[u8]) -> Option<(String, bool)> {
+        let encoding = match self {
+            Self::Other(encoding) => encoding,
+            Self::Sjis => encoding_rs::SHIFT_JIS,
+            Self::Utf8 | Self::Auto | Self::Latin1 | Self::PerColumn => return None,
+        };
+        let (text, bad) = encoding.decode_without_bom_handling(bytes);
+        let text = match self {
+            Self::Sjis => text.replace('\u{ff3c}', "\\"),
+            _ => text.into_owned(),
+        };
+        Some((text, bad))
+    }
 }
 
 /// The decoder of a MySQL character set; `None` when it is not known.
@@ -41,7 +61,8 @@ pub(crate) fn decoder(charset: Option<&str>) -> Option<Decoder> {
         "gbk" | "gb2312" => encoding_rs::GBK,
         "gb18030" => encoding_rs::GB18030,
         "big5" => encoding_rs::BIG5,
-        "sjis" | "cp932" => encoding_rs::SHIFT_JIS,
+        "sjis" => return Some(Decoder::Sjis),
+        "cp932" => encoding_rs::SHIFT_JIS,
         "ujis" | "eucjpms" => encoding_rs::EUC_JP,
         "euckr" => encoding_rs::EUC_KR,
         // Only columns are in these, and only under SET NAMES binary.
@@ -98,8 +119,8 @@ impl DoubleByte {
 pub(crate) fn decode(bytes: &[u8], charset: Option<&str>) -> String {
     match decoder(charset) {
         Some(Decoder::Latin1) => latin1(bytes),
-        Some(Decoder::Other(encoding)) => {
-            encoding.decode_without_bom_handling(bytes).0.into_owned()
+        Some(decoder @ (Decoder::Other(_) | Decoder::Sjis)) => {
+            decoder.by_table(bytes).map(|(text, _)| text).unwrap_or_default()
         }
         _ => match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
@@ -154,6 +175,12 @@ mod tests {
         assert_eq!(decode("ñ".as_bytes(), None), "ñ");
         assert_eq!(decode(b"\xf1", None), "ñ");
         assert_eq!(decoder(Some("klingon")), None);
+    }
+
+    #[test]
+    fn sjis_has_one_backslash() {
+        assert_eq!(decode(b"\x81\x5fN\x5c\x83\x5c", Some("sjis")), "\\N\\ソ");
+        assert_eq!(decode(b"\x81\x5f", Some("cp932")), "＼");
     }
 
     #[test]

@@ -32,6 +32,8 @@ impl Parser<'_> {
                 Some((format!("\"{name}\"({})", sql.join(", ")), Kind::Text))
             }
             ("date", 1) if self.has_date(first?) => Some((format!("{}::date", sql[0]), Kind::Date)),
+            // Which letters change depends on the collation, and differs in places.
+            ("lower" | "lcase" | "upper" | "ucase", 1) if self.purpose == Use::Generated => None,
             ("lower" | "lcase" | "upper" | "ucase" | "trim" | "ltrim" | "rtrim", 1)
                 if all(Kind::Text) =>
             {
@@ -47,10 +49,13 @@ impl Parser<'_> {
             ("char_length" | "character_length", 1) if all(Kind::Text) => {
                 Some((format!("char_length({})", sql[0]), Kind::Integer))
             }
-            ("length" | "octet_length", 1) if all(Kind::Text) => {
+            // Bytes in the column's own character set.
+            ("length" | "octet_length", 1) if all(Kind::Text) && self.scope.is_utf8() => {
                 Some((format!("octet_length({})", sql[0]), Kind::Integer))
             }
-            ("md5", 1) if all(Kind::Text) => Some((format!("md5({})", sql[0]), Kind::Text)),
+            ("md5", 1) if all(Kind::Text) && self.scope.is_utf8() => {
+                Some((format!("md5({})", sql[0]), Kind::Text))
+            }
             ("abs", 1) => {
                 is_number(first?).then_some(())?;
                 // MySQL computes in 64 bits: the least smallint has an absolute value there.
@@ -67,7 +72,8 @@ impl Parser<'_> {
                 Some((format!("CASE WHEN {condition} THEN {} ELSE {} END", sql[1], sql[2]), kind))
             }
             ("isnull", 1) => Some((format!("({} IS NULL)", sql[0]), Kind::Bool)),
-            ("concat_ws", 2..) if arguments.iter().all(|a| joins(a.1)) => {
+            // Not immutable in Postgres.
+            ("concat_ws", 2..) if self.is_volatile() && arguments.iter().all(|a| joins(a.1)) => {
                 Some((format!("concat_ws({})", sql.join(", ")), Kind::Text))
             }
             ("round", 1) if matches!(first, Some(Kind::Integer | Kind::Number)) => {

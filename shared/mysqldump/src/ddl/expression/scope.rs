@@ -72,6 +72,15 @@ fn column_kind(
 }
 
 impl Scope<'_> {
+    /// Whether all text is stored as UTF-8 in MySQL, too; of views this is not known.
+    pub(super) fn is_utf8(&self) -> bool {
+        let Self::Table(table) = self else { return false };
+        table.columns.iter().filter(|column| column.ty.is_text()).all(|column| {
+            let charset = column.charset.as_deref().or(table.charset.as_deref());
+            charset.is_none_or(|name| name.starts_with("utf8") || name == "ascii")
+        })
+    }
+
     /// A column by its name and, where one is given, the table's.
     pub(super) fn column(
         &self,

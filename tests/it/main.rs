@@ -7,6 +7,7 @@ mod architecture;
 mod backup;
 mod cli;
 mod console;
+mod differential;
 mod embedded;
 mod import;
 mod kills;

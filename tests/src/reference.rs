@@ -86,7 +86,7 @@ pub enum ColumnKind {
     Int,
     /// Plain decimal without trailing zeros.
     Decimal,
-    /// As the server prints it: both agree where six digits are enough.
+    /// The bytes of the number as a double, the least first, in hexadecimal.
     Float,
     /// `YYYY-MM-DD`, with as many digits of a time as it takes; zero dates count as NULL. A
     /// timestamp is in UTC.

@@ -43,7 +43,8 @@ pub fn compute(server: &MariaDb, database: &str) -> anyhow::Result<Reference> {
 fn tables(server: &MariaDb, database: &str) -> anyhow::Result<BTreeMap<String, Table>> {
     let listed = server.run(&format!(
         "SELECT table_name, IFNULL(auto_increment, '') FROM information_schema.tables \
-         WHERE table_schema = '{database}' AND table_type = 'BASE TABLE';"
+         WHERE table_schema = '{database}' \
+           AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED');"
     ))?;
     let mut tables = BTreeMap::new();
     for line in listed.lines() {
@@ -67,7 +68,8 @@ fn columns(
     tables: &mut BTreeMap<String, Table>,
 ) -> anyhow::Result<()> {
     let listed = server.run(&format!(
-        "SELECT table_name, column_name, data_type, column_type FROM information_schema.columns \
+        "SELECT table_name, column_name, data_type, REPLACE(column_type, '\t', ' ') \
+         FROM information_schema.columns \
          WHERE table_schema = '{database}' ORDER BY table_name, ordinal_position;"
     ))?;
     for line in listed.lines() {
@@ -94,6 +96,7 @@ fn indexes(
     let listed = server.run(&format!(
         "SELECT table_name, index_name, column_name, non_unique, sub_part IS NOT NULL \
          FROM information_schema.statistics WHERE table_schema = '{database}' \
+           AND index_type NOT IN ('FULLTEXT', 'SPATIAL') \
          ORDER BY table_name, index_name, seq_in_index;"
     ))?;
     for line in listed.lines() {
@@ -155,12 +158,10 @@ fn kind(data_type: &str) -> anyhow::Result<ColumnKind> {
         "date" | "datetime" | "timestamp" => ColumnKind::DateTime,
         "time" => ColumnKind::Time,
         "char" => ColumnKind::Char,
-        "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set" => {
-            ColumnKind::Text
-        }
-        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
-            ColumnKind::Binary
-        }
+        "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set" | "uuid"
+        | "inet4" | "inet6" => ColumnKind::Text,
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "geometry"
+        | "point" => ColumnKind::Binary,
         other => bail!("no canonical text is known for values of type {other}"),
     })
 }
@@ -168,20 +169,29 @@ fn kind(data_type: &str) -> anyhow::Result<ColumnKind> {
 /// The canonical text of a column as MariaDB writes it; NULL where the value counts as NULL.
 fn canonical(column: &Column) -> String {
     let name = format!("`{}`", column.name.replace('`', "``"));
+    // Postgres has no NUL characters: an import leaves them out.
+    let text = |name: &str| format!("REPLACE(CONVERT({name} USING utf8mb4), '\\0', '')");
     let trim_zeros = |text: &str| format!("TRIM(TRAILING '.' FROM TRIM(TRAILING '0' FROM {text}))");
     match column.kind {
         ColumnKind::Int => format!("CAST({name} + 0 AS CHAR)"),
         ColumnKind::Decimal if !column.mysql_type.contains(",0)") => trim_zeros(&name),
-        ColumnKind::Decimal | ColumnKind::Float => format!("CAST({name} AS CHAR)"),
+        ColumnKind::Decimal => format!("CAST({name} AS CHAR)"),
+        // The X of a point in WKB, behind its byte order and type. A float is what is printed of it.
+        ColumnKind::Float => format!(
+            "LOWER(SUBSTR(HEX(ST_AsBinary(POINT(CAST(CAST({name} AS CHAR) AS DOUBLE), 0))), 11, 16))"
+        ),
         ColumnKind::DateTime => {
             let text = format!("CAST({name} AS CHAR)");
             // With parentheses come digits of a second: `datetime(3)`.
             let text = if column.mysql_type.contains('(') { trim_zeros(&text) } else { text };
             format!("IF(MONTH({name}) = 0 OR DAYOFMONTH({name}) = 0, NULL, {text})")
         }
+        ColumnKind::Time if column.mysql_type.contains('(') => {
+            trim_zeros(&format!("CAST(TIME_TO_SEC({name}) AS CHAR)"))
+        }
         ColumnKind::Time => format!("CAST(TIME_TO_SEC({name}) AS CHAR)"),
-        ColumnKind::Text => format!("CONVERT({name} USING utf8mb4)"),
-        ColumnKind::Char => format!("TRIM(TRAILING ' ' FROM CONVERT({name} USING utf8mb4))"),
+        ColumnKind::Text => text(&name),
+        ColumnKind::Char => format!("TRIM(TRAILING ' ' FROM {})", text(&name)),
         ColumnKind::Binary => format!("LOWER(HEX({name}))"),
     }
 }
@@ -204,9 +214,10 @@ fn values(server: &MariaDb, database: &str, name: &str, table: &mut Table) -> an
     // SUM over integers is a DECIMAL, so it cannot overflow.
     let answer = server.run(&format!(
         "SET NAMES utf8mb4 COLLATE utf8mb4_bin; SET time_zone = '+00:00'; \
-         SELECT COUNT(*), IFNULL(SUM({}), 0), IFNULL(SUM({}), 0){sums} FROM `{database}`.`{name}`;",
+         SELECT COUNT(*), IFNULL(SUM({}), 0), IFNULL(SUM({}), 0){sums} FROM `{database}`.`{}`;",
         word(&row, 1, 16),
         word(&row, 17, 16),
+        name.replace('`', "``"),
     ))?;
     let mut numbers = answer
         .trim()

@@ -276,14 +276,23 @@ fn canonical(column: &Column, pg_type: &str) -> String {
     let name = quote(&column.name);
     match (column.kind, pg_type) {
         (ColumnKind::Int, "boolean") => format!("{name}::int::text"),
-        (ColumnKind::Int, "bit") => format!("{name}::bigint::text"),
+        // 64 bits may look negative.
+        (ColumnKind::Int, "bit") => {
+            format!(
+                "({name}::bigint + ({name}::bigint < 0)::int * 2::numeric ^ 64)::numeric(20)::text"
+            )
+        }
         (ColumnKind::Decimal, _) => format!("trim_scale({name}::numeric)::text"),
         (ColumnKind::Time, _) => format!("trim_scale(extract(epoch FROM {name}))::text"),
         (ColumnKind::Text, "text[]") => format!("array_to_string({name}, ',')"),
         (ColumnKind::Char, _) => format!("rtrim({name}::text, ' ')"),
         (ColumnKind::Binary, _) => format!("encode({name}, 'hex')"),
         (ColumnKind::DateTime, "timestamp with time zone") => format!("{name}::timestamp::text"),
-        (ColumnKind::Int | ColumnKind::Float | ColumnKind::DateTime | ColumnKind::Text, _) => {
+        (ColumnKind::Float, _) => format!(
+            "(SELECT string_agg(substr(encode(float8send({name}::text::float8), 'hex'), i, 2), '' \
+             ORDER BY i DESC) FROM generate_series(1, 15, 2) AS i)"
+        ),
+        (ColumnKind::Int | ColumnKind::DateTime | ColumnKind::Text, _) => {
             format!("{name}::text")
         }
     }

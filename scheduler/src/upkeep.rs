@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use relevo_errors::chain;
-use relevo_queue::Retention;
+use relevo_queue::{Poisoned, Rescued, Retention};
 use relevo_runs::retention::{self, Keep};
 use relevo_telemetry::metrics::Metrics;
 use tokio::time::error::Elapsed;
@@ -46,16 +46,7 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
         let due = look.run(&deps.metrics, &over, deps.queue.upkeep_due()).await;
         if due.is_some_and(|due| due.rescue) {
             let rescued = rescue.run(&deps.metrics, &over, deps.queue.rescue()).await;
-            if let Some(rescued) = rescued.filter(|rescued| rescued.sessions > 0) {
-                deps.metrics.jobs_rescued.inc_by(rescued.jobs);
-                tracing::warn!(
-                    sessions = rescued.sessions,
-                    jobs = rescued.jobs,
-                    poisoned = rescued.poisoned,
-                    cancelled = rescued.cancelled,
-                    "the jobs of dead workers were taken back"
-                );
-            }
+            report(&deps.metrics, &rescued.unwrap_or_default());
         }
         let stage_in = due.and_then(|due| due.stage_in);
         if stage_in.is_some_and(|wait| wait.is_zero()) {
@@ -70,6 +61,23 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
             () = over.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+fn report(metrics: &Metrics, rescued: &Rescued) {
+    let Rescued { sessions, jobs, poisoned, cancelled } = rescued;
+    metrics.jobs_rescued.inc_by(*jobs);
+    for Poisoned { id, queue, kind } in poisoned {
+        metrics.dead_letters_moved.with_label_values(&[queue, kind]).inc();
+        tracing::error!(
+            job = id.0,
+            queue,
+            kind,
+            "too many workers died under a job: a dead letter"
+        );
+    }
+    if sessions + jobs + cancelled > 0 {
+        tracing::warn!(sessions, jobs, cancelled, "the jobs of dead workers were taken back");
     }
 }
 

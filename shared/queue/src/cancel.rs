@@ -42,15 +42,10 @@ pub(crate) async fn cancel(
 ) -> Result<CancelOutcome, QueueError> {
     let reason = storable(reason);
     let mut transaction = connection.begin().await?;
-    // The lock waits for a claim or finish in flight, so the state is what it will have come to.
-    let state: Option<JobState> =
-        sqlx::query_scalar(LOCK_JOB).bind(id).fetch_optional(&mut *transaction).await?;
-    let outcome = match state {
-        None => match ended_state(&mut transaction, id).await? {
-            None => CancelOutcome::NotFound,
-            Some(state) => CancelOutcome::AlreadyEnded(state),
-        },
-        Some(JobState::Running) => {
+    let outcome = match lock(&mut transaction, id).await? {
+        Found::Nowhere => CancelOutcome::NotFound,
+        Found::Ended(state) => CancelOutcome::AlreadyEnded(state),
+        Found::Locked(JobState::Running) => {
             let row =
                 sqlx::query(REQUEST).bind(id).bind(&reason).fetch_one(&mut *transaction).await?;
             let session: i64 = row.try_get("session_id")?;
@@ -61,7 +56,7 @@ pub(crate) async fn cancel(
                 .await?;
             CancelOutcome::Requested
         }
-        Some(_) => {
+        Found::Locked(_) => {
             let batch: Option<BatchId> = sqlx::query_scalar(CANCEL)
                 .bind(id)
                 .bind(&reason)
@@ -78,7 +73,34 @@ pub(crate) async fn cancel(
     Ok(outcome)
 }
 
-pub(crate) async fn ended_state(
+/// Where a job is.
+pub(crate) enum Found {
+    /// Unfinished, and locked.
+    Locked(JobState),
+    /// In the history or the dead letters.
+    Ended(JobState),
+    /// There is none.
+    Nowhere,
+}
+
+/// Finds a job and locks it if it is unfinished. Looks twice: a dead letter that goes back to work
+/// between two looks is seen by neither.
+pub(crate) async fn lock(connection: &mut PgConnection, id: JobId) -> Result<Found, QueueError> {
+    for _ in 0..2 {
+        // The lock waits for a claim or finish in flight, so the state is what it will have come to.
+        let state: Option<JobState> =
+            sqlx::query_scalar(LOCK_JOB).bind(id).fetch_optional(&mut *connection).await?;
+        if let Some(state) = state {
+            return Ok(Found::Locked(state));
+        }
+        if let Some(state) = ended_state(connection, id).await? {
+            return Ok(Found::Ended(state));
+        }
+    }
+    Ok(Found::Nowhere)
+}
+
+async fn ended_state(
     connection: &mut PgConnection,
     id: JobId,
 ) -> Result<Option<JobState>, QueueError> {

@@ -6,9 +6,10 @@ use serde_json::value::RawValue;
 use sqlx::types::Json;
 use sqlx::{Acquire as _, PgConnection, PgPool, QueryBuilder, Row as _};
 
+use crate::cancel::Found;
 use crate::queue::RetryOutcome;
 use crate::sql::history_columns;
-use crate::view::{JobFilter, JobState, push_filter};
+use crate::view::{self, JobFilter, JobView, push_filter};
 use crate::{BatchId, JobId, QueueError, batch, cancel, enqueue};
 
 /// The epoch is kept: what a former lease wrote into a target must stay older than what comes.
@@ -33,9 +34,6 @@ const FIND_HOLDER: &str = "-- find_unique_key
 const HURRY: &str = "-- hurry_job
     UPDATE relevo.job SET state = 'available', run_at = now()
     WHERE id = $1 AND state IN ('scheduled', 'retryable') RETURNING queue";
-
-const FIND_STATE: &str = "-- find_job_state
-    SELECT state::text AS state FROM relevo.job WHERE id = $1";
 
 const DISCARD: &str = concat!(
     "-- discard_dead_letter
@@ -128,13 +126,10 @@ async fn hurry(connection: &mut PgConnection, id: JobId) -> Result<RetryOutcome,
         enqueue::notify(connection, &[queue]).await?;
         return Ok(RetryOutcome::Retried);
     }
-    let state: Option<JobState> =
-        sqlx::query_scalar(FIND_STATE).bind(id).fetch_optional(&mut *connection).await?;
-    let state = match state {
-        Some(state) => Some(state),
-        None => cancel::ended_state(connection, id).await?,
-    };
-    Ok(state.map_or(RetryOutcome::NotFound, RetryOutcome::NotRetryable))
+    Ok(match cancel::lock(connection, id).await? {
+        Found::Locked(state) | Found::Ended(state) => RetryOutcome::NotRetryable(state),
+        Found::Nowhere => RetryOutcome::NotFound,
+    })
 }
 
 /// False when there is no such dead letter.
@@ -151,6 +146,17 @@ pub(crate) async fn discard(
     }
     transaction.commit().await?;
     Ok(batch.is_some())
+}
+
+/// A dead letter, locked until the transaction ends.
+pub(crate) async fn lock_one(
+    connection: &mut PgConnection,
+    id: JobId,
+) -> Result<Option<JobView>, QueueError> {
+    if sqlx::query(LOCK_DEAD).bind(id).fetch_optional(&mut *connection).await?.is_none() {
+        return Ok(None);
+    }
+    view::job(connection, id).await
 }
 
 /// How many dead letters match.

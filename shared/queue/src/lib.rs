@@ -35,7 +35,7 @@ pub use due::UpkeepDue;
 pub use error::QueueError;
 pub use id::{BatchId, JobId, SessionId};
 pub use new_job::{Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, Unique, UniqueScope};
-pub use queue::{CancelOutcome, Queue, Rescued, Retention, RetryOutcome};
+pub use queue::{CancelOutcome, Poisoned, Queue, Rescued, Retention, RetryOutcome};
 pub use view::{
     BatchState, BatchView, JobFilter, JobState, JobView, ProgressView, QueueStats, SessionView,
 };

@@ -66,14 +66,18 @@ const OLD_DEAD_LETTERS: &str = "-- list_old_dead_letters
     SELECT id FROM relevo.dead_letter WHERE died_at < $1 ORDER BY died_at LIMIT 500";
 
 /// No statement of this crate leaves a running job without its session's row; a restore or a hand
-/// might. The age keeps a job out that is claimed again while this looks.
-const FREE_STRANDED: &str = "-- free_stranded_jobs
-    UPDATE relevo.job AS j
-    SET state = 'available', attempt = greatest(j.attempt - 1, 0), session_id = NULL,
-        claimed_at = NULL, claim_no = NULL,
-        started = false, cancel_requested_at = NULL
-    WHERE j.state = 'running' AND j.claimed_at < now() - interval '1 minute'
-      AND NOT EXISTS (SELECT 1 FROM relevo.session AS s WHERE s.id = j.session_id)";
+/// might. Such a job gets a session that ended in order, from which rescue takes it like any other.
+/// The age keeps a job out that is claimed again while this looks.
+const ADOPT_STRANDED: &str = "-- adopt_stranded_jobs
+    WITH stranded AS (
+        SELECT DISTINCT j.session_id FROM relevo.job AS j
+        WHERE j.state = 'running' AND j.claimed_at < now() - interval '1 minute'
+          AND NOT EXISTS (SELECT 1 FROM relevo.session AS s WHERE s.id = j.session_id)
+    )
+    INSERT INTO relevo.session (id, ended_at, ttl, pid, concurrency, name, host, queues)
+    OVERRIDING SYSTEM VALUE
+    SELECT session_id, now(), interval '1 second', 0, 0, 'unknown', 'unknown', '{}' FROM stranded
+    ON CONFLICT (id) DO NOTHING";
 
 pub(crate) async fn prune(queue: &Queue, keep: Retention) -> Result<u64, QueueError> {
     let mut connection = queue.pool().acquire().await?;
@@ -102,9 +106,9 @@ pub(crate) async fn prune(queue: &Queue, keep: Retention) -> Result<u64, QueueEr
             break;
         }
     }
-    let freed = sqlx::query(FREE_STRANDED).execute(&mut *connection).await?.rows_affected();
-    if freed > 0 {
-        tracing::warn!(jobs = freed, "freed running jobs whose session is unknown");
+    let adopted = sqlx::query(ADOPT_STRANDED).execute(&mut *connection).await?.rows_affected();
+    if adopted > 0 {
+        tracing::warn!(sessions = adopted, "running jobs of unknown sessions are to be rescued");
     }
     if let Some(age) = keep.dead_letters {
         let ids: Vec<JobId> = sqlx::query_scalar(OLD_DEAD_LETTERS)

@@ -52,16 +52,27 @@ pub enum RetryOutcome {
 }
 
 /// What one rescue pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Rescued {
     /// Sessions found dead.
     pub sessions: u64,
     /// Jobs made available again.
     pub jobs: u64,
     /// Jobs that became dead letters because too many workers died under them.
-    pub poisoned: u64,
+    pub poisoned: Vec<Poisoned>,
     /// Jobs that were to be cancelled and are.
     pub cancelled: u64,
+}
+
+/// A job that became a dead letter because too many workers died under it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Poisoned {
+    /// Which.
+    pub id: JobId,
+    /// Where it waited.
+    pub queue: String,
+    /// What it was.
+    pub kind: String,
 }
 
 /// How long ended things are kept.
@@ -286,6 +297,18 @@ impl Queue {
         reason: &str,
     ) -> Result<u64, QueueError> {
         dead::discard_many(tx, ids, reason).await
+    }
+
+    /// A dead letter, locked until the caller's transaction ends.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn lock_dead_letter_in(
+        &self,
+        tx: &mut PgConnection,
+        id: JobId,
+    ) -> Result<Option<JobView>, QueueError> {
+        dead::lock_one(tx, id).await
     }
 
     /// Gives a dead letter another payload in the caller's transaction; false when there is none

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use sqlx::{Acquire as _, PgConnection, Row as _};
 
 use crate::batch::{self, Ended};
-use crate::queue::Rescued;
+use crate::queue::{Poisoned, Rescued};
 use crate::sql::{dead_columns, history_columns};
 use crate::{BatchId, JobId, Queue, QueueError, SessionId, enqueue};
 
@@ -38,7 +38,7 @@ const ENDED_SESSIONS: &str = "-- ended_sessions
 /// Jobs whose handler holds the row in a transaction of its own (see `Job::fence`) are skipped:
 /// when that transaction ends, the next pass sees what became of it.
 const LOCK_ORPHANS: &str = "-- lock_orphaned_jobs
-    SELECT id, session_id, batch_id, queue, cancel_requested_at IS NOT NULL AS is_cancelled,
+    SELECT id, session_id, batch_id, queue, kind, cancel_requested_at IS NOT NULL AS is_cancelled,
            deaths + 1 >= max_deaths AS is_last_death, deaths = 0 OR started AS would_count
     FROM relevo.job
     WHERE state = 'running' AND session_id = ANY ($1)
@@ -88,6 +88,7 @@ struct Orphan {
     session: SessionId,
     batch: Option<BatchId>,
     queue: String,
+    kind: String,
     is_cancelled: bool,
     is_last_death: bool,
     would_count: bool,
@@ -135,6 +136,7 @@ async fn take_back(
                 session: row.try_get("session_id")?,
                 batch: row.try_get("batch_id")?,
                 queue: row.try_get("queue")?,
+                kind: row.try_get("kind")?,
                 is_cancelled: row.try_get("is_cancelled")?,
                 is_last_death: row.try_get("is_last_death")?,
                 would_count: row.try_get("would_count")?,
@@ -184,7 +186,10 @@ async fn take_back(
     transaction.commit().await?;
 
     rescued.jobs += back.len() as u64;
-    rescued.poisoned += poisoned.len() as u64;
+    let is_poisoned = |orphan: &Orphan| poisoned.contains(&orphan.id);
+    rescued.poisoned.extend(orphans.iter().filter(|orphan| is_poisoned(orphan)).map(|orphan| {
+        Poisoned { id: orphan.id, queue: orphan.queue.clone(), kind: orphan.kind.clone() }
+    }));
     rescued.cancelled += cancelled.len() as u64;
     Ok(orphans.len())
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use sqlx::{FromRow, PgPool, Postgres, QueryBuilder, Row as _};
+use sqlx::{FromRow, PgExecutor, PgPool, Postgres, QueryBuilder, Row as _};
 
 use crate::text_enum::text_enum;
 use crate::{BatchId, FailedMemberPolicy, JobId, QueueError, SessionId};
@@ -194,8 +194,8 @@ struct Place {
 
 const HOT: Place = Place {
     states: &[JobState::Scheduled, JobState::Available, JobState::Running, JobState::Retryable],
-    columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, max_attempts, \
-              deaths, max_deaths, run_at, created_at, claimed_at, \
+    columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, \
+              max_attempts, deaths, max_deaths, run_at, created_at, claimed_at, \
               NULL::timestamptz AS finished_at, session_id, lease_epoch, batch_id, run_id, \
               unique_key, traceparent, last_error, \
               cancel_requested_at IS NOT NULL AS cancel_requested, cancel_reason",
@@ -204,8 +204,8 @@ const HOT: Place = Place {
 };
 const HISTORY: Place = Place {
     states: &[JobState::Completed, JobState::Cancelled],
-    columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, max_attempts, \
-              deaths, max_deaths, run_at, created_at, claimed_at, finished_at, session_id, \
+    columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, \
+              max_attempts, deaths, max_deaths, run_at, created_at, claimed_at, finished_at, session_id, \
               lease_epoch, batch_id, run_id, NULL::text AS unique_key, traceparent, last_error, \
               false AS cancel_requested, cancel_reason",
     table: "relevo.job_history",
@@ -240,13 +240,16 @@ fn push_places(
     query.push(") v LEFT JOIN relevo.job_progress p ON p.job_id = v.id ORDER BY v.id DESC");
 }
 
-pub(crate) async fn job(pool: &PgPool, id: JobId) -> Result<Option<JobView>, QueueError> {
+pub(crate) async fn job(
+    executor: impl PgExecutor<'_>,
+    id: JobId,
+) -> Result<Option<JobView>, QueueError> {
     // One statement, one snapshot: a job that moves meanwhile is seen before or after its move.
     let mut query = QueryBuilder::new("-- find_job\n");
     push_places(&mut query, &[&HOT, &HISTORY, &DEAD], |query, _| {
         query.push(" WHERE id = ").push_bind(id);
     });
-    Ok(query.build_query_as().fetch_optional(pool).await?)
+    Ok(query.build_query_as().fetch_optional(executor).await?)
 }
 
 pub(crate) async fn jobs(pool: &PgPool, filter: &JobFilter) -> Result<Vec<JobView>, QueueError> {

@@ -1,7 +1,7 @@
 //! What people do to dead letters, the same over HTTP and by command: mend one, or act on all that
 //! match a filter after they were counted.
 
-use relevo_queue::{JobFilter, JobId, JobState, JobView, Queue, QueueError};
+use relevo_queue::{JobFilter, JobId, JobView, Queue, QueueError};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 
@@ -116,8 +116,7 @@ pub async fn edit_in(
     id: JobId,
     payload: &RawValue,
 ) -> Result<Edited, EditError> {
-    let before = queue.job(id).await?.filter(|job| job.state == JobState::Dead);
-    let before = before.ok_or(EditError::NotFound(id))?;
+    let before = queue.lock_dead_letter_in(tx, id).await?.ok_or(EditError::NotFound(id))?;
     let job = job_from_json(&before.kind, payload)?;
     if job.run_id != before.run_id {
         return Err(EditError::RunDiffers);

@@ -139,6 +139,26 @@ async fn a_fence_keeps_rescue_out_until_its_transaction_ends() {
 }
 
 #[tokio::test]
+async fn a_handler_that_never_commits_what_it_completed_is_given_up() {
+    let fixture = Fixture::new().await;
+    let pool = fixture.database.pool().clone();
+    let worker = fixture.worker(config(), move |job| {
+        let pool = pool.clone();
+        async move {
+            let mut transaction = pool.begin().await?;
+            job.complete_in(&mut transaction).await?;
+            transaction.rollback().await?;
+            Ok(())
+        }
+    });
+    let id = fixture.queue.enqueue(job().max_attempts(2)).await.unwrap().id;
+    let dead = fixture.reaches(id, JobState::Dead).await;
+    worker.stop().await;
+    assert_eq!(dead.attempt, 3, "one more than it may have: each might have been committed");
+    assert!(dead.last_error.unwrap().contains("complete_in was not committed"));
+}
+
+#[tokio::test]
 async fn effects_and_end_commit_together_or_not_at_all() {
     let fixture = Fixture::new().await;
     fixture.execute("CREATE TABLE effect (job bigint, attempt integer)").await;

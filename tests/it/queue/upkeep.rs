@@ -130,17 +130,25 @@ async fn what_has_ended_long_ago_goes_and_what_is_alive_stays() {
 }
 
 #[tokio::test]
-async fn a_running_job_without_a_session_is_freed() {
+async fn a_running_job_without_a_session_is_rescued() {
     let fixture = Fixture::new().await;
     let id = fixture.queue.enqueue(job()).await.unwrap().id;
+    let unwanted = fixture.queue.enqueue(job()).await.unwrap().id;
     fixture
         .execute(
             "UPDATE relevo.job SET state = 'running', session_id = 999, claim_no = 1, attempt = 1,
                     lease_epoch = 1, claimed_at = now() - interval '2 minutes'",
         )
         .await;
+    fixture.queue.cancel(unwanted, "by hand").await.unwrap();
     assert_eq!(fixture.queue.rescue().await.unwrap(), relevo_queue::Rescued::default());
     fixture.queue.prune(KEEP).await.unwrap();
+    assert!(fixture.queue.upkeep_due().await.unwrap().rescue);
+    let rescued = fixture.queue.rescue().await.unwrap();
+    assert_eq!((rescued.jobs, rescued.cancelled), (1, 1));
     let view = fixture.view(id).await;
     assert_eq!((view.state, view.attempt, view.lease_epoch), (JobState::Available, 0, 1));
+    assert_eq!(view.deaths, 0, "nobody died under it");
+    assert_eq!(fixture.state(unwanted).await, JobState::Cancelled);
+    assert_eq!(fixture.count("SELECT count(*) FROM relevo.session").await, 0);
 }

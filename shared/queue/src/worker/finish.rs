@@ -39,8 +39,8 @@ pub(crate) struct Ack {
 pub(crate) enum Ending {
     Completed,
     /// The handler says its own transaction completed it. Then there is nothing to write; where
-    /// that transaction did not commit, the job is to run again.
-    CompletedInTx,
+    /// that transaction did not commit, the job is to run again after this delay.
+    CompletedInTx(Duration),
     Retry {
         error: String,
         delay: Duration,
@@ -58,7 +58,7 @@ pub(crate) enum Ending {
 impl Ending {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::Completed | Self::CompletedInTx => Outcome::Completed,
+            Self::Completed | Self::CompletedInTx(_) => Outcome::Completed,
             Self::Retry { .. } => Outcome::Retried,
             Self::Snooze(_) => Outcome::Snoozed,
             Self::GiveBack => Outcome::GivenBack,
@@ -151,6 +151,9 @@ const FIND_ENDED: &str = "-- find_finished_jobs
     SELECT d.id FROM relevo.dead_letter AS d
     JOIN unnest($1::bigint[], $2::bigint[]) AS a(id, epoch) ON d.id = a.id
     WHERE d.id = ANY ($1) AND d.lease_epoch = a.epoch AND d.session_id = $3";
+
+/// What is wrong with a job whose handler said that its own transaction completed it.
+pub(crate) const NOT_COMMITTED: &str = "the transaction given to complete_in was not committed";
 
 /// How long `Handler::on_dead` may take.
 const ON_DEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -273,12 +276,7 @@ pub(crate) async fn put_back(
     for ack in acks {
         let (state, delay, refund, error) = match &ack.ending {
             Ending::Retry { error, delay } => ("retryable", *delay, 0, Some(error.as_str())),
-            Ending::CompletedInTx => (
-                "retryable",
-                Duration::ZERO,
-                0,
-                Some("the transaction given to complete_in was not committed"),
-            ),
+            Ending::CompletedInTx(delay) => ("retryable", *delay, 0, Some(NOT_COMMITTED)),
             Ending::Snooze(delay) => ("scheduled", *delay, 1, None),
             _ => ("available", Duration::ZERO, 1, None),
         };

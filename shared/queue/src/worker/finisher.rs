@@ -171,8 +171,8 @@ impl Writer {
             let is_written = known.is_none_or(|known| known.contains(&lease.id.job));
             let (is_ours, outcome) = match &ack.ending {
                 // No row to write is what a committed transaction of the handler leaves.
-                Ending::CompletedInTx if is_written => (true, Outcome::Retried),
-                Ending::CompletedInTx => (true, Outcome::Completed),
+                Ending::CompletedInTx(_) if is_written => (true, Outcome::Retried),
+                Ending::CompletedInTx(_) => (true, Outcome::Completed),
                 // A job put back by a try whose answer was lost has no epoch of ours any more, and
                 // no place where it could be told from one that was taken away: nothing is amiss.
                 Ending::Retry { .. } | Ending::Snooze(_) | Ending::GiveBack if ack.is_retried => {

@@ -10,7 +10,7 @@ use futures::FutureExt as _;
 use relevo_errors::chain;
 
 use super::connect::pause;
-use super::finish::Ending;
+use super::finish::{Ending, NOT_COMMITTED};
 use super::handler::{JobError, Verdict};
 use super::job::{CancelReason, Lease};
 use super::tenure::Tenure;
@@ -163,7 +163,7 @@ fn decide(tenure: &Tenure, lease: &Lease, run: Run) -> Ending {
     let verdict = match run {
         // It ended well, whatever was asked of it meanwhile.
         Run::Returned(Ok(())) if lease.completed_in_tx.load(Ordering::Acquire) => {
-            return Ending::CompletedInTx;
+            return completed_in_tx(tenure, lease);
         }
         Run::Returned(Ok(())) => return Ending::Completed,
         Run::Returned(Err(JobError(Verdict::Cancel(reason)))) => {
@@ -208,6 +208,15 @@ fn decide(tenure: &Tenure, lease: &Lease, run: Run) -> Ending {
             _ => Ending::GiveBack,
         },
     }
+}
+
+/// Whether the handler's transaction committed is seen when its row is looked for: where it did,
+/// nothing of this is written. Nobody is told before the last attempt is over, so there is one more.
+fn completed_in_tx(tenure: &Tenure, lease: &Lease) -> Ending {
+    if lease.attempt > lease.max_attempts {
+        return Ending::Dead { error: NOT_COMMITTED.to_owned(), is_exhausted: true };
+    }
+    Ending::CompletedInTx(full_jitter(tenure.handler.backoff(&lease.kind, lease.attempt)))
 }
 
 fn retry(tenure: &Tenure, lease: &Lease, error: &str, after: Option<Duration>) -> Ending {

@@ -39,6 +39,9 @@ use super::{
 };
 use crate::context::Context;
 
+/// How long the control plane may take to say who reconciles.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Pause between two passes.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -105,11 +108,13 @@ async fn reconcile(context: &Context, memory: &mut Memory) -> anyhow::Result<()>
         return Ok(());
     }
     // A connection of its own, outside the pool: the lock ends with it, however this ends.
-    let mut lock = PgConnection::connect_with(&context.pool.connect_options()).await?;
-    let locked: bool = sqlx::query_scalar("-- reconcile: lock\nSELECT pg_try_advisory_lock($1)")
+    let mut lock = relevo_pg::connect_beside(&context.pool).await?;
+    let locked = sqlx::query_scalar("-- reconcile: lock\nSELECT pg_try_advisory_lock($1)")
         .bind(LOCK_KEY)
-        .fetch_one(&mut lock)
-        .await?;
+        .fetch_one(&mut lock);
+    let locked: bool = tokio::time::timeout(LOCK_TIMEOUT, locked)
+        .await
+        .context("the control plane does not answer")??;
     let outcome = if locked { with_lock(context, memory).await } else { Ok(()) };
     lock.close().await?;
     outcome?;
@@ -167,19 +172,16 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
         limit: Some(100),
         ..JobFilter::run(run.id.0)
     };
-    let dead = context.queue.dead_letters(&filter).await?;
-    if !dead.is_empty() {
-        let requests = backup_requests::of_run(&context.pool, run.id).await?;
-        if let Some(dead) = dead.iter().find(|dead| is_wanted(&requests, &dead.kind, &dead.payload))
-        {
-            let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
-            let reason = ending::given_up(&dead.kind, dead.attempt, error);
-            return Ok(Some(Ending::Failed(reason)));
-        }
+    if let Some(reason) = given_up(context, run, &filter).await? {
+        return Ok(Some(Ending::Failed(reason)));
     }
-    let unfinished = JobFilter { states: UNFINISHED.to_vec(), limit: Some(1), ..filter };
+    let unfinished = JobFilter { states: UNFINISHED.to_vec(), limit: Some(1), ..filter.clone() };
     if !context.queue.jobs(&unfinished).await?.is_empty() {
         return Ok(None);
+    }
+    // A job that became a dead letter between the two looks was seen by neither.
+    if let Some(reason) = given_up(context, run, &filter).await? {
+        return Ok(Some(Ending::Failed(reason)));
     }
     // A job that ends enqueues its successor, or ends the run, in the same transaction: whoever
     // finds neither has found a run that was left alone, unless it ended between the two looks.
@@ -190,6 +192,24 @@ async fn wanted_ending(context: &Context, run: &Run) -> anyhow::Result<Option<En
     let reason =
         "no job works for this run any more: it was cancelled or discarded; start a new run";
     Ok(Some(Ending::Failed(reason.to_owned())))
+}
+
+/// Why a step of the run was given up, if one was.
+async fn given_up(
+    context: &Context,
+    run: &Run,
+    steps: &JobFilter,
+) -> anyhow::Result<Option<String>> {
+    let dead = context.queue.dead_letters(steps).await?;
+    if dead.is_empty() {
+        return Ok(None);
+    }
+    let requests = backup_requests::of_run(&context.pool, run.id).await?;
+    let dead = dead.iter().find(|dead| is_wanted(&requests, &dead.kind, &dead.payload));
+    Ok(dead.map(|dead| {
+        let error = dead.last_error.as_deref().unwrap_or("no reason was recorded");
+        ending::given_up(&dead.kind, dead.attempt, error)
+    }))
 }
 
 /// Whether a run began before the control plane was restored: what is known of it is old, and its

@@ -63,3 +63,18 @@ impl Observer for QueueMetrics {
         tracing::debug!(step, "a step met a database error and will be tried again");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_that_does_not_yield_is_counted_by_queue_and_kind() {
+        let metrics = Metrics::new();
+        metrics.declare_job("backup", "TranslateChunk");
+        let stuck = metrics.handlers_stuck.with_label_values(&["backup", "TranslateChunk"]);
+        assert_eq!(stuck.get(), 0);
+        QueueMetrics::new(Arc::clone(&metrics)).handler_stuck("backup", "TranslateChunk");
+        assert_eq!(stuck.get(), 1);
+    }
+}

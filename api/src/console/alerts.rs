@@ -49,10 +49,10 @@ fn table(words: &Words, settings: &Settings, alerts: &[Alert]) -> Markup {
                 th { (words.last_seen) } th { (words.over) } th.figure { (words.times_seen) }
             } }
             tbody { @for alert in alerts { tr.bad[alert.resolved_at.is_none()] {
-                td.long data-column=(words.what) {
+                (cell(words.what, html! {
                     strong { (alert.subject) } " " span.quiet { code { (alert.rule) } }
                     br; (sentence(words, settings, alert))
-                }
+                }))
                 (cell(words.state, html! {
                     @if alert.resolved_at.is_none() { span.badge.failed { (words.open) } }
                     @else { span.badge.succeeded { (words.over) } }

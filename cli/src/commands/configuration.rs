@@ -49,7 +49,7 @@ pub fn check(config: Option<&Path>, out: Output) -> Result<(), Failure> {
             if let (SettingsError::Invalid(problems), true) = (&error, out.is_json()) {
                 out.document(&refused(problems), String::new)?;
             }
-            return Err(error).map_err(control::unreadable);
+            return Err(control::unreadable(error));
         }
     };
     let document = document(loaded);

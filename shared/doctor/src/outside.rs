@@ -19,7 +19,7 @@ fn is_asked_here(endpoint: &Endpoint) -> bool {
     let elsewhere = endpoint.name == "database" || endpoint.name.ends_with(".target");
     // A name that leads to another connection is asked under that connection's own.
     let is_name = references::is_unresolved(&endpoint.url);
-    !is_name && !(endpoint.kind == ConnectionKind::Postgres && elsewhere)
+    !(is_name || endpoint.kind == ConnectionKind::Postgres && elsewhere)
 }
 
 pub(crate) async fn ask(patient: &Patient) -> Vec<Finding> {

@@ -21,6 +21,22 @@ async fn the_kinds_are_listed_with_their_schemas() {
     }
 }
 
+#[tokio::test]
+async fn a_notify_that_reports_nothing_is_refused_when_it_is_enqueued() {
+    let server = Server::start().await;
+    for payload in [json!({}), json!({"channel": "ops"}), json!({"run_id": null})] {
+        let job = json!({"kind": "Notify", "payload": payload});
+        let answer = server.post_json("/api/v1/jobs", &job).await;
+        answer.refused(422, "invalid_payload");
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains("run_id") && detail.contains("alert_id"), "{detail}");
+    }
+    server
+        .post_json("/api/v1/jobs", &json!({"kind": "Notify"}))
+        .await
+        .refused(422, "invalid_payload");
+}
+
 /// A value that some field might take, or might not.
 fn value() -> impl Strategy<Value = Value> {
     prop_oneof![

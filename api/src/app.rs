@@ -28,7 +28,7 @@ use crate::console;
 use crate::error::ApiError;
 use crate::gathered::Gathered;
 use crate::figures::Figures;
-use crate::limits::{DepthLimit, LogInLimit, RateLimit};
+use crate::limits::{DepthLimit, FailureLimit, RateLimit};
 use crate::live::Live;
 use crate::openapi::{self, Operation};
 use crate::routes;
@@ -74,7 +74,9 @@ pub(crate) struct Shared {
     /// What the queues hold, for pages.
     pub(crate) figures: Figures,
     /// How often one address may fail to log in.
-    pub(crate) log_ins: LogInLimit,
+    pub(crate) log_ins: FailureLimit,
+    /// How often one address may ask with a wrong key.
+    pub(crate) wrong_keys: FailureLimit,
     /// Single enqueues on their way.
     pub(crate) gathered: Gathered,
     /// The runs that are being followed.
@@ -101,7 +103,8 @@ impl App {
             rate_limit: RateLimit::default(),
             depth_limit: DepthLimit::default(),
             figures: Figures::default(),
-            log_ins: LogInLimit::default(),
+            log_ins: FailureLimit::of_log_ins(),
+            wrong_keys: FailureLimit::of_keys(),
             gathered,
             live,
         }))

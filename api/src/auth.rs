@@ -13,6 +13,10 @@ use relevo_runs::audit::Actor;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::listen::Peer;
+
+/// How soon an address that showed too many wrong keys may try again.
+const WRONG_KEYS_RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Lets a request pass whose key is good and does not ask too often, and notes whose it is. What the key may do is decided by
 /// the handler's [`Caller`].
@@ -22,13 +26,24 @@ pub(crate) async fn authenticate(
     next: Next,
 ) -> Result<Response, ApiError> {
     let presented = presented(request.headers())?;
-    let key = app.keys.verify(&app.pool, presented).await?.ok_or_else(|| {
-        ApiError::new(
+    let peer = request.extensions().get::<Peer>().copied();
+    // Guesses of others behind the same proxy don't shut out a key that was good a moment ago.
+    if !app.wrong_keys.may_try(peer) && !app.keys.knows(presented) {
+        return Err(ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            "too many wrong API keys came from this address",
+        )
+        .retry_after(WRONG_KEYS_RETRY_AFTER_SECONDS));
+    }
+    let Some(key) = app.keys.verify(&app.pool, presented).await? else {
+        app.wrong_keys.failed(peer);
+        return Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
             "this API key is unknown, expired or revoked; `relevo key create` makes one",
-        )
-    })?;
+        ));
+    };
     app.rate_limit.check(key.id, app.settings().api.rate_limit_per_second)?;
     request.extensions_mut().insert(key);
     Ok(next.run(request).await)
@@ -106,13 +121,18 @@ impl<S: Needs> FromRequestParts<App> for Caller<S> {
         if key.allows(S::SCOPE) {
             return Ok(Self { key, scope: PhantomData });
         }
-        Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "missing_scope",
-            format!("this needs an API key with the scope {}", S::SCOPE),
-        )
-        .with("scope", S::SCOPE.as_str()))
+        Err(missing_scope("this", S::SCOPE))
     }
+}
+
+/// 403: `what` needs a scope that the caller's key does not have.
+pub(crate) fn missing_scope(what: &str, scope: Scope) -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "missing_scope",
+        format!("{what} needs an API key with the scope {scope}"),
+    )
+    .with("scope", scope.as_str())
 }
 
 #[cfg(test)]

@@ -104,6 +104,16 @@ impl ApiError {
 }
 
 impl ApiError {
+    /// 503: the control plane's database took too long; why goes to the log.
+    fn database_busy(source: sqlx::Error) -> Self {
+        let mut error = Self::unavailable(
+            "database_busy",
+            "the control plane's database is busy, or somebody has locked it; nothing is known to have changed",
+        );
+        error.source = Some(source.into());
+        error
+    }
+
     /// Whether coming again may help.
     pub(crate) fn is_unavailable(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
@@ -159,12 +169,20 @@ impl IntoResponse for ApiError {
 
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
-        if is_unavailable(&error) {
+        if is_busy(&error) {
+            Self::database_busy(error)
+        } else if is_unavailable(&error) {
             Self::database_unavailable(error)
         } else {
             Self::internal(error)
         }
     }
+}
+
+/// Whether the statement waited too long for a lock (55P03) or took too long (57014).
+fn is_busy(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    error.code().is_some_and(|code| ["55P03", "57014"].contains(&code.as_ref()))
 }
 
 /// Whether the database could not be reached or is not taking work, as against refusing this one

@@ -20,6 +20,7 @@ mod live;
 mod openapi;
 mod page;
 mod routes;
+mod stall;
 
 pub use app::{ApiDeps, NextSlots, document, router};
 pub use listen::serve;

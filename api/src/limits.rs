@@ -77,7 +77,7 @@ pub(crate) struct DepthLimit {
 
 impl DepthLimit {
     /// Refuses an enqueue into a queue that was full within the last second: one that holds `max`
-    /// claimable jobs or more; 0 is no limit.
+    /// waiting jobs or more; 0 is no limit.
     pub(crate) async fn check(&self, pool: &PgPool, queue: &str, max: u64) -> Result<(), ApiError> {
         if self.is_full(pool, queue, max).await? { Err(Self::refusal(max)) } else { Ok(()) }
     }
@@ -125,14 +125,19 @@ impl DepthLimit {
     }
 }
 
-/// Claimable jobs in a queue, counted no further than `max`. A job takes more than 128 bytes, so a
-/// small table cannot hold `max` of them and nothing is counted; else the claim index is read.
+/// Jobs that wait in a queue, now or for a later moment, counted no further than `max`. A job takes
+/// more than 128 bytes, so a small table cannot hold `max` of them and nothing is counted; else the
+/// indexes of what can be claimed and of what falls due are read.
 async fn count(pool: &PgPool, queue: &str, max: u64) -> Result<u64, sqlx::Error> {
     let depth: i64 = sqlx::query_scalar(
         "-- queue_depth
         SELECT CASE WHEN pg_relation_size('relevo.job') / 128 < $2 THEN 0 ELSE (
             SELECT count(*) FROM (
-                SELECT 1 FROM relevo.job WHERE queue = $1 AND state = 'available' LIMIT $2
+                (SELECT 1 FROM relevo.job WHERE queue = $1 AND state = 'available' LIMIT $2)
+                UNION ALL
+                (SELECT 1 FROM relevo.job
+                 WHERE queue = $1 AND state IN ('scheduled', 'retryable') LIMIT $2)
+                LIMIT $2
             ) AS waiting
         ) END",
     )
@@ -143,21 +148,32 @@ async fn count(pool: &PgPool, queue: &str, max: u64) -> Result<u64, sqlx::Error>
     Ok(depth.unsigned_abs())
 }
 
-/// Failed attempts to log in that one address may make in a row.
-const LOG_INS_BURST: f64 = 10.0;
-/// Further ones each second.
-const LOG_INS_PER_SECOND: f64 = 1.0 / 6.0;
 /// Addresses remembered at once.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// How often one address may fail to log in. A key cannot be guessed; this keeps those who try from
-/// costing a query each. Without an address, all share one bucket.
-#[derive(Debug, Default)]
-pub(crate) struct LogInLimit {
+/// How often one address may show a wrong key. A key cannot be guessed; this keeps those who try
+/// from costing a query each. Without an address, all share one bucket.
+#[derive(Debug)]
+pub(crate) struct FailureLimit {
+    /// Failures in a row.
+    burst: f64,
+    /// Further ones each second.
+    per_second: f64,
     buckets: Mutex<HashMap<Option<IpAddr>, Bucket>>,
 }
 
-impl LogInLimit {
+impl FailureLimit {
+    /// For people at the console's form.
+    pub(crate) fn of_log_ins() -> Self {
+        Self { burst: 10.0, per_second: 1.0 / 6.0, buckets: Mutex::default() }
+    }
+
+    /// For programs: many may stand behind one proxy, and one whose key was just revoked goes on
+    /// asking.
+    pub(crate) fn of_keys() -> Self {
+        Self { burst: 200.0, per_second: 5.0, buckets: Mutex::default() }
+    }
+
     /// Whether this address may try once more.
     pub(crate) fn may_try(&self, peer: Option<Peer>) -> bool {
         self.left(peer, Instant::now(), 0.0) >= 1.0
@@ -174,11 +190,11 @@ impl LogInLimit {
         if buckets.len() >= ADDRESSES_MAX {
             buckets.clear();
         }
-        let full = Bucket { tokens: LOG_INS_BURST, filled_at: now };
+        let full = Bucket { tokens: self.burst, filled_at: now };
         let bucket = buckets.entry(peer.map(|Peer(address)| address)).or_insert(full);
         let gained =
-            now.saturating_duration_since(bucket.filled_at).as_secs_f64() * LOG_INS_PER_SECOND;
-        bucket.tokens = (bucket.tokens + gained).min(LOG_INS_BURST) - taken;
+            now.saturating_duration_since(bucket.filled_at).as_secs_f64() * self.per_second;
+        bucket.tokens = (bucket.tokens + gained).min(self.burst) - taken;
         bucket.filled_at = now;
         bucket.tokens
     }
@@ -209,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_address_that_fails_too_often_waits() {
-        let limit = LogInLimit::default();
+        let limit = FailureLimit::of_log_ins();
         let peer = |address: [u8; 4]| Some(Peer(IpAddr::from(address)));
         let (one, two) = ([10, 0, 0, 1], [10, 0, 0, 2]);
         let start = Instant::now();

@@ -20,11 +20,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{ApiDeps, router};
+use crate::stall::Stalling;
 
 /// Connections at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 1_024;
 /// How long a connection may take to send a request's headers, idle time before them included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take nothing of what it is answered: whoever asks and never reads would
+/// hold its connection for ever.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests under way may take when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(20);
 /// Pause after the operating system refused a connection (too many open files).
@@ -62,7 +66,7 @@ pub async fn serve(
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Stalling::new(stream, WRITE_TIMEOUT)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

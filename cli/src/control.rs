@@ -98,16 +98,35 @@ pub async fn connect(
     connect_to(&url, application, max_connections).await
 }
 
+/// Connects to it for answering requests: a statement ends before its request is given up, and a
+/// lock that others hold is not waited for long, so that neither keeps a connection from the next.
+pub async fn connect_for_requests(
+    settings: &Settings,
+    application: &str,
+) -> Result<PgPool, Failure> {
+    let options = options(application, settings.database.max_connections)
+        .setting("statement_timeout", "25s")
+        .setting("lock_timeout", "5s");
+    open(&url(settings).await?, options).await
+}
+
 /// Connects to this control plane.
 pub async fn connect_to(
     url: &SecretString,
     application: &str,
     max_connections: u32,
 ) -> Result<PgPool, Failure> {
+    open(url, options(application, max_connections)).await
+}
+
+fn options(application: &str, max_connections: u32) -> PoolOptions {
     // A process that was frozen inside a transaction must not keep a job or a run locked for ever.
-    let options = PoolOptions::named(application)
+    PoolOptions::named(application)
         .max_connections(max_connections)
-        .setting("idle_in_transaction_session_timeout", "30s");
+        .setting("idle_in_transaction_session_timeout", "30s")
+}
+
+async fn open(url: &SecretString, options: PoolOptions) -> Result<PgPool, Failure> {
     relevo_pg::connect(url, options)
         .await
         .context("the control plane's database can't be used")

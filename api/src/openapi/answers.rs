@@ -284,6 +284,7 @@ fn kind() -> Value {
         ("max_attempts", count()),
         ("max_deaths", count()),
         ("timeout_seconds", count()),
+        ("scope", described(word(["enqueue", "operate"]), "What a key needs to enqueue it.")),
     ])
 }
 

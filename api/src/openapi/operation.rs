@@ -100,7 +100,7 @@ impl Operation {
     /// Asks the control plane's database.
     pub(crate) fn uses_database(self) -> Self {
         let named = !self.parameters.is_empty();
-        let with = self.problem(503, "database_unavailable");
+        let with = self.problem(503, "database_unavailable").problem(503, "database_busy");
         if named { with.problem(400, "invalid_path") } else { with }
     }
 

@@ -17,9 +17,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::Acquire as _;
 
-use super::location;
+use super::{kinds, location};
 use crate::app::App;
-use crate::auth::{Caller, Enqueue};
+use crate::auth::{Caller, Enqueue, missing_scope};
 use crate::error::ApiError;
 use crate::extract::{self, Body};
 use crate::limits::DepthLimit;
@@ -41,7 +41,8 @@ pub(super) fn routes() -> Routes {
     let single = Operation::post("/api/v1/jobs", "enqueueJob", "Enqueue a job")
         .describe(
             "The job is durable when this is answered. `duplicate` means that an earlier job with \
-             the same key was found, and nothing enqueued.",
+             the same key was found, and nothing enqueued. The steps of runs and notifications \
+             are Relevo's own: enqueueing one by hand needs the scope `operate` too, see `/kinds`.",
         )
         .needs(Scope::Enqueue)
         .header(header("Idempotency-Key", text(1, 400), "As the field idempotency_key."))
@@ -61,7 +62,8 @@ pub(super) fn routes() -> Routes {
         .describe(
             "Every job is taken or refused by itself; those taken become durable together. \
              `results` has one entry per job, in their order. Look at `refused`: the status is \
-             202 whatever became of the single jobs.",
+             202 whatever became of the single jobs. Kinds that need the scope `operate` need it \
+             here too.",
         )
         .needs(Scope::Enqueue)
         .header(trace())
@@ -103,13 +105,13 @@ struct EnqueueBody {
 }
 
 async fn enqueue(
-    _: Caller<Enqueue>,
+    caller: Caller<Enqueue>,
     State(app): State<App>,
     headers: HeaderMap,
     Body(mut body): Body<EnqueueBody>,
 ) -> Result<Response, ApiError> {
     body.idempotency_key = idempotency_key(body.idempotency_key.take(), &headers)?;
-    let job = new_job(body)?;
+    let job = new_job(&caller, body)?;
     app.depth_limit.check(&app.pool, &job.queue, app.settings().api.queue_depth_max).await?;
     let (queue, kind) = (job.queue.clone(), job.kind.parse());
     let enqueued = app.gathered.enqueue(job).await?;
@@ -144,7 +146,7 @@ struct BatchAnswer {
 }
 
 async fn enqueue_batch(
-    _: Caller<Enqueue>,
+    caller: Caller<Enqueue>,
     State(app): State<App>,
     Body(body): Body<BatchBody>,
 ) -> Result<Response, ApiError> {
@@ -154,7 +156,7 @@ async fn enqueue_batch(
             format!("jobs has 1 to {BATCH_JOBS_MAX} entries, not {}", body.jobs.len()),
         ));
     }
-    let read = |text: &RawValue| new_job(extract::parse(text.get().as_bytes())?);
+    let read = |text: &RawValue| new_job(&caller, extract::parse(text.get().as_bytes())?);
     let read: Vec<Result<NewJob, ApiError>> = body.jobs.iter().map(|text| read(text)).collect();
     let read = refuse_full_queues(&app, read).await?;
     let results = enqueue_all(&app, read).await?;
@@ -246,7 +248,13 @@ async fn enqueue_each(
     Ok(results)
 }
 
-fn new_job(body: EnqueueBody) -> Result<NewJob, ApiError> {
+fn new_job(caller: &Caller<Enqueue>, body: EnqueueBody) -> Result<NewJob, ApiError> {
+    // A step of a run steers it, whoever started it.
+    if let Ok(kind) = body.kind.parse::<JobKind>()
+        && !caller.key.allows(kinds::scope(kind))
+    {
+        return Err(missing_scope(&format!("a job of the kind {kind}"), kinds::scope(kind)));
+    }
     let empty = RawValue::from_string("{}".to_owned()).map_err(ApiError::internal)?;
     let payload = body.payload.unwrap_or(empty);
     let mut job = job_from_json(&body.kind, &payload).map_err(refuse_payload)?;

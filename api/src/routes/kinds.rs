@@ -36,5 +36,20 @@ fn kind(kind: JobKind) -> Value {
         "max_attempts": max_attempts,
         "max_deaths": max_deaths,
         "timeout_seconds": timeout.as_secs(),
+        "scope": scope(kind),
     })
+}
+
+/// What a key needs beside `enqueue` to enqueue this kind: all but the one for tests are Relevo's
+/// own steps.
+pub(super) const fn scope(kind: JobKind) -> Scope {
+    match kind {
+        JobKind::Noop => Scope::Enqueue,
+        JobKind::RequestBackup
+        | JobKind::DownloadDump
+        | JobKind::TranslateChunk
+        | JobKind::FinishImport
+        | JobKind::BackupDeadline
+        | JobKind::Notify => Scope::Operate,
+    }
 }

@@ -248,7 +248,7 @@ pub enum DeadCommand {
   relevo dead retry --kind Notify                  counts them
   relevo dead retry --kind Notify --expected 12    retries them, if they are 12 still")]
     Retry(DeadTargetArgs),
-    /// Remove dead letters for good: one, or all that match
+    /// Give dead letters up, one or all that match: they end as cancelled and stay in the history
     #[command(after_help = "Examples:
   relevo dead discard 4711
   relevo dead discard --all                 counts them

@@ -1,11 +1,13 @@
 //! `relevo console …`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use relevo_runs::api_keys::Scope;
 use relevo_runs::console;
+use relevo_settings::Settings;
 use serde_json::json;
 
 use crate::args::ConsoleCommand;
@@ -13,6 +15,9 @@ use crate::audited::{Audited, actor};
 use crate::control::ControlPlane;
 use crate::failure::Failure;
 use crate::output::Output;
+
+/// File of the data directory that tells where the API of `relevo up` listens.
+const ADDRESS_FILE: &str = "api-address";
 
 /// Runs it.
 pub async fn console(
@@ -38,13 +43,25 @@ pub async fn console(
     })
 }
 
-/// Where browsers find the API: its public address, else the one it listens on.
+/// Keeps where the API listens, for commands beside it.
+pub fn keep_address(settings: &Settings, address: SocketAddr) -> std::io::Result<()> {
+    std::fs::create_dir_all(&settings.data_dir)?;
+    std::fs::write(address_file(settings), format!("{address}\n"))
+}
+
+fn address_file(settings: &Settings) -> PathBuf {
+    settings.data_dir.join(ADDRESS_FILE)
+}
+
+/// Where browsers find the API: its public address, else the one it listens on: as `relevo up` kept
+/// it, or as configured.
 fn base(control: &ControlPlane) -> String {
     let api = &control.settings.api;
     if let Some(url) = &api.public_url {
         return url.clone();
     }
-    let mut address = api.listen;
+    let kept = std::fs::read_to_string(address_file(&control.settings)).ok();
+    let mut address = kept.and_then(|address| address.trim().parse().ok()).unwrap_or(api.listen);
     match address.ip() {
         // Everywhere is also here.
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

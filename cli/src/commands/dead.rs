@@ -142,7 +142,9 @@ async fn act(
                    "before": filter.before},
         "matching": matching, "changed": changed,
     });
-    audited.commit(audit, "dead letters by filter", None, Some(after)).await?;
+    if changed > 0 {
+        audited.commit(audit, "dead letters by filter", None, Some(after)).await?;
+    }
     out.document(&json!({"matching": matching, "changed": changed}), || {
         let left = u64::from(matching) - changed;
         let left = match left {

@@ -29,6 +29,9 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often it looks.
 const WAIT_PAUSE: Duration = Duration::from_millis(500);
 
+/// What the database sees of an API, whose sessions are bounded as requests are.
+pub const API: &str = "relevo-api";
+
 /// How long closing the connections may take at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -40,6 +43,8 @@ pub struct Base {
     in_force: InForce,
     /// The control plane.
     pub pool: PgPool,
+    /// The same for answering requests, by connections that nothing else waits for.
+    requests: PgPool,
     /// This process's figures.
     pub metrics: Arc<Metrics>,
 }
@@ -48,14 +53,15 @@ impl Base {
     /// Over an open pool.
     pub fn new(settings: Settings, file: Option<PathBuf>, pool: PgPool) -> Self {
         let metrics = Metrics::new();
-        let watched = pool.clone();
-        metrics.watch_pool("control_plane", move || PoolUse {
-            open: watched.size(),
-            idle: u32::try_from(watched.num_idle()).unwrap_or(u32::MAX),
-            max: watched.options().get_max_connections(),
-        });
+        watch(&metrics, "control_plane", pool.clone());
         let in_force = InForce::new(settings, file);
-        Self { settings: in_force.now(), in_force, pool, metrics }
+        Self { settings: in_force.now(), in_force, requests: pool.clone(), pool, metrics }
+    }
+
+    /// With a pool for requests, apart from that of the other services.
+    pub fn answering_by(self, requests: PgPool) -> Self {
+        watch(&self.metrics, "requests", requests.clone());
+        Self { requests, ..self }
     }
 
     /// Takes up changes of the file that this process was `started` with, until `stop`.
@@ -66,9 +72,9 @@ impl Base {
     /// The API on this listener.
     pub fn api(&self, listener: TcpListener, stop: CancellationToken) -> Service {
         let deps = ApiDeps {
-            pool: self.pool.clone(),
-            queue: Queue::new(self.pool.clone()),
-            runs: Runs::new(self.pool.clone()),
+            pool: self.requests.clone(),
+            queue: Queue::new(self.requests.clone()),
+            runs: Runs::new(self.requests.clone()),
             settings: self.in_force.clone(),
             metrics: Arc::clone(&self.metrics),
             next_slots: relevo_scheduler::rhythm::next_slots,
@@ -114,9 +120,18 @@ impl Base {
         let grace = Duration::from_secs(self.settings.worker.grace_seconds);
         let outcome = shutdown::within_grace(join(services, stop), stop, grace).await;
         // A connection that doesn't close in time is closed by the end of the process.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
+        let closed = async { tokio::join!(self.requests.close(), self.pool.close()) };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
         outcome
     }
+}
+
+fn watch(metrics: &Metrics, name: &'static str, pool: PgPool) {
+    metrics.watch_pool(name, move || PoolUse {
+        open: pool.size(),
+        idle: u32::try_from(pool.num_idle()).unwrap_or(u32::MAX),
+        max: pool.options().get_max_connections(),
+    });
 }
 
 /// A service that is about to run.
@@ -224,7 +239,11 @@ async fn open(
 
 async fn try_open(settings: &mut Settings, application: &str) -> Result<PgPool, Failure> {
     embedded::find_into(settings).await?;
-    let pool = control::connect(settings, application, settings.database.max_connections).await?;
+    let pool = if application == API {
+        control::connect_for_requests(settings, application).await?
+    } else {
+        control::connect(settings, application, settings.database.max_connections).await?
+    };
     control::require_current(&pool).await?;
     Ok(pool)
 }
@@ -236,7 +255,7 @@ pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> 
     telemetry(&loaded.settings, "api")?;
     let stop = shutdown::on_signal()?;
     let listener = listen(loaded.settings.api.listen).await?;
-    let Some(base) = open(&loaded, "relevo-api", &stop).await? else { return Ok(()) };
+    let Some(base) = open(&loaded, API, &stop).await? else { return Ok(()) };
     base.follow_file(loaded, &stop);
     let service = base.api(listener, stop.clone());
     base.run(vec![service], &stop).await

@@ -1,6 +1,6 @@
 //! `relevo up`: everything in one process.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,13 @@ use relevo_pg::embedded::EmbeddedServer;
 use relevo_runs::api_keys::{self, Scope, Secret};
 use relevo_settings::{Loaded, Settings};
 use serde_json::json;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::UpArgs;
-use crate::commands::services::{Base, flag, listen, telemetry};
+use crate::audited::Audited;
+use crate::commands::console;
+use crate::commands::services::{API, Base, flag, listen, telemetry};
+use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::Output;
 use crate::{control, embedded, shutdown};
@@ -68,11 +70,16 @@ async fn serve(
     let address = listener.local_addr().context("the API's address can't be read")?;
     let pool = control::connect(&settings, "relevo", settings.database.max_connections).await?;
     control::migrate(&pool).await?;
-    let first_key = first_key(&settings, &pool).await?;
-    let base = Base::new(settings, started.file.clone(), pool);
+    let first_key = first_key(&ControlPlane::with(settings.clone(), pool.clone())).await?;
+    // Left behind by a kill, it misleads nobody for long: the next start writes it anew.
+    if let Err(error) = console::keep_address(&settings, address) {
+        tracing::warn!(%error, "the API's address can't be kept for `relevo console link`");
+    }
+    // Whatever requests wait for, the scheduler and the worker have connections.
+    let requests = control::connect_for_requests(&settings, API).await?;
+    let base = Base::new(settings, started.file.clone(), pool).answering_by(requests);
     base.follow_file(started, stop);
-    let mut services =
-        vec![base.api(listener, stop.clone()), base.scheduler(None, stop.clone())];
+    let mut services = vec![base.api(listener, stop.clone()), base.scheduler(None, stop.clone())];
     if !no_worker {
         services.push(base.worker(None, stop.clone()));
     }
@@ -80,30 +87,48 @@ async fn serve(
     base.run(services, stop).await
 }
 
-/// On the first start makes an API key, so that the API can be used at all.
+/// On the first start makes an API key, so that the API can be used at all, unless somebody has one.
 ///
-/// Killed between the two steps, it leaves a key whose secret nobody has: the next start revokes
-/// such a one and makes another.
-async fn first_key(settings: &Settings, pool: &PgPool) -> Result<Option<Secret>, Failure> {
-    let path = key_path(settings);
+/// The unfinished file is there before the key is. Killed before the commit, it leaves a file that
+/// opens nothing, and the next start begins anew; killed after it, a file whose key is good, and the
+/// next start gives it its name. Keys of other hosts are never touched.
+async fn first_key(control: &ControlPlane) -> Result<Option<Secret>, Failure> {
+    let path = key_path(&control.settings);
     if path.exists() {
         return Ok(None);
     }
-    let keys = api_keys::list(pool).await.context("the API keys can't be read")?;
-    for key in keys.iter().filter(|key| key.revoked_at.is_none()) {
-        if key.name != FIRST_KEY || key.last_used_at.is_some() {
-            // Somebody has a key that opens everything he needs.
-            return Ok(None);
-        }
-        api_keys::revoke(pool, key.id).await.context("an API key nobody has can't be revoked")?;
+    let unfinished = path.with_extension("new");
+    let trouble = || format!("the first API key can't be written to {}", path.display());
+    let advice = "data_dir must be a folder this user may write to";
+    let mut audited = Audited::begin(control).await?;
+    // Hosts that start at once make one key.
+    api_keys::lock_in(&mut audited.tx).await.context("the API keys can't be locked")?;
+    let left = std::fs::read_to_string(&unfinished).unwrap_or_default();
+    let left = api_keys::verify(&control.pool, left.trim()).await;
+    if left.context("the API keys can't be read")?.is_some() {
+        finish_key(&unfinished, &path)
+            .with_context(trouble)
+            .or_exit(Exit::Configuration)
+            .advise(advice)?;
+        return Ok(None);
     }
-    let (_, secret) = api_keys::create(pool, FIRST_KEY, &[Scope::Admin])
+    let keys = api_keys::list(&control.pool).await.context("the API keys can't be read")?;
+    if keys.iter().any(|key| key.revoked_at.is_none()) {
+        return Ok(None);
+    }
+    let (key, secret) = api_keys::create_in(&mut audited.tx, FIRST_KEY, &[Scope::Admin])
         .await
         .context("the first API key can't be made")?;
-    write_key(&path, secret.expose())
-        .with_context(|| format!("the first API key can't be written to {}", path.display()))
+    write_key(&unfinished, secret.expose())
+        .with_context(trouble)
         .or_exit(Exit::Configuration)
-        .advise("data_dir must be a folder this user may write to")?;
+        .advise(advice)?;
+    let after = json!({"name": key.name, "scopes": key.scopes});
+    audited.commit("key.create", &key.id.to_string(), None, Some(after)).await?;
+    finish_key(&unfinished, &path)
+        .with_context(trouble)
+        .or_exit(Exit::Configuration)
+        .advise(advice)?;
     Ok(Some(secret))
 }
 
@@ -111,19 +136,24 @@ fn key_path(settings: &Settings) -> PathBuf {
     settings.data_dir.join(KEY_FILE)
 }
 
-/// Under its final name the file is complete, and nobody else could ever read it.
-fn write_key(path: &Path, secret: &str) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+/// Writes the unfinished file, which nobody else could ever read, and sees it on the disk.
+fn write_key(unfinished: &Path, secret: &str) -> std::io::Result<()> {
+    let folder = unfinished.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let unfinished = path.with_extension("new");
-    match std::fs::remove_file(&unfinished) {
+    match std::fs::remove_file(unfinished) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished)?;
     writeln!(file, "{secret}")?;
     file.sync_all()?;
-    std::fs::rename(&unfinished, path)
+    File::open(folder)?.sync_all()
+}
+
+/// Gives the file its final name, under which it is complete.
+fn finish_key(unfinished: &Path, path: &Path) -> std::io::Result<()> {
+    std::fs::rename(unfinished, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Says where everything is.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use relevo_queue::NewJob;
+use relevo_runs::api_keys::Scope;
 use relevo_tests::wait_blocked;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -54,6 +55,33 @@ async fn everything_that_can_be_said_about_a_job_is_kept() {
     assert_eq!(job["state"], "scheduled");
     let run_at: chrono::DateTime<Utc> = serde_json::from_value(job["run_at"].clone()).unwrap();
     assert!((run_at - at).abs() < TimeDelta::milliseconds(1));
+}
+
+#[tokio::test]
+async fn steps_of_runs_need_more_than_the_right_to_enqueue() {
+    let server = Server::start().await;
+    let step = json!({"kind": "FinishImport", "payload": {"run_id": 12, "request_id": 3}});
+    let by = |key: String, path: &str, body: &Value| {
+        let request = server.client.post(server.url(path)).header("x-api-key", key);
+        answer(request.json(body))
+    };
+    let (_, lesser) = server.key_for(&[Scope::Enqueue, Scope::Read]).await;
+    let refused = by(lesser.clone(), "/api/v1/jobs", &step).await;
+    refused.refused(403, "missing_scope");
+    assert_eq!(refused.body["scope"], "operate");
+    let both = json!({"jobs": [step, {"kind": "Noop"}]});
+    let batch = by(lesser, "/api/v1/jobs/batch", &both).await.ok(202);
+    assert_eq!(batch["results"][0]["problem"]["code"], "missing_scope");
+    assert_eq!(batch["accepted"], 1);
+    assert_eq!(server.jobs_of_kind("FinishImport").await, 0);
+    let (_, greater) = server.key_for(&[Scope::Enqueue, Scope::Operate]).await;
+    by(greater, "/api/v1/jobs", &step).await.ok(202);
+
+    let kinds = server.get("/api/v1/kinds").await.ok(200);
+    for kind in kinds["kinds"].as_array().unwrap() {
+        let wanted = if kind["kind"] == "Noop" { "enqueue" } else { "operate" };
+        assert_eq!(kind["scope"], wanted, "{kind}");
+    }
 }
 
 #[tokio::test]

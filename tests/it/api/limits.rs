@@ -55,6 +55,39 @@ async fn a_full_queue_takes_no_more_over_http() {
 }
 
 #[tokio::test]
+async fn jobs_for_later_fill_a_queue_too() {
+    let server = Server::start_with("api.queue_depth_max = 50\n").await;
+    let later = json!({"kind": "Noop", "delay_seconds": 3600});
+    let many = json!({"jobs": vec![later.clone(); 200]});
+    server.post_json("/api/v1/jobs/batch", &many).await.ok(202);
+    let refused = wait_for("the queue to be seen full", Duration::from_secs(30), async || {
+        let answer = server.post_json("/api/v1/jobs", &later).await;
+        (answer.status == 429).then_some(answer)
+    })
+    .await;
+    refused.refused(429, "queue_full");
+}
+
+#[tokio::test]
+async fn an_address_that_guesses_keys_is_told_to_wait() {
+    let server = Server::start().await;
+    server.get("/api/v1/kinds").await.ok(200);
+    let guess = || {
+        let request = server.client.get(server.url("/api/v1/kinds"));
+        super::server::answer(request.header("x-api-key", "rk_00000000_guess"))
+    };
+    let refused = wait_for("the guesses to be refused", Duration::from_secs(60), async || {
+        let answers = futures::future::join_all((0..50).map(|_| guess())).await;
+        answers.into_iter().find(|answer| answer.status == 429)
+    })
+    .await;
+    refused.refused(429, "rate_limited");
+    assert_eq!(refused.headers["retry-after"], "1");
+    // Whoever has a key behind the same address goes on.
+    server.get("/api/v1/kinds").await.ok(200);
+}
+
+#[tokio::test]
 async fn the_webhook_without_a_token_can_be_switched_off() {
     let server = Server::start_with("api.bare_webhook = false\n").await;
     let body = json!({"backup_id": "b", "status": "completed"});

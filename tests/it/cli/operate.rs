@@ -198,6 +198,9 @@ async fn dead_letters_are_exported_mended_and_acted_on_together() {
     let done = relevo.json(&[&older[..], &["--expected", "1"]].concat()).await;
     assert_eq!(done["changed"], 1);
     assert_eq!(state(&relevo, ids[1]).await, "cancelled");
+    // What changes nothing leaves no line in the audit log.
+    let none = ["dead", "discard", "--queue", "elsewhere", "--expected", "0"];
+    assert_eq!(relevo.json(&none).await["changed"], 0);
     let all = ["dead", "retry", "--all", "--expected", "2"];
     assert_eq!(relevo.json(&all).await["changed"], 2);
     assert_eq!(state(&relevo, ids[3]).await, "available");

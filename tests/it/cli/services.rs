@@ -75,6 +75,11 @@ async fn up_runs_everything_and_ends_in_order() {
     let answer = client.get(&jobs).header("X-API-Key", &secret).send().await.unwrap();
     assert!(answer.status().is_success(), "{answer:?}");
 
+    // Links lead where it listens, whatever the file says.
+    let link = relevo.json(&["console", "link"]).await;
+    let url = link["url"].as_str().unwrap();
+    assert!(url.starts_with(&format!("http://{listen}/console/link/")), "{url}");
+
     // What is enqueued is carried out in the same process.
     let id = enqueue(&relevo, "{}").await;
     wait_for("the job's end", LONG, async || {
@@ -99,27 +104,94 @@ async fn up_runs_everything_and_ends_in_order() {
     assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
 }
 
-#[tokio::test]
-async fn a_start_killed_before_its_key_was_written_makes_another() {
-    let database = TestDatabase::new().await;
-    let relevo = Relevo::on(&database);
-    // What the kill leaves: a key that nobody knows.
-    sqlx::query(
-        "INSERT INTO relevo.api_key (name, prefix, secret_sha256, scopes)
-         VALUES ('first key, made by relevo up', '00000000', sha256('lost'), '{admin}')",
-    )
-    .execute(database.pool())
-    .await
-    .unwrap();
+/// Starts everything on a port, and ends it when it was ready.
+async fn up_and_down(relevo: &Relevo) {
     let port = free_port();
-    let up = start(&relevo, &["up", "--listen", &format!("127.0.0.1:{port}")], &[]);
+    let up = start(relevo, &["up", "--listen", &format!("127.0.0.1:{port}")], &[]);
     ready(&up, port).await;
     up.terminate();
     assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
-    assert!(relevo.folder().join("data/api-key").is_file());
+}
+
+async fn keep_first_key(database: &TestDatabase, secret: &str) {
+    sqlx::query(
+        "INSERT INTO relevo.api_key (name, prefix, secret_sha256, scopes)
+         VALUES ('first key, made by relevo up', '0a0b0c0d', sha256($1), '{admin}')",
+    )
+    .bind(secret.as_bytes())
+    .execute(database.pool())
+    .await
+    .unwrap();
+}
+
+async fn good_keys(relevo: &Relevo) -> usize {
     let keys = relevo.json(&["key", "list"]).await;
-    let active = keys.as_array().unwrap().iter().filter(|key| key["revoked_at"].is_null());
-    assert_eq!(active.count(), 1, "{keys}");
+    keys.as_array().unwrap().iter().filter(|key| key["revoked_at"].is_null()).count()
+}
+
+#[tokio::test]
+async fn a_start_killed_while_it_made_its_key_is_made_up_for() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let secret = format!("rk_0a0b0c0d_{}", "5a".repeat(32));
+    std::fs::create_dir_all(relevo.folder().join("data")).unwrap();
+    relevo.file("data/api-key.new", format!("{secret}\n"));
+    let file = relevo.folder().join("data/api-key");
+    // Killed before the commit: nobody has this key.
+    up_and_down(&relevo).await;
+    let made = std::fs::read_to_string(&file).unwrap();
+    assert_ne!(made.trim(), secret);
+    assert_eq!(good_keys(&relevo).await, 1);
+    let log = relevo.json(&["audit", "list", "--action", "key.create"]).await;
+    assert_eq!(log.as_array().unwrap().len(), 1, "{log}");
+
+    // Killed after it: the key is good, its file lacks the name.
+    keep_first_key(&database, &secret).await;
+    std::fs::remove_file(&file).unwrap();
+    relevo.file("data/api-key.new", format!("{secret}\n"));
+    up_and_down(&relevo).await;
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), secret);
+    assert_eq!(good_keys(&relevo).await, 2);
+}
+
+#[tokio::test]
+async fn another_host_leaves_a_first_key_alone_that_was_never_used() {
+    let database = TestDatabase::new().await;
+    keep_first_key(&database, "of the other host").await;
+    let relevo = Relevo::on(&database);
+    up_and_down(&relevo).await;
+    assert!(!relevo.folder().join("data/api-key").exists());
+    assert_eq!(good_keys(&relevo).await, 1);
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_lock_hold_up_nobody_for_long() {
+    let database = TestDatabase::empty().await;
+    let relevo = Relevo::on(&database);
+    let port = free_port();
+    let up = start(&relevo, &["up", "--listen", &format!("127.0.0.1:{port}")], &[]);
+    ready(&up, port).await;
+    let secret = std::fs::read_to_string(relevo.folder().join("data/api-key")).unwrap();
+    let mut lock = database.pool().begin().await.unwrap();
+    sqlx::query("LOCK TABLE relevo.job_history").execute(&mut *lock).await.unwrap();
+    let client = reqwest::Client::new();
+    let ask = || {
+        let request = client.get(format!("http://127.0.0.1:{port}/api/v1/jobs"));
+        request.header("x-api-key", secret.trim()).send()
+    };
+    // More than there are connections.
+    for answer in futures::future::join_all((0..12).map(|_| ask())).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status().as_u16(), 503);
+        assert!(answer.headers().contains_key("retry-after"));
+        let problem: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(problem["code"], "database_busy", "{problem}");
+    }
+    assert!(answers(port, "/readyz").await, "the connections are free again");
+    drop(lock);
+    assert!(ask().await.unwrap().status().is_success());
+    up.terminate();
+    assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
 }
 
 #[tokio::test]

@@ -40,7 +40,10 @@ impl KeyCache {
         }
         // From before the question: what is learnt is never believed for longer than it is good.
         let asked = Instant::now();
-        let Some(key) = verify(pool, presented).await? else { return Ok(None) };
+        let Some(key) = verify(pool, presented).await? else {
+            self.good.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash);
+            return Ok(None);
+        };
         let key = Arc::new(key);
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
         if good.len() >= KEYS_MAX {
@@ -48,6 +51,13 @@ impl KeyCache {
         }
         good.insert(hash, (key.clone(), asked));
         Ok(Some(key))
+    }
+
+    /// Whether this very key was found good lately. It may have been revoked since.
+    #[must_use]
+    pub fn knows(&self, presented: &str) -> bool {
+        let good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        good.contains_key(&secret::sha256(presented))
     }
 
     fn find(&self, hash: &[u8; 32]) -> Option<Arc<ApiKey>> {

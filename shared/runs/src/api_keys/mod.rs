@@ -225,6 +225,20 @@ pub async fn create_in(
     insert(tx, name, scopes, None).await
 }
 
+/// Lets one caller at a time look whether there are keys, until its transaction ends.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_in(tx: &mut PgConnection) -> Result<(), ApiKeyError> {
+    sqlx::query(
+        "-- api_keys::lock_in
+        SELECT pg_advisory_xact_lock(hashtextextended('relevo.api_key', 0))",
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 async fn insert(
     tx: &mut PgConnection,
     name: &str,

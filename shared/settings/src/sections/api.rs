@@ -18,7 +18,7 @@ pub struct Api {
     pub body_limit_bytes: usize,
     /// Requests per second that one API key may make; 0 sets no limit.
     pub rate_limit_per_second: u32,
-    /// Claimable jobs in one queue beyond which HTTP enqueues are refused; 0 sets no limit.
+    /// Waiting jobs in one queue, those for later included, beyond which HTTP enqueues are refused; 0 sets no limit.
     pub queue_depth_max: u64,
     /// Whether the webhook is also taken without a token, known by the id that the gateway promised.
     pub bare_webhook: bool,
@@ -54,7 +54,7 @@ pub(crate) const SECTION: Section = Section {
             "queue_depth_max",
             (0, 1_000_000_000),
             "1000000",
-            "Claimable jobs in one queue beyond which enqueues over HTTP are answered 429. 0 sets no limit.",
+            "Waiting jobs in one queue, those for later included, beyond which enqueues over HTTP are answered 429. 0 sets no limit.",
         ),
         Key::boolean(
             "bare_webhook",

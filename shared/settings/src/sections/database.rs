@@ -28,7 +28,7 @@ pub(crate) const SECTION: Section = Section {
             "max_connections",
             (2, 1_000),
             "10",
-            "Connections that one process opens at most.",
+            "Connections that one process opens at most; `relevo up` opens as many again for answering requests.",
         ),
     ],
 };

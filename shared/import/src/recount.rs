@@ -2,8 +2,9 @@
 //! knows quotes, comments and parentheses and nothing of tables or values, so that both do not
 //! share a mistake.
 //!
-//! It counts only what it is sure of: rows of `INSERT … VALUES` outside comments and routines. Of a
-//! dump that says `NO_BACKSLASH_ESCAPES` or ends statements in another way it counts nothing.
+//! It counts only what it is sure of: rows of `INSERT … VALUES` outside comments and routines, of
+//! tables whose names are ASCII. Of a dump that says `NO_BACKSLASH_ESCAPES`, ends statements in
+//! another way, or is in a charset whose characters may hold a quote or a backslash, it counts nothing.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,11 @@ use std::collections::BTreeMap;
 const HEAD_BYTES: usize = 4096;
 /// Tables that are counted: a dump of more is sampled.
 const TABLES_MAX: usize = 1000;
+
+/// Bytes of a comment that are kept: enough for the settings that a dump hides in them.
+const COMMENT_BYTES: usize = 200;
+/// Charsets whose characters may end in the byte of a quote or a backslash.
+const TREACHEROUS: [&str; 5] = ["big5", "cp932", "gb18030", "gbk", "sjis"];
 
 /// Where the machine is in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(crate) struct Recount {
     rows: BTreeMap<String, u64>,
     /// Rows of the INSERT at hand.
     current: u64,
+    /// The beginning of the comment at hand.
+    comment: Vec<u8>,
     /// Inside a `DELIMITER` block; what the line at hand holds so far.
     block: Option<Vec<u8>>,
     unsure: bool,
@@ -61,6 +69,7 @@ impl Recount {
             database: None,
             rows: BTreeMap::new(),
             current: 0,
+            comment: Vec::new(),
             block: None,
             unsure: false,
         }
@@ -91,8 +100,15 @@ impl Recount {
                     None => bytes.len(),
                 },
                 Place::Comment(starred) => {
-                    let end = starred && bytes[at] == b'/';
-                    self.place = if end { Place::Code } else { Place::Comment(bytes[at] == b'*') };
+                    if starred && bytes[at] == b'/' {
+                        self.place = Place::Code;
+                        self.unsure |= is_treacherous(&String::from_utf8_lossy(&self.comment));
+                    } else {
+                        self.place = Place::Comment(bytes[at] == b'*');
+                        if self.comment.len() < COMMENT_BYTES {
+                            self.comment.push(bytes[at]);
+                        }
+                    }
                     at + 1
                 }
             };
@@ -156,6 +172,7 @@ impl Recount {
             }
             b'*' if before[1] == b'/' => {
                 self.place = Place::Comment(false);
+                self.comment.clear();
                 self.previous = *b"  ";
                 if self.head.last() == Some(&b'/') {
                     self.head.pop();
@@ -220,6 +237,8 @@ impl Recount {
         let upper = head.trim_start().to_ascii_uppercase();
         if self.current > 0 {
             match table_of(&head) {
+                // Another charset than the reader's would make it another name.
+                Some((_, table)) if !table.is_ascii() => {}
                 Some((database, table)) => {
                     let key = key(database.as_deref().or(self.database.as_deref()), &table);
                     if self.rows.len() < TABLES_MAX || self.rows.contains_key(&key) {
@@ -230,8 +249,8 @@ impl Recount {
             }
         } else if upper.starts_with("USE ") {
             self.database = names(head.trim_start()[4..].trim()).into_iter().next();
-        } else if upper.starts_with("SET ") && upper.contains("NO_BACKSLASH_ESCAPES") {
-            self.unsure = true;
+        } else if upper.starts_with("SET ") {
+            self.unsure |= upper.contains("NO_BACKSLASH_ESCAPES") || is_treacherous(&head);
         }
         self.head.clear();
         self.current = 0;
@@ -263,6 +282,13 @@ impl Recount {
             self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
     }
+}
+
+/// Whether a setting changes to a charset in which a byte alone says nothing.
+fn is_treacherous(setting: &str) -> bool {
+    let setting = setting.to_ascii_lowercase();
+    (setting.contains("names") || setting.contains("character_set_"))
+        && TREACHEROUS.iter().any(|charset| setting.contains(charset))
 }
 
 /// How a table is named in the counts: MySQL on some systems does not tell upper from lower case.
@@ -380,5 +406,9 @@ mod tests {
         assert_eq!(count(dump), [(".t".to_owned(), 3)]);
         let other = "SET sql_mode='ANSI,NO_BACKSLASH_ESCAPES';\nINSERT INTO t VALUES ('\\');\n";
         assert_eq!(count(other), []);
+        let gbk = "/*!40101 SET NAMES gbk */;\nINSERT INTO t VALUES (1);\n";
+        assert_eq!(count(gbk), []);
+        let named = "INSERT INTO `tñandú` VALUES (1);\nINSERT INTO t VALUES (1);\n";
+        assert_eq!(count(named), [(".t".to_owned(), 1)]);
     }
 }

@@ -107,6 +107,10 @@ fn column_type(
     parsed: &mut ParsedColumn,
 ) -> Result<ColumnType, ParseError> {
     let offset = cursor.offset();
+    // In its dialect of Oracle the server says whose `date` it means.
+    if cursor.eat("mariadb_schema") {
+        let _ = cursor.eat_punct('.');
+    }
     let Some(TokenKind::Word(word)) = cursor.peek() else {
         return Err(expected(cursor, "a column type"));
     };

@@ -367,9 +367,22 @@ fn on_update(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
         })
         .collect();
     let body = body(&format!("BEGIN\n{assignments}  RETURN NEW;\nEND\n"));
+    // Column by column: of a row that is about to be written, Postgres knows no generated ones yet.
+    let changed = table
+        .columns
+        .iter()
+        .filter(|column| column.generated.is_none())
+        .map(|column| {
+            let name = quote(&column_name(table, column));
+            // The type json knows no equality.
+            let cast = if column.ty == ColumnType::Json { "::text" } else { "" };
+            format!("OLD.{name}{cast} IS DISTINCT FROM NEW.{name}{cast}")
+        })
+        .collect::<Vec<_>>()
+        .join(" OR ");
     let sql = format!(
         "-- on_update\nCREATE OR REPLACE FUNCTION {schema}.{function}() RETURNS trigger LANGUAGE \
-         plpgsql AS {body};\nCREATE OR REPLACE TRIGGER {function} BEFORE UPDATE ON {} FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) \
+         plpgsql AS {body};\nCREATE OR REPLACE TRIGGER {function} BEFORE UPDATE ON {} FOR EACH ROW WHEN ({changed}) \
          EXECUTE FUNCTION {schema}.{function}()",
         qualified(schema, table),
         schema = quote(schema),

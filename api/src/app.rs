@@ -26,8 +26,8 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::console;
 use crate::error::ApiError;
-use crate::gathered::Gathered;
 use crate::figures::Figures;
+use crate::gathered::Gathered;
 use crate::limits::{DepthLimit, FailureLimit, RateLimit};
 use crate::live::Live;
 use crate::openapi::{self, Operation};

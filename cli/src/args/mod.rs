@@ -1,12 +1,12 @@
 //! The command line: what can be written and what `--help` says about it.
 
 pub mod dump;
-pub mod translation;
 pub mod operate;
 pub mod outside;
 pub mod schedule;
 pub mod services;
 pub mod state;
+pub mod translation;
 
 use std::path::PathBuf;
 

@@ -22,7 +22,7 @@ async fn checked(relevo: &Relevo, code: i32) -> Value {
 #[tokio::test]
 async fn what_makes_sense_can_be_used_and_says_when_it_holds() {
     let relevo = Relevo::new();
-    relevo.file("relevo.toml", &format!("{SOURCE}[worker]\nconcurrency = 7\n"));
+    relevo.file("relevo.toml", format!("{SOURCE}[worker]\nconcurrency = 7\n"));
     let json = checked(&relevo, 0).await;
     assert_eq!((&json["usable"], &json["findings"]), (&true.into(), &Value::Array(Vec::new())));
     let holds = |key: &str| {
@@ -43,7 +43,7 @@ async fn everything_that_makes_no_sense_is_told_at_once() {
     relevo.file("a-file", "");
     relevo.file(
         "relevo.toml",
-        &format!(
+        format!(
             "{SOURCE}target_url = \"connection:warehouse\"\n\
              [schedule.one]\nrhythm = \"every now and then\"\nkind = \"Noop\"\n\
              [schedule.two]\nrhythm = \"every 1h\"\nkind = \"Nop\"\n\
@@ -106,6 +106,6 @@ async fn a_connection_of_the_file_must_fit() {
     relevo.file("relevo.toml", &text);
     let text = relevo.refuses(&["config", "check"], 3, &["backup.shop.target_url", "postgres"]);
     assert!(!text.await.contains("geheim"));
-    relevo.file("relevo.toml", &format!("{SOURCE}target_url = \"connection:No Name\"\n"));
+    relevo.file("relevo.toml", format!("{SOURCE}target_url = \"connection:No Name\"\n"));
     relevo.refuses(&["config", "check"], 3, &["backup.shop.target_url", "1 to 40"]).await;
 }

@@ -121,9 +121,8 @@ pub async fn get(pool: &PgPool, id: i64) -> Result<Option<Upload>, RunError> {
 /// # Errors
 /// When the database fails.
 pub async fn list(pool: &PgPool, limit: u16) -> Result<Vec<Upload>, RunError> {
-    let sql = format!(
-        "-- uploads::list\nSELECT {COLUMNS} FROM relevo.upload ORDER BY id DESC LIMIT $1"
-    );
+    let sql =
+        format!("-- uploads::list\nSELECT {COLUMNS} FROM relevo.upload ORDER BY id DESC LIMIT $1");
     let listed = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(i64::from(limit));
     Ok(listed.fetch_all(pool).await?)
 }

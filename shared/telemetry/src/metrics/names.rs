@@ -137,7 +137,7 @@ metrics! {
         "Failed attempts in this worker that will be tried again.");
     /// Jobs given up.
     DEAD_LETTERS_MOVED = Metric::counter("relevo_dead_letters_moved_total", &[QUEUE, KIND],
-        "Jobs that became dead letters.");
+        "Jobs that became dead letters: counted by the worker that gave them up, and by the leading scheduler when too many workers died under one.");
     /// Leases this worker lost.
     LEASES_LOST = Metric::counter("relevo_leases_lost_total", &[QUEUE],
         "Jobs whose lease this worker lost while it held them; their effects were refused.");

@@ -44,16 +44,19 @@ impl Finish<'_> {
         }
         let staging = self.id.staging_schema();
         let trial = ddl::objects(&wanted, &definitions, &staging, &options.translate);
-        let refused = refused(connection, &trial.statements).await?;
+        let trials = try_out(connection, &trial.statements, &staging, &options.schema).await?;
         let taken = taken(connection, &options.schema).await?;
-        for (object, refused) in made.statements.into_iter().zip(refused) {
+        for (object, trial) in made.statements.into_iter().zip(trials) {
             let place = taken.iter().find(|taken| taken.name == object.name);
-            let why = match (refused, place) {
-                (Some(reason), _) => Some(format!("Postgres refuses it: {reason}")),
-                (None, Some(place)) if !place.ours => {
+            let why = match (trial, place) {
+                // The cutover carries it over like any view, in place: who dumps the database
+                // meanwhile finds it.
+                (Trial::Unchanged, Some(place)) if place.ours => continue,
+                (Trial::Refused(reason), _) => Some(format!("Postgres refuses it: {reason}")),
+                (_, Some(place)) if !place.ours => {
                     Some("something of that name is in the target already and stays".to_owned())
                 }
-                (None, Some(place)) if place.needed => {
+                (_, Some(place)) if place.needed => {
                     Some("others depend on the present one, which stays as it is".to_owned())
                 }
                 _ => None,
@@ -94,26 +97,62 @@ impl Objects {
     }
 }
 
-/// Tries all in a transaction that is rolled back; the server's refusal of each.
-async fn refused(
+/// What came of making one in the staging schema.
+enum Trial {
+    /// The server's reason.
+    Refused(String),
+    /// It is the view of that name in the target, as it stands there.
+    Unchanged,
+    /// It is another one, or new.
+    Made,
+}
+
+/// Whether a view in the staging schema says of its tables what the one in the target says of the
+/// present ones, in the same columns.
+const IS_UNCHANGED: &str = "-- is_view_unchanged
+    SELECT replace(pg_get_viewdef(s.oid), $3, $4) = pg_get_viewdef(t.oid)
+       AND (SELECT array_agg((a.attname, a.atttypid, a.atttypmod)::text ORDER BY a.attnum)
+            FROM pg_attribute AS a WHERE a.attrelid = s.oid AND a.attnum > 0)
+         = (SELECT array_agg((a.attname, a.atttypid, a.atttypmod)::text ORDER BY a.attnum)
+            FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attnum > 0)
+    FROM pg_class AS s, pg_class AS t
+    WHERE s.oid = to_regclass($1) AND t.oid = to_regclass($2)
+      AND s.relkind = 'v' AND t.relkind = 'v'";
+
+/// Tries all in a transaction that is rolled back.
+async fn try_out(
     connection: &mut PgConnection,
     statements: &[ddl::ObjectSql],
-) -> Result<Vec<Option<String>>, ImportError> {
+    staging: &str,
+    target: &str,
+) -> Result<Vec<Trial>, ImportError> {
     let failed = |source| ImportError::database("trying the dump's views", source);
     let mut transaction = connection.begin().await.map_err(failed)?;
+    // Every name in a view's text has its schema.
+    let path = "-- qualify_names\nSET LOCAL search_path = pg_catalog";
+    transaction.execute(path).await.map_err(failed)?;
     let mut outcomes = Vec::with_capacity(statements.len());
     for statement in statements {
         let mut attempt = transaction.begin().await.map_err(failed)?;
         match attempt.execute(AssertSqlSafe(statement.sql.clone())).await {
             Ok(_) => {
                 attempt.commit().await.map_err(failed)?;
-                outcomes.push(None);
+                let unchanged: Option<Option<bool>> = sqlx::query_scalar(IS_UNCHANGED)
+                    .bind(ident::quote_qualified(staging, &statement.name))
+                    .bind(ident::quote_qualified(target, &statement.name))
+                    .bind(format!("{}.", ident::quote(staging)))
+                    .bind(format!("{}.", ident::quote(target)))
+                    .fetch_optional(&mut *transaction)
+                    .await
+                    .map_err(failed)?;
+                let is_unchanged = unchanged.flatten().unwrap_or(false);
+                outcomes.push(if is_unchanged { Trial::Unchanged } else { Trial::Made });
             }
             Err(error) => {
                 let answer = error.as_database_error().map(|answer| answer.message().to_owned());
                 let Some(answer) = answer else { return Err(failed(error)) };
                 attempt.rollback().await.map_err(failed)?;
-                outcomes.push(Some(answer));
+                outcomes.push(Trial::Refused(answer));
             }
         }
     }

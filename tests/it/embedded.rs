@@ -245,6 +245,36 @@ async fn killed_itself_it_recovers() {
     server.stop().await.unwrap();
 }
 
+/// What is left of a killed server for a moment: a process in the data directory, a pid file that
+/// calls it ready, and a port that hangs up.
+#[tokio::test]
+async fn one_that_dies_while_it_is_adopted_is_started_anew() {
+    let data = DataDir::new();
+    let server = start(&data).await;
+    run(server.url(), "CREATE TABLE kept AS SELECT 'yes'::text AS word").await;
+    server.stop().await.unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut dying = Command::new("sleep").arg("600").current_dir(data.pgdata()).spawn().unwrap();
+    let number = port.local_addr().unwrap().port();
+    let pid_file = format!(
+        "{}\n{}\n1700000000\n{number}\n/nowhere\n127.0.0.1\n\nready\n",
+        dying.id(),
+        data.pgdata().display(),
+    );
+    std::fs::write(data.pgdata().join("postmaster.pid"), pid_file).unwrap();
+    let death = std::thread::spawn(move || {
+        let knock = port.accept().unwrap();
+        dying.kill().unwrap();
+        dying.wait().unwrap();
+        drop((knock, port));
+    });
+    let server = start(&data).await;
+    death.join().unwrap();
+    assert!(!server.adopted());
+    assert_eq!(ask(server.url(), "SELECT word FROM kept").await, "yes");
+    server.stop().await.unwrap();
+}
+
 /// A program that has nothing to do with PostgreSQL and runs as the server's user.
 struct Namesake(Child);
 

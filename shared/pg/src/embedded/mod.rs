@@ -121,12 +121,7 @@ impl EmbeddedServer {
         identity.make_dir(&layout.server)?;
         let tools = Tools { binaries: &binaries, identity: &identity, layout: &layout };
         let starter = Starter { tools: &tools, layout: &layout, identity: &identity };
-        let running = starter.settled().await?;
-        let adopted = match running {
-            Some(port) => starter.adopt(port).await?,
-            None => None,
-        };
-        let (connection, adopted) = match adopted {
+        let (connection, adopted) = match starter.adopt_running().await? {
             Some(connection) => (connection, true),
             None => (starter.start(version.is_some()).await?, false),
         };
@@ -155,12 +150,16 @@ impl EmbeddedServer {
         let Some(connection) = Connection::read(&layout.connection_path())? else {
             return Ok(None);
         };
-        if !matches!(process::server_state(&layout.data)?, ServerState::Running { .. }) {
-            return Ok(None);
-        }
         let handle = EmbeddedHandle::new(connection);
-        drop(handle.open(DATABASE).await?);
-        Ok(Some(handle))
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        while matches!(process::server_state(&layout.data)?, ServerState::Running { .. }) {
+            match handle.open(DATABASE).await {
+                Ok(_) => return Ok(Some(handle)),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+        Ok(None)
     }
 
     /// The control plane's database.
@@ -248,6 +247,21 @@ impl Starter<'_> {
                     process::wait_for_leftovers(&self.layout.data).await?;
                     return Ok(None);
                 }
+            }
+        }
+    }
+
+    /// The connection of a running server, if one runs. A server that dies or stops between our
+    /// look and our knock is looked at again.
+    async fn adopt_running(&self) -> Result<Option<Connection>, EmbeddedError> {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        loop {
+            let Some(port) = self.settled().await? else { return Ok(None) };
+            match self.adopt(port).await {
+                Err(EmbeddedError::Connect { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(POLL).await;
+                }
+                outcome => return outcome,
             }
         }
     }

@@ -30,7 +30,11 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
         let settings = deps.settings.now();
         let pause = Duration::from_secs(settings.alerts.interval_seconds);
         let look = async {
-            let begun = watch.look(&deps.queue, &settings, &host).await?;
+            let space = rules::space(&settings.data_dir).await;
+            if let Some(space) = space {
+                deps.metrics.set_disk(space.free_bytes, space.total_bytes);
+            }
+            let begun = watch.look(&deps.queue, &settings, &host, space).await?;
             if let Some(begun) = begun {
                 untold = Some((begun, hearers(&deps)));
             }

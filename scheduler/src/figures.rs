@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use relevo_notify::rules;
 use relevo_queue::QueueError;
 use relevo_runs::backup;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
     let queues = deps.queue.stats().await?;
     // A queue that is empty and gone from the database must not keep its last figures.
     leader.queue_jobs.reset();
+    leader.queue_paused.reset();
     leader.dead_letters_present.reset();
     leader.queue_oldest_available.reset();
     for queue in &queues {
@@ -46,6 +48,7 @@ async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
         ] {
             leader.queue_jobs.with_label_values(&[name, state]).set(whole(jobs));
         }
+        leader.queue_paused.with_label_values(&[name]).set(f64::from(u8::from(queue.paused)));
         leader.dead_letters_present.with_label_values(&[name]).set(whole(queue.dead));
         let oldest = queue.oldest_available.map_or(0.0, unix_seconds);
         leader.queue_oldest_available.with_label_values(&[name]).set(oldest);
@@ -53,6 +56,7 @@ async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
     leader.set_worker_sessions(deps.queue.sessions().await?.len());
     read_runs(deps).await?;
     read_fires(deps).await?;
+    read_server(deps).await?;
     let snapshot_age: f64 = sqlx::query_scalar(
         "-- oldest_snapshot_age
          SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::float8
@@ -89,11 +93,18 @@ async fn read_runs(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
     .await?;
     leader.pipeline_last_success.reset();
     leader.pipeline_progress.reset();
+    leader.pipeline_success_due.reset();
     let settings = deps.settings.now();
-    let configured = settings.backup.keys().map(|source| (backup::PIPELINE, source.as_str()));
-    for (pipeline, source) in configured {
-        leader.pipeline_last_success.with_label_values(&[pipeline, source]).set(0.0);
-        leader.pipeline_progress.with_label_values(&[pipeline, source]).set(0.0);
+    for (name, source) in &settings.backup {
+        let labels = [backup::PIPELINE, name.as_str()];
+        leader.pipeline_last_success.with_label_values(&labels).set(0.0);
+        leader.pipeline_progress.with_label_values(&labels).set(0.0);
+        let due_at = if source.schedule_enabled {
+            unix_seconds(rules::success_due(&deps.pool, &settings, name, source).await?.at)
+        } else {
+            0.0
+        };
+        leader.pipeline_success_due.with_label_values(&labels).set(due_at);
     }
     for row in &rows {
         let labels = [row.pipeline.as_str(), row.source.as_str()];
@@ -102,6 +113,46 @@ async fn read_runs(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
         let progress = row.progress.unwrap_or(0.0).clamp(0.0, 1.0);
         leader.pipeline_progress.with_label_values(&labels).set(progress);
     }
+    Ok(())
+}
+
+/// The tables whose size is exported: the busy ones, and those that grow. Partitions count as their
+/// table.
+const TABLES: [&str; 7] =
+    ["job", "job_history", "dead_letter", "session", "idempotency_key", "run", "run_event"];
+
+/// What the server says of the control plane's tables, and of its connections.
+async fn read_server(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
+    let leader = &deps.metrics.leader;
+    let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(
+        "-- table_figures
+         SELECT t.relname::text,
+                coalesce(sum(pg_total_relation_size(s.relid)), 0)::int8,
+                coalesce(sum(s.n_live_tup), 0)::int8,
+                coalesce(sum(s.n_dead_tup), 0)::int8
+           FROM pg_class AS t
+                LEFT JOIN pg_inherits AS i ON i.inhparent = t.oid
+                JOIN pg_stat_user_tables AS s ON s.relid = coalesce(i.inhrelid, t.oid)
+          WHERE t.relnamespace = 'relevo'::regnamespace AND t.relname = ANY ($1)
+          GROUP BY t.relname",
+    )
+    .bind(TABLES)
+    .fetch_all(&deps.pool)
+    .await?;
+    for (table, bytes, live, dead) in &rows {
+        let labels = [table.as_str()];
+        leader.table_bytes.with_label_values(&labels).set(whole(*bytes));
+        leader.table_rows.with_label_values(&labels).set(whole(*live));
+        leader.table_dead_rows.with_label_values(&labels).set(whole(*dead));
+    }
+    let (used, max): (i64, i64) = sqlx::query_as(
+        "-- server_connections
+         SELECT count(*), current_setting('max_connections')::int8
+           FROM pg_stat_activity WHERE backend_type = 'client backend'",
+    )
+    .fetch_one(&deps.pool)
+    .await?;
+    leader.set_database_connections(used, max);
     Ok(())
 }
 
@@ -132,7 +183,10 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp() as f64
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a queue holds far fewer than 2^53 jobs")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a queue holds far fewer than 2^53 jobs, a table far fewer bytes"
+)]
 fn whole(count: i64) -> f64 {
     count as f64
 }

@@ -146,8 +146,11 @@ impl Firing<'_> {
                 }
             }
         }
+        // One that is gone must not seem to have missed its next slot.
+        self.deps.metrics.leader.schedule_next_fire.reset();
         for schedule in &readable {
             self.deps.metrics.declare_schedule(&schedule.wanted.name);
+            self.show_next(schedule);
         }
         self.schedules = readable;
         Ok(())

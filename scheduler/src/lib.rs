@@ -71,7 +71,6 @@ pub async fn run(deps: SchedulerDeps, shutdown: CancellationToken) -> anyhow::Re
     for schedule in wanted.borrow().schedules.iter() {
         deps.metrics.declare_schedule(&schedule.name);
     }
-    deps.metrics.schedule_file_valid.set(1.0);
     // Ends with this function however it ends.
     let beside = CancellationToken::new();
     let _stop_beside = beside.clone().drop_guard();

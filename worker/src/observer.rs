@@ -21,11 +21,8 @@ impl Observer for QueueMetrics {
         let metrics = &self.metrics;
         let jobs = u32::try_from(claimed.jobs).unwrap_or(u32::MAX);
         metrics.jobs_claimed.with_label_values(&[claimed.queue]).inc_by(jobs.into());
-        metrics.claim_batch_size.with_label_values(&[claimed.queue]).observe(jobs.into());
-        metrics
-            .claim_seconds
-            .with_label_values(&[claimed.queue])
-            .observe(claimed.latency.as_secs_f64());
+        metrics.claim_batch_size.observe(jobs.into());
+        metrics.claim_seconds.observe(claimed.latency.as_secs_f64());
     }
 
     fn finished(&self, finished: &Finished<'_>) {
@@ -33,7 +30,7 @@ impl Observer for QueueMetrics {
         let metrics = &self.metrics;
         metrics.jobs_finished.with_label_values(&[queue, kind, outcome.as_str()]).inc();
         metrics.job_wait_seconds.with_label_values(&[queue, kind]).observe(wait.as_secs_f64());
-        metrics.job_run_seconds.with_label_values(&[queue, kind]).observe(run.as_secs_f64());
+        metrics.job_run_seconds.with_label_values(&[kind]).observe(run.as_secs_f64());
         match outcome {
             Outcome::Retried => metrics.job_retries.with_label_values(&[queue, kind]).inc(),
             Outcome::Dead => metrics.dead_letters_moved.with_label_values(&[queue, kind]).inc(),

@@ -6,11 +6,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, Queue, QueueError};
 use relevo_runs::backup::PIPELINE;
-use relevo_settings::Settings;
+use relevo_settings::{BackupSource, Settings};
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -18,7 +18,7 @@ use crate::alerts::{self, Alert, Condition, Rule};
 use crate::plan;
 
 /// A disk alert that nobody has confirmed for so long is over: its host is gone.
-const HOST_SILENT: chrono::TimeDelta = chrono::TimeDelta::hours(2);
+const HOST_SILENT: TimeDelta = TimeDelta::hours(2);
 
 /// How much more than the threshold must be free until the disk is well again, in percent.
 const DISK_HYSTERESIS_PERCENT: u64 = 1;
@@ -112,6 +112,45 @@ async fn settle(
     Ok(())
 }
 
+/// By when a source has to have succeeded again.
+#[derive(Clone, Copy, Debug)]
+pub struct SuccessDue {
+    /// When it succeeded last.
+    pub last: Option<DateTime<Utc>>,
+    /// The moment after which it is overdue.
+    pub at: DateTime<Utc>,
+    /// The database's clock when it was asked.
+    pub now: DateTime<Utc>,
+}
+
+/// By when a source has to have succeeded again: its interval and the grace after its last success.
+/// One that never succeeded counts from the day it was scheduled.
+///
+/// # Errors
+/// When the database fails.
+pub async fn success_due(
+    pool: &PgPool,
+    settings: &Settings,
+    name: &str,
+    source: &BackupSource,
+) -> Result<SuccessDue, sqlx::Error> {
+    let (last, since, now): (Option<DateTime<Utc>>, DateTime<Utc>, DateTime<Utc>) = sqlx::query_as(
+        "-- alerts::success_due
+        SELECT r.last, coalesce(r.last, s.created_at, statement_timestamp()), statement_timestamp()
+          FROM (SELECT max(finished_at) AS last FROM relevo.run
+                 WHERE pipeline = $1 AND source = $2 AND state = 'succeeded') AS r
+               LEFT JOIN relevo.schedule AS s ON s.name = $3",
+    )
+    .bind(PIPELINE)
+    .bind(name)
+    .bind(format!("backup/{name}"))
+    .fetch_one(pool)
+    .await?;
+    let minutes = i64::from(source.sync_interval_hours) * 60
+        + i64::from(settings.alerts.overdue_grace_minutes);
+    Ok(SuccessDue { last, at: since + TimeDelta::minutes(minutes), now })
+}
+
 /// Sources without a success in time.
 ///
 /// # Errors
@@ -122,26 +161,10 @@ pub async fn overdue(queue: &Queue, settings: &Settings) -> Result<(), RuleError
         if !settings.alerts.overdue || !source.schedule_enabled {
             continue;
         }
-        let late_after_minutes = i64::from(source.sync_interval_hours) * 60
-            + i64::from(settings.alerts.overdue_grace_minutes);
-        // A source that never succeeded counts from the day it was scheduled.
-        let (last, since, now): (Option<DateTime<Utc>>, DateTime<Utc>, DateTime<Utc>) =
-            sqlx::query_as(
-                "-- alerts::overdue
-                SELECT r.last, coalesce(r.last, s.created_at, statement_timestamp()),
-                       statement_timestamp()
-                  FROM (SELECT max(finished_at) AS last FROM relevo.run
-                         WHERE pipeline = $1 AND source = $2 AND state = 'succeeded') AS r
-                       LEFT JOIN relevo.schedule AS s ON s.name = $3",
-            )
-            .bind(PIPELINE)
-            .bind(name)
-            .bind(format!("backup/{name}"))
-            .fetch_one(queue.pool())
-            .await?;
-        if (now - since).num_minutes() >= late_after_minutes {
+        let due = success_due(queue.pool(), settings, name, source).await?;
+        if due.now >= due.at {
             let details = json!({
-                "last_success_at": last,
+                "last_success_at": due.last,
                 "interval_hours": source.sync_interval_hours,
             });
             let subject = format!("{PIPELINE}/{name}");
@@ -171,16 +194,21 @@ pub async fn dead_letters(queue: &Queue, settings: &Settings) -> Result<(), Rule
     settle(queue, settings, Rule::DeadLetters, &seen).await
 }
 
-/// The disk under `data_dir` of this host. `host` tells it from those of others.
+/// The disk under `data_dir` of this host. `host` tells it from those of others; `space` is what
+/// [`space`] told.
 ///
 /// # Errors
 /// [`RuleError`].
-pub async fn disk(queue: &Queue, settings: &Settings, host: &str) -> Result<(), RuleError> {
+pub async fn disk(
+    queue: &Queue,
+    settings: &Settings,
+    host: &str,
+    space: Option<Space>,
+) -> Result<(), RuleError> {
     let subject = format!("{host}:{}", settings.data_dir.display());
     let key = alerts::key(Rule::DiskLow, &subject);
     let min = u64::from(settings.alerts.disk_free_percent_min);
-    let space = if settings.alerts.disk_low { space(&settings.data_dir).await } else { None };
-    match space {
+    match space.filter(|_| settings.alerts.disk_low) {
         Some(space) if space.free_percent() < min => {
             let details = json!({
                 "free_percent": space.free_percent(),
@@ -256,7 +284,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks at every rule once. What comes back has just begun to be true and is for the caller to
+    /// Looks at every rule once; `space` is the room on this host's disk. What comes back has just begun to be true and is for the caller to
     /// tell, since no worker is alive to do it.
     ///
     /// # Errors
@@ -266,11 +294,12 @@ impl Watch {
         queue: &Queue,
         settings: &Settings,
         host: &str,
+        space: Option<Space>,
     ) -> Result<Option<Alert>, RuleError> {
         let workerless = self.no_worker(queue, settings).await?;
         overdue(queue, settings).await?;
         dead_letters(queue, settings).await?;
-        disk(queue, settings, host).await?;
+        disk(queue, settings, host, space).await?;
         forget_silent_hosts(queue).await?;
         alerts::prune(queue.pool()).await?;
         Ok(workerless)

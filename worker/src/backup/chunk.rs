@@ -98,6 +98,7 @@ async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
 /// what was stored has suffered on the disk, from a loss of power for one: another backup is asked
 /// for.
 async fn verdict(step: &Step<'_>, error: ImportError) -> Result<Stop, Stop> {
+    step.count_refusal(&error);
     let stop = import_stop(error);
     if let Stop::Run(reason) | Stop::Backup(reason) = &stop {
         let run = step.context.runs.get(step.run.id).await?;

@@ -106,7 +106,10 @@ async fn judge(step: &Step<'_>, error: ImportError) -> Result<Stop, Stop> {
             let waited = TimeDelta::seconds(i64::try_from(*waited_seconds).unwrap_or(0));
             held_up(step, waited, error).await
         }
-        (Readers::SeePrevious, _) => Ok(import_stop(error)),
+        (Readers::SeePrevious, _) => {
+            step.count_refusal(&error);
+            Ok(import_stop(error))
+        }
     }
 }
 

@@ -142,6 +142,7 @@ impl Work<'_> {
     /// unpacking: the checksum at the end of the file tells the two apart.
     async fn judge(&self, transfer: &Transfer<'_>, error: ImportError) -> Result<Stop, Stop> {
         if !matches!(error, ImportError::Dump(_) | ImportError::Empty { .. }) {
+            self.step.count_refusal(&error);
             return Ok(import_stop(error));
         }
         self.fetch(transfer).await?;

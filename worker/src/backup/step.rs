@@ -9,6 +9,7 @@ use relevo_jobs::{JobKind, RequestBackup, RequestMode};
 use relevo_queue::{Job, JobError};
 use relevo_runs::{
     LogLevel, Run, RunId, RunState,
+    backup::PIPELINE,
     backup_requests::{self, AskMode, BackupRequest, RequestState},
 };
 use relevo_settings::{BackupSource, SourceKind};
@@ -227,6 +228,19 @@ impl<'a> Step<'a> {
         let patience = self.source.cutover_patience_seconds;
         options.cutover.lock_wait_seconds = options.cutover.lock_wait_seconds.min(patience);
         options
+    }
+
+    /// Counts an error that says that the data are not to be put into place.
+    pub(crate) fn count_refusal(&self, error: &ImportError) {
+        let reason = match error {
+            ImportError::Guard { .. } => "guard",
+            ImportError::RowsDiffer { .. }
+            | ImportError::ValuesDiffer { .. }
+            | ImportError::Recount { .. } => "mismatch",
+            _ => return,
+        };
+        let labels = [PIPELINE, self.run.source.as_str(), reason];
+        self.context.metrics.pipeline_refusals.with_label_values(&labels).inc();
     }
 
     /// Writes a line into the run's log and the process's.

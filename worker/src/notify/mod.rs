@@ -192,7 +192,11 @@ pub(crate) async fn watch_disk(context: Arc<Context>, stop: CancellationToken) {
     loop {
         let settings = context.now().settings;
         let pause = Duration::from_secs(settings.alerts.interval_seconds);
-        let look = rules::disk(&context.queue, &settings, &host);
+        let space = rules::space(&settings.data_dir).await;
+        if let Some(space) = space {
+            context.metrics.set_disk(space.free_bytes, space.total_bytes);
+        }
+        let look = rules::disk(&context.queue, &settings, &host, space);
         match tokio::time::timeout(WATCH_TIMEOUT, look).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

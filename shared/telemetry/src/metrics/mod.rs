@@ -40,9 +40,9 @@ pub struct Metrics {
     /// [`names::JOB_RUN_SECONDS`]
     pub job_run_seconds: HistogramVec,
     /// [`names::CLAIM_SECONDS`]
-    pub claim_seconds: HistogramVec,
+    pub claim_seconds: prometheus::Histogram,
     /// [`names::CLAIM_BATCH_SIZE`]
-    pub claim_batch_size: HistogramVec,
+    pub claim_batch_size: prometheus::Histogram,
     /// [`names::FINISH_BATCH_SIZE`]
     pub finish_batch_size: prometheus::Histogram,
     /// [`names::WORKER_SLOTS`]
@@ -61,6 +61,8 @@ pub struct Metrics {
     pub upkeep_errors: IntCounterVec,
     /// [`names::PIPELINE_RUNS`]
     pub pipeline_runs: IntCounterVec,
+    /// [`names::PIPELINE_REFUSALS`]
+    pub pipeline_refusals: IntCounterVec,
     /// [`names::PIPELINE_ROWS`]
     pub pipeline_rows: IntCounterVec,
     /// [`names::PIPELINE_BYTES`]
@@ -71,6 +73,8 @@ pub struct Metrics {
     pub http_requests: IntCounterVec,
     /// [`names::HTTP_REQUEST_SECONDS`]
     pub http_request_seconds: HistogramVec,
+    disk_free_bytes: GaugeVec,
+    disk_size_bytes: GaugeVec,
     /// What only the scheduler's leader exports.
     pub leader: LeaderMetrics,
 }
@@ -80,6 +84,8 @@ pub struct Metrics {
 pub struct LeaderMetrics {
     /// [`names::QUEUE_JOBS`]
     pub queue_jobs: GaugeVec,
+    /// [`names::QUEUE_PAUSED`]
+    pub queue_paused: GaugeVec,
     /// [`names::DEAD_LETTERS_PRESENT`]
     pub dead_letters_present: GaugeVec,
     /// [`names::QUEUE_OLDEST_AVAILABLE`]
@@ -90,8 +96,18 @@ pub struct LeaderMetrics {
     pub schedule_next_fire: GaugeVec,
     /// [`names::PIPELINE_LAST_SUCCESS`]
     pub pipeline_last_success: GaugeVec,
+    /// [`names::PIPELINE_SUCCESS_DUE`]
+    pub pipeline_success_due: GaugeVec,
     /// [`names::PIPELINE_PROGRESS`]
     pub pipeline_progress: GaugeVec,
+    /// [`names::TABLE_BYTES`]
+    pub table_bytes: GaugeVec,
+    /// [`names::TABLE_ROWS`]
+    pub table_rows: GaugeVec,
+    /// [`names::TABLE_DEAD_ROWS`]
+    pub table_dead_rows: GaugeVec,
+    database_connections: GaugeVec,
+    database_connections_max: GaugeVec,
     worker_sessions: GaugeVec,
     oldest_snapshot_age_seconds: GaugeVec,
     leader_term: GaugeVec,
@@ -102,12 +118,19 @@ impl LeaderMetrics {
         let gauge = |metric: &Metric| register(registry, gauge_vec(metric));
         Self {
             queue_jobs: gauge(&names::QUEUE_JOBS),
+            queue_paused: gauge(&names::QUEUE_PAUSED),
             dead_letters_present: gauge(&names::DEAD_LETTERS_PRESENT),
             queue_oldest_available: gauge(&names::QUEUE_OLDEST_AVAILABLE),
             schedule_last_fire: gauge(&names::SCHEDULE_LAST_FIRE),
             schedule_next_fire: gauge(&names::SCHEDULE_NEXT_FIRE),
             pipeline_last_success: gauge(&names::PIPELINE_LAST_SUCCESS),
+            pipeline_success_due: gauge(&names::PIPELINE_SUCCESS_DUE),
             pipeline_progress: gauge(&names::PIPELINE_PROGRESS),
+            table_bytes: gauge(&names::TABLE_BYTES),
+            table_rows: gauge(&names::TABLE_ROWS),
+            table_dead_rows: gauge(&names::TABLE_DEAD_ROWS),
+            database_connections: gauge(&names::DATABASE_CONNECTIONS),
+            database_connections_max: gauge(&names::DATABASE_CONNECTIONS_MAX),
             worker_sessions: gauge(&names::WORKER_SESSIONS),
             oldest_snapshot_age_seconds: gauge(&names::XMIN_AGE),
             leader_term: gauge(&names::SCHEDULER_LEADER_TERM),
@@ -125,6 +148,16 @@ impl LeaderMetrics {
         self.oldest_snapshot_age_seconds.with_label_values(NO_LABELS).set(seconds);
     }
 
+    /// Sets [`names::DATABASE_CONNECTIONS`] and [`names::DATABASE_CONNECTIONS_MAX`].
+    pub fn set_database_connections(&self, used: i64, max: i64) {
+        #[expect(clippy::cast_precision_loss, reason = "no server takes 2^53 connections")]
+        for (gauge, count) in
+            [(&self.database_connections, used), (&self.database_connections_max, max)]
+        {
+            gauge.with_label_values(NO_LABELS).set(count as f64);
+        }
+    }
+
     /// Sets [`names::SCHEDULER_LEADER_TERM`].
     pub fn set_leader_term(&self, term: i64) {
         #[expect(clippy::cast_precision_loss, reason = "terms stay far below 2^53")]
@@ -135,12 +168,19 @@ impl LeaderMetrics {
     pub fn clear(&self) {
         for gauge in [
             &self.queue_jobs,
+            &self.queue_paused,
             &self.dead_letters_present,
             &self.queue_oldest_available,
             &self.schedule_last_fire,
             &self.schedule_next_fire,
             &self.pipeline_last_success,
+            &self.pipeline_success_due,
             &self.pipeline_progress,
+            &self.table_bytes,
+            &self.table_rows,
+            &self.table_dead_rows,
+            &self.database_connections,
+            &self.database_connections_max,
             &self.worker_sessions,
             &self.oldest_snapshot_age_seconds,
             &self.leader_term,
@@ -193,8 +233,8 @@ impl Metrics {
             jobs_rescued: counter(&names::JOBS_RESCUED).with_label_values(NO_LABELS),
             job_wait_seconds: histogram(&names::JOB_WAIT_SECONDS),
             job_run_seconds: histogram(&names::JOB_RUN_SECONDS),
-            claim_seconds: histogram(&names::CLAIM_SECONDS),
-            claim_batch_size: histogram(&names::CLAIM_BATCH_SIZE),
+            claim_seconds: histogram(&names::CLAIM_SECONDS).with_label_values(NO_LABELS),
+            claim_batch_size: histogram(&names::CLAIM_BATCH_SIZE).with_label_values(NO_LABELS),
             finish_batch_size: histogram(&names::FINISH_BATCH_SIZE).with_label_values(NO_LABELS),
             worker_slots: gauge(&names::WORKER_SLOTS).with_label_values(NO_LABELS),
             worker_slots_busy: gauge(&names::WORKER_SLOTS_BUSY).with_label_values(NO_LABELS),
@@ -204,14 +244,18 @@ impl Metrics {
             upkeep_seconds: histogram(&names::UPKEEP_SECONDS),
             upkeep_errors: counter(&names::UPKEEP_ERRORS),
             pipeline_runs: counter(&names::PIPELINE_RUNS),
+            pipeline_refusals: counter(&names::PIPELINE_REFUSALS),
             pipeline_rows: counter(&names::PIPELINE_ROWS),
             pipeline_bytes: counter(&names::PIPELINE_BYTES),
             pipeline_phase_seconds: histogram(&names::PIPELINE_PHASE_SECONDS),
             http_requests: counter(&names::HTTP_REQUESTS),
             http_request_seconds: histogram(&names::HTTP_REQUEST_SECONDS),
+            disk_free_bytes: gauge(&names::DISK_FREE_BYTES),
+            disk_size_bytes: gauge(&names::DISK_SIZE_BYTES),
             leader: LeaderMetrics::register(&registry),
             registry,
         };
+        metrics.schedule_file_valid.set(1.0);
         Arc::new(metrics)
     }
 
@@ -223,7 +267,7 @@ impl Metrics {
         self.dead_letters_moved.with_label_values(&[queue, kind]);
         self.handlers_stuck.with_label_values(&[queue, kind]);
         self.job_wait_seconds.with_label_values(&[queue, kind]);
-        self.job_run_seconds.with_label_values(&[queue, kind]);
+        self.job_run_seconds.with_label_values(&[kind]);
         for outcome in names::JOB_OUTCOMES {
             self.jobs_finished.with_label_values(&[queue, kind, outcome]);
         }
@@ -233,8 +277,6 @@ impl Metrics {
     pub fn declare_queue(&self, queue: &str) {
         self.jobs_claimed.with_label_values(&[queue]);
         self.leases_lost.with_label_values(&[queue]);
-        self.claim_seconds.with_label_values(&[queue]);
-        self.claim_batch_size.with_label_values(&[queue]);
     }
 
     /// Creates a pipeline's series for a source at zero.
@@ -242,6 +284,9 @@ impl Metrics {
         self.pipeline_rows.with_label_values(&[pipeline, source]);
         for outcome in names::RUN_OUTCOMES {
             self.pipeline_runs.with_label_values(&[pipeline, source, outcome]);
+        }
+        for reason in names::REFUSALS {
+            self.pipeline_refusals.with_label_values(&[pipeline, source, reason]);
         }
         for stage in names::BYTE_STAGES {
             self.pipeline_bytes.with_label_values(&[pipeline, source, stage]);
@@ -259,6 +304,16 @@ impl Metrics {
     pub fn declare_upkeep(&self, step: &str) {
         self.upkeep_seconds.with_label_values(&[step]);
         self.upkeep_errors.with_label_values(&[step]);
+    }
+
+    /// Sets [`names::DISK_FREE_BYTES`] and [`names::DISK_SIZE_BYTES`].
+    pub fn set_disk(&self, free_bytes: u64, size_bytes: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "the last bytes of a disk do not matter")]
+        for (gauge, bytes) in
+            [(&self.disk_free_bytes, free_bytes), (&self.disk_size_bytes, size_bytes)]
+        {
+            gauge.with_label_values(NO_LABELS).set(bytes as f64);
+        }
     }
 
     /// Exports a pool's use; `read` is called at every scrape. A pool of the same name is replaced.
@@ -347,7 +402,7 @@ mod tests {
         let text = full().render();
         for line in [
             r#"relevo_jobs_finished_total{kind="noop",outcome="dead",queue="default"} 0"#,
-            r#"relevo_job_run_seconds_bucket{kind="noop",queue="default",le="43200"} 0"#,
+            r#"relevo_job_run_seconds_bucket{kind="noop",le="43200"} 0"#,
             r#"relevo_pipeline_runs_total{outcome="failed",pipeline="backup",source="sicar"} 0"#,
             "relevo_jobs_rescued_total 0",
             "relevo_scheduler_is_leader 0",
@@ -390,15 +445,22 @@ mod tests {
         let leader = &metrics.leader;
         leader.queue_jobs.with_label_values(&["q", "available"]);
         for gauge in [
+            &leader.queue_paused,
             &leader.dead_letters_present,
             &leader.queue_oldest_available,
             &leader.schedule_last_fire,
             &leader.schedule_next_fire,
+            &leader.table_bytes,
+            &leader.table_rows,
+            &leader.table_dead_rows,
         ] {
             gauge.with_label_values(&["x"]);
         }
         leader.pipeline_last_success.with_label_values(&["backup", "sicar"]);
+        leader.pipeline_success_due.with_label_values(&["backup", "sicar"]);
         leader.pipeline_progress.with_label_values(&["backup", "sicar"]);
+        leader.set_database_connections(1, 100);
+        metrics.set_disk(1, 2);
         leader.set_worker_sessions(1);
         leader.set_oldest_snapshot_age_seconds(0.0);
         leader.set_leader_term(1);

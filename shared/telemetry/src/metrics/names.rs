@@ -23,6 +23,10 @@ pub const SCHEDULE: &str = "schedule";
 pub const STEP: &str = "step";
 /// Label: a connection pool's name.
 pub const POOL: &str = "pool";
+/// Label: why something was refused.
+pub const REASON: &str = "reason";
+/// Label: a table of the control plane.
+pub const TABLE: &str = "table";
 
 /// How a handler's run ended, the values of [`OUTCOME`] for jobs.
 pub const JOB_OUTCOMES: [&str; 7] =
@@ -31,6 +35,8 @@ pub const JOB_OUTCOMES: [&str; 7] =
 pub const RUN_OUTCOMES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// What became of a slot, the values of [`OUTCOME`] for schedules.
 pub const FIRE_OUTCOMES: [&str; 3] = ["started", "skipped", "failed"];
+/// Why data were not put into place, the values of [`REASON`].
+pub const REFUSALS: [&str; 2] = ["guard", "mismatch"];
 /// Where a backup's bytes are counted, the values of [`STAGE`]: as they come over the line, and
 /// after decompression.
 pub const BYTE_STAGES: [&str; 2] = ["download", "raw"];
@@ -99,10 +105,9 @@ impl Metric {
     }
 }
 
-/// From a no-op to a job that ran overnight.
-const JOB_SECONDS: &[f64] = &[
-    0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0,
-];
+/// From a no-op to a job that ran overnight. One minute is the bound of the alert on waiting jobs.
+const JOB_SECONDS: &[f64] =
+    &[0.005, 0.02, 0.1, 0.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 43_200.0];
 const STATEMENT_SECONDS: &[f64] =
     &[0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 const REQUEST_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -151,13 +156,13 @@ metrics! {
     JOB_WAIT_SECONDS = Metric::histogram("relevo_job_wait_seconds", &[QUEUE, KIND], JOB_SECONDS,
         "Seconds from the moment a job was due to the start of its handler.");
     /// Handler run time.
-    JOB_RUN_SECONDS = Metric::histogram("relevo_job_run_seconds", &[QUEUE, KIND], JOB_SECONDS,
+    JOB_RUN_SECONDS = Metric::histogram("relevo_job_run_seconds", &[KIND], JOB_SECONDS,
         "Seconds that a handler ran.");
     /// Claim latency.
-    CLAIM_SECONDS = Metric::histogram("relevo_claim_seconds", &[QUEUE], STATEMENT_SECONDS,
+    CLAIM_SECONDS = Metric::histogram("relevo_claim_seconds", &[], STATEMENT_SECONDS,
         "Seconds that one claim statement took, answer included.");
     /// Claim batch sizes.
-    CLAIM_BATCH_SIZE = Metric::histogram("relevo_claim_batch_size", &[QUEUE], BATCH_SIZES,
+    CLAIM_BATCH_SIZE = Metric::histogram("relevo_claim_batch_size", &[], BATCH_SIZES,
         "Jobs in one claim that found any.");
     /// Finish batch sizes.
     FINISH_BATCH_SIZE = Metric::histogram("relevo_finish_batch_size", &[], BATCH_SIZES,
@@ -172,6 +177,9 @@ metrics! {
     /// Depth by state.
     QUEUE_JOBS = Metric::leader("relevo_queue_jobs", &[QUEUE, STATE],
         "Jobs in the queue by state: scheduled, available, running, retryable.");
+    /// Paused queues.
+    QUEUE_PAUSED = Metric::leader("relevo_queue_paused", &[QUEUE],
+        "1 where a queue is paused and nothing is claimed from it, else 0.");
     /// Dead letters now.
     DEAD_LETTERS_PRESENT = Metric::leader("relevo_dead_letters_present", &[QUEUE],
         "Dead letters that wait for a person.");
@@ -184,6 +192,29 @@ metrics! {
     /// Age of the oldest snapshot.
     XMIN_AGE = Metric::leader("relevo_database_oldest_snapshot_age_seconds", &[],
         "Age in seconds of the oldest transaction in the control plane's database; long ones hold back the queue's clean-up.");
+
+    /// Size of a table.
+    TABLE_BYTES = Metric::leader("relevo_table_bytes", &[TABLE],
+        "Bytes on disk of a table of the control plane with its indexes, partitions added up.");
+    /// Live rows.
+    TABLE_ROWS = Metric::leader("relevo_table_rows", &[TABLE],
+        "Rows of a table of the control plane, as the server's statistics estimate them.");
+    /// Dead rows.
+    TABLE_DEAD_ROWS = Metric::leader("relevo_table_dead_rows", &[TABLE],
+        "Rows that were deleted or replaced and not cleaned up yet, as the server's statistics estimate them.");
+    /// Connections to the server.
+    DATABASE_CONNECTIONS = Metric::leader("relevo_database_connections", &[],
+        "Connections of all clients to the control plane's server.");
+    /// Bound of the server's connections.
+    DATABASE_CONNECTIONS_MAX = Metric::leader("relevo_database_connections_max", &[],
+        "Connections that the control plane's server takes at most.");
+
+    /// Free room.
+    DISK_FREE_BYTES = Metric::gauge("relevo_disk_free_bytes", &[],
+        "Bytes that may still be written below data_dir; workers and the leading scheduler look.");
+    /// All room.
+    DISK_SIZE_BYTES = Metric::gauge("relevo_disk_size_bytes", &[],
+        "Size in bytes of the disk that holds data_dir; workers and the leading scheduler look.");
 
     /// Leadership.
     SCHEDULER_IS_LEADER = Metric::gauge("relevo_scheduler_is_leader", &[],
@@ -213,6 +244,9 @@ metrics! {
     /// Ended runs.
     PIPELINE_RUNS = Metric::counter("relevo_pipeline_runs_total", &[PIPELINE, SOURCE, OUTCOME],
         "Runs that this process ended: succeeded, failed, cancelled.");
+    /// Data that were not put into place.
+    PIPELINE_REFUSALS = Metric::counter("relevo_pipeline_refusals_total", &[PIPELINE, SOURCE, REASON],
+        "Data that this worker did not put into place: guard (suspiciously few rows), mismatch (rows or values in the target are not those of the source).");
     /// Rows moved.
     PIPELINE_ROWS = Metric::counter("relevo_pipeline_rows_total", &[PIPELINE, SOURCE],
         "Rows that this process wrote durably into a target.");
@@ -225,6 +259,9 @@ metrics! {
     /// Last success.
     PIPELINE_LAST_SUCCESS = Metric::leader("relevo_pipeline_last_success_timestamp_seconds", &[PIPELINE, SOURCE],
         "Unix time at which a run of this source succeeded last; 0 when none ever did.");
+    /// When the next success is due.
+    PIPELINE_SUCCESS_DUE = Metric::leader("relevo_pipeline_success_due_timestamp_seconds", &[PIPELINE, SOURCE],
+        "Unix time by which a scheduled source has to have succeeded again: its last success, its interval and alerts.overdue_grace_minutes; 0 when it is not scheduled.");
     /// Progress of the active run.
     PIPELINE_PROGRESS = Metric::leader("relevo_pipeline_progress_ratio", &[PIPELINE, SOURCE],
         "Progress of the active run's phase, from 0 to 1; 0 when none is active.");

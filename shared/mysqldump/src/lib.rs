@@ -24,14 +24,14 @@ mod values;
 
 pub use checksum::Checksum;
 pub use choices::{ColumnChoice, TableChoice, TypeChoice};
-pub use encoder::{BatchStats, RowEncoder};
+pub use encoder::{BatchStats, RowEncoder, RowValues, SortedRows};
 pub use error::{DumpError, EncoderError, RowError, SinkError};
 pub use event::{
     DumpSummary, DumpWarning, Event, InsertHeader, RowBatch, SkippedKind, SkippedObject,
 };
 pub use options::{
     BigintUnsigned, GeometryType, InetType, InvalidTextPolicy, JsonType, LossPolicy, SetType,
-    SplitOptions, TranslateOptions,
+    SplitOptions, TranslateOptions, choice,
 };
 pub use schema::{
     CheckDef, ColumnDef, ColumnType, DefaultValue, ForeignKeyDef, GeneratedDef, IndexDef, IndexKey,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::value::{Error, StringDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
 use serde::{Deserialize, Serialize};
 
 use crate::choices::{ColumnChoice, TableChoice, TypeChoice};
@@ -80,6 +82,12 @@ impl Default for TranslateOptions {
             schemas: BTreeMap::new(),
         }
     }
+}
+
+/// Reads one of the choices by its name, as in `as-server`; an error names those that there are.
+pub fn choice<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let name: StringDeserializer<Error> = text.replace('-', "_").into_deserializer();
+    T::deserialize(name).map_err(|error| error.to_string())
 }
 
 /// What to do with a value that Postgres cannot hold as it is.

@@ -136,7 +136,15 @@ impl SessionTracker {
             Value::Known(mode) => mode.to_ascii_uppercase(),
             Value::Default => String::new(),
         };
-        let has = |flag: &str| mode.split(',').any(|m| m.trim() == flag);
+        // `CONCAT(@@sql_mode, ',ANSI_QUOTES')` adds to the mode. What else is computed of it, such as
+        // REPLACE, only takes away what does not matter here.
+        let mode = match mode.strip_prefix("CONCAT(") {
+            Some(added) => format!("{},{added}", self.sql_mode),
+            None if mode.contains('(') => return,
+            None => mode,
+        };
+        let words = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+        let has = |flag: &str| mode.split(words).any(|word| word == flag);
         // The combined modes all bring ANSI_QUOTES.
         let ansi = ["ANSI", "DB2", "MAXDB", "MSSQL", "ORACLE", "POSTGRESQL"];
         self.state.ansi_quotes = has("ANSI_QUOTES") || ansi.iter().any(|m| has(m));
@@ -227,6 +235,9 @@ mod tests {
         let mut tracker = SessionTracker::default();
         tracker.apply("SET SESSION sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'");
         assert!(tracker.state().ansi_quotes && tracker.state().no_backslash_escapes);
+        tracker.apply("SET sql_mode = CONCAT(@@sql_mode, ',NO_AUTO_VALUE_ON_ZERO')");
+        tracker.apply("SET sql_mode = (SELECT REPLACE(@@sql_mode, 'ONLY_FULL_GROUP_BY', ''))");
+        assert!(tracker.state().ansi_quotes && tracker.state().no_auto_value_on_zero);
         tracker.apply("set @@session.sql_mode = \"\"");
         assert!(!tracker.state().ansi_quotes && !tracker.state().no_backslash_escapes);
         assert!(!tracker.apply("SET FOREIGN_KEY_CHECKS=0, @x = IF(1, 'a,b', 2)"));

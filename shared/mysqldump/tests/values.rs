@@ -230,7 +230,7 @@ fn rows_that_do_not_fit_the_table_are_named() {
         ("(1)", "the row has 1 values, not 2"),
         ("(1,2,3)", "more values"),
         ("()", "the row has 0 values"),
-        ("(1,now())", "`now` is an expression"),
+        ("(1,uuid())", "`uuid` is an expression"),
         ("(1,2 3)", "expected `,` or `)`"),
     ] {
         let dump = format!("CREATE TABLE t (a int, b int); INSERT INTO t VALUES (5,6),{values};");

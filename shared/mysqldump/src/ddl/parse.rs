@@ -401,8 +401,20 @@ pub(super) fn table_option(cursor: &mut Cursor<'_>, table: &mut TableDef) {
     }
 }
 
+/// Engines whose tables show rows that lie elsewhere and that no dump holds.
+const ROWS_ELSEWHERE: [&str; 6] =
+    ["mrg_myisam", "merge", "federated", "federatedx", "connect", "spider"];
+
 /// What only the whole table tells: binary defaults, MariaDB's JSON, implied NOT NULL.
 fn settle(table: &mut TableDef) {
+    if let Some(engine) = &table.engine
+        && ROWS_ELSEWHERE.contains(&engine.to_ascii_lowercase().as_str())
+    {
+        table.remarks.push(format!(
+            "ENGINE={engine}: its rows lie in other tables or on another server and are not part of \
+             the dump; it becomes a table of its own"
+        ));
+    }
     if table.charset.is_none()
         && let Some(collation) = &table.collation
     {

@@ -24,6 +24,8 @@ pub(super) struct Column {
     pub(super) emit: bool,
     pub(super) nullable: bool,
     pub(super) auto_increment: bool,
+    /// A 0 asks the server for a number.
+    pub(super) counts_zero: bool,
     /// COPY text for DEFAULT, and for NULL in a column that is NOT NULL.
     pub(super) default: Option<Vec<u8>>,
     /// What MySQL stores where nothing is given for a NOT NULL column.
@@ -142,7 +144,11 @@ pub(super) fn compile(
             emit: !plan.generated,
             nullable: plan.nullable,
             auto_increment: column.auto_increment,
-            default: default(column, &pg.encoding),
+            default: match column.auto_increment {
+                true => None,
+                false => default(column, &pg.encoding),
+            },
+            counts_zero: column.auto_increment && !session.no_auto_value_on_zero,
             implicit: implicit(&pg.encoding),
             nulled_dates: 0,
         });
@@ -168,6 +174,10 @@ pub(super) fn compile(
         })
         .map(|(_, (_, (plan, pg, _)))| (plan.pg_name.clone(), implicit(&pg.encoding)))
         .collect();
+    // What NOW() is told in.
+    if session.time_zone.is_none() {
+        session.time_zone = Some(options.source_time_zone.clone());
+    }
     let plain_strings = !session.no_backslash_escapes && DoubleByte::of(charset).is_none();
     Ok(RowEncoder {
         table: name,

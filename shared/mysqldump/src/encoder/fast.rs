@@ -57,7 +57,8 @@ pub(super) fn value(
             if let Some(number) = Number::at(bytes, start) {
                 let plain = number.length <= *safe_digits
                     && number.is_decimal(0)
-                    && (number.first() != b'0' || (number.length == 1 && start == at));
+                    && (number.first() != b'0'
+                        || (number.length == 1 && start == at && !column.counts_zero));
                 if !plain {
                     return None;
                 }
@@ -71,7 +72,7 @@ pub(super) fn value(
             }
             let digits = end - start;
             let plain = (1..=*safe_digits).contains(&digits)
-                && (bytes[start] != b'0' || (digits == 1 && start == at))
+                && (bytes[start] != b'0' || (digits == 1 && start == at && !column.counts_zero))
                 && bytes.get(end).is_some_and(|&b| ends(b));
             plain.then(|| {
                 push_short(bytes, at, end, out);

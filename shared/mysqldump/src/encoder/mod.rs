@@ -7,6 +7,7 @@
 
 mod column;
 mod fast;
+mod lenient;
 mod slow;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use crate::schema::TableDef;
 use crate::session::SessionState;
 use crate::values::literal::skip_blanks;
 use column::Column;
+pub use lenient::{RowValues, SortedRows};
 
 /// What one call of [`RowEncoder::encode`] did; figures of several batches can be added.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -142,13 +144,18 @@ impl RowEncoder {
             at = gap(rows, at);
         }
         stats.bytes_out = (out.len() - begin) as u64;
+        self.count_into(&mut stats);
+        Ok(stats)
+    }
+
+    /// Adds what was counted since the counters were cleared.
+    fn count_into(&self, stats: &mut BatchStats) {
         stats.stripped_nuls = self.counters.stripped_nuls;
         stats.replaced_text = self.counters.replaced_text;
         stats.adapted_values = self.counters.adapted_values;
         for column in self.columns.iter().filter(|column| column.nulled_dates > 0) {
             stats.nulled_dates.insert(column.name.clone(), column.nulled_dates);
         }
-        Ok(stats)
     }
 
     /// Encodes the tuple that begins at `start`; returns where it ends.
@@ -175,7 +182,7 @@ impl RowEncoder {
         let last = self.columns.len().wrapping_sub(1);
         for (index, column) in self.columns.iter_mut().enumerate() {
             // Blanks and comments are rare; phpMyAdmin writes one blank after each comma.
-            if rows.get(at).is_some_and(|&byte| byte <= b' ' || byte == b'/') {
+            if rows.get(at).is_some_and(|&byte| byte <= b' ' || byte == b'/' || byte == b'*') {
                 at = skip_blanks(rows, at);
             }
             let value = out.len();

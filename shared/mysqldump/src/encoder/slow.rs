@@ -6,7 +6,7 @@ use crate::options::{InvalidTextPolicy, LossPolicy};
 use crate::values::literal::{self, Literal, StringMode};
 use crate::values::number::{self, Fit};
 use crate::values::text::{Decoder, decoder, latin1, push_copy};
-use crate::values::{date, hex, spatial};
+use crate::values::{date, expression, hex, spatial};
 
 /// Strings as the fast paths know them.
 const PLAIN_STRING: StringMode = StringMode { backslash: true, double: None };
@@ -33,7 +33,7 @@ pub(super) fn value(
             return Ok(end);
         }
     }
-    let (value, end) = literal::read(bytes, at, &context.session).map_err(Refused)?;
+    let (value, end) = expression::read(bytes, at, &context.session).map_err(Refused)?;
     let mut converter = Converter { column, context, counters };
     converter.convert(value, out)?;
     Ok(end)
@@ -57,6 +57,9 @@ impl Converter<'_> {
     fn convert(&mut self, value: Literal, out: &mut Vec<u8>) -> Result<(), Refused> {
         match value {
             Literal::Null => return self.null(out),
+            Literal::Default if self.column.auto_increment => {
+                return Err(left_to_number("DEFAULT"));
+            }
             Literal::Default => {
                 let Some(default) = &self.column.default else {
                     return Err(Refused(
@@ -86,6 +89,10 @@ impl Converter<'_> {
             }
             Kind::Text { .. } | Kind::Json | Kind::Enum { .. } | Kind::Set { .. } | Kind::Plain => {
                 let number = matches!(value, Literal::Number(_));
+                let value = match value {
+                    Literal::Number(digits) => Literal::Number(number::as_text(&digits)),
+                    other => other,
+                };
                 let text = self.text(value)?;
                 self.textual(text, number, out)
             }
@@ -102,11 +109,7 @@ impl Converter<'_> {
             return Ok(());
         }
         if self.column.auto_increment {
-            return Err(Refused(
-                "NULL asks MySQL to number the row, which only the server can do; restore the \
-                 dump into MySQL and dump it again"
-                    .to_owned(),
-            ));
+            return Err(left_to_number("NULL"));
         }
         self.adapt("NULL in a column that is NOT NULL")?;
         out.extend_from_slice(&self.column.implicit);
@@ -194,6 +197,9 @@ impl Converter<'_> {
                     )));
                 }
                 self.fit(fit, text)?;
+                if number == 0 && self.column.counts_zero {
+                    return Err(left_to_number("0"));
+                }
                 out.extend_from_slice(number.to_string().as_bytes());
             }
             Kind::Boolean => match number::integer(text, -128, 255) {
@@ -458,6 +464,14 @@ fn label_position(labels: &[(String, Vec<u8>)], text: &str) -> Option<usize> {
         let wanted = text.trim_end_matches(' ').to_lowercase();
         labels.iter().position(|(label, _)| label.to_lowercase() == wanted)
     })
+}
+
+/// A value in a counting column that the splitter has not put a number for.
+fn left_to_number(value: &str) -> Refused {
+    Refused(format!(
+        "{value} asks MySQL to number the row, but how far it has counted is not known here; restore \
+         the dump into MySQL and dump it again"
+    ))
 }
 
 /// 16 bytes as a UUID.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::numbering::Counter;
 use crate::ddl;
 use crate::options::TranslateOptions;
 use crate::schema::{ForeignKeyDef, TableDef};
@@ -23,6 +24,9 @@ struct Entry {
     filled: bool,
     /// Why no more rows may come.
     sealed: Option<&'static str>,
+    counter: Counter,
+    /// Triggers on INSERT that have not been told of yet.
+    triggers: Vec<String>,
 }
 
 impl Catalog {
@@ -38,7 +42,16 @@ impl Catalog {
     /// Defines or redefines a table.
     pub(super) fn insert(&mut self, table: Arc<TableDef>) {
         let key = (table.database.clone(), table.name.clone());
-        self.tables.insert(key, Entry { table, filled: false, sealed: None });
+        self.tables.insert(
+            key,
+            Entry {
+                table,
+                filled: false,
+                sealed: None,
+                counter: Counter::default(),
+                triggers: Vec::new(),
+            },
+        );
     }
 
     /// Whether another table of the database would get the same name in Postgres.
@@ -115,6 +128,34 @@ impl Catalog {
     pub(super) fn sealed(&self, table: &TableDef) -> Option<&'static str> {
         let key = (table.database.clone(), table.name.clone());
         self.tables.get(&key).and_then(|entry| entry.sealed)
+    }
+
+    /// What the next row of a table that counts by itself is numbered.
+    pub(super) fn counter(&self, table: &TableDef) -> Counter {
+        let key = (table.database.clone(), table.name.clone());
+        self.tables.get(&key).map(|entry| entry.counter).unwrap_or_default()
+    }
+
+    /// Keeps a counter for the next INSERT.
+    pub(super) fn keep_counter(&mut self, table: &TableDef, counter: Option<Counter>) {
+        let key = (table.database.clone(), table.name.clone());
+        if let (Some(entry), Some(counter)) = (self.tables.get_mut(&key), counter) {
+            entry.counter = counter;
+        }
+    }
+
+    /// A trigger is there that the server runs for each row to come.
+    pub(super) fn add_trigger(&mut self, table: &TableDef, name: &str) {
+        let key = (table.database.clone(), table.name.clone());
+        if let Some(entry) = self.tables.get_mut(&key) {
+            entry.triggers.push(name.to_owned());
+        }
+    }
+
+    /// The triggers of a table that have not been told of yet.
+    pub(super) fn take_triggers(&mut self, table: &TableDef) -> Vec<String> {
+        let key = (table.database.clone(), table.name.clone());
+        self.tables.get_mut(&key).map(|e| std::mem::take(&mut e.triggers)).unwrap_or_default()
     }
 
     /// Whether a table of just this name is there.

@@ -37,10 +37,12 @@ impl DumpSplitter {
         if cursor.eat("database") || cursor.eat("schema") {
             return Ok(());
         }
-        let table_position = cursor.position();
-        let _ = cursor.eat("temporary");
+        if cursor.sees("temporary table") {
+            let reason = "a temporary table, whose rows only the server can put to use: restore \
+                          the dump into MySQL, and dump that with mysqldump";
+            return self.unsupported(source, reason, sink);
+        }
         if cursor.eat("table") {
-            cursor.rewind(table_position);
             return self.create_table(source, mode, sink);
         }
         if ddl::alter_target(source, mode).is_some() {
@@ -55,11 +57,29 @@ impl DumpSplitter {
                 if *kind == SkippedKind::View && is_view_stub(source, mode) {
                     return Ok(());
                 }
+                if *kind == SkippedKind::Trigger {
+                    self.trigger(cursor, &name);
+                }
                 return self.skip(*kind, name, source, sink);
             }
             cursor.next();
         }
         self.skip(SkippedKind::Statement, String::new(), source, sink)
+    }
+
+    /// Remembers a trigger that is there before the rows of its table.
+    fn trigger(&mut self, cursor: &mut Cursor<'_>, name: &str) {
+        let mut on_insert = false;
+        while !cursor.at_end() && !cursor.eat("on") {
+            on_insert |= cursor.sees("insert");
+            cursor.next();
+        }
+        if on_insert
+            && let Some((database, table)) = cursor.qualified()
+            && let Some(table) = self.catalog.find(database.as_deref(), &table)
+        {
+            self.catalog.add_trigger(&table, name);
+        }
     }
 
     fn create_table(

@@ -24,6 +24,11 @@ const SYSTEM_DATABASES: [&str; 4] = ["mysql", "sys", "performance_schema", "info
 const CHANGES_ROWS: &str = "it changes rows in a way that only the server can: restore the dump \
                             into MySQL, and dump that with mysqldump";
 
+/// Whether a line has the client read a file: `source load_departments.dump`, `\\. file`.
+fn reads_file(line: &str) -> bool {
+    line.starts_with("source ") || line.starts_with("\\. ")
+}
+
 /// The head of an INSERT: all before its first row.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InsertHead {
@@ -131,6 +136,8 @@ impl DumpSplitter {
             "rename" => self.rename(source, &mut cursor, sink),
             "insert" | "replace" => self.other_insert(source, mode, sink),
             "update" | "delete" | "truncate" => self.change(source, &mut cursor, sink),
+            // LOAD INDEX INTO CACHE changes nothing.
+            "load" if cursor.eat("index") => Ok(()),
             "load" => {
                 let reason = "rows in files beside the dump (mysqldump --tab, LOAD DATA) are not \
                               read: dump without --tab";
@@ -167,12 +174,19 @@ impl DumpSplitter {
             || lower.starts_with("warning:")
             || lower.starts_with("enter password:")
             || lower.starts_with("--");
-        if !harmless && !self.understood {
+        if !harmless && !self.understood && !reads_file(&lower) {
             self.foreign_lines += 1;
             self.text_rows |= shown.matches(',').count() > 2;
             if self.foreign_lines > FOREIGN_LINES_LIMIT {
                 return Err(self.no_sql());
             }
+        } else if !harmless && reads_file(&lower) {
+            let reason = format!(
+                "the script reads another file here: {shown:?}; put the files into one, in the \
+                 order in which they are read, such as: cat first.sql second.sql | relevo dump \
+                 import -"
+            );
+            return Err(DumpError::Syntax { offset: self.begun.0, line: self.begun.1, reason });
         } else if !harmless {
             let reason = format!(
                 "expected a statement, found {shown:?}; the dump is damaged there, or is not one of \
@@ -234,7 +248,7 @@ impl DumpSplitter {
         // The source is UTF-8 here, whatever the dump is in.
         let session =
             SessionState { charset: Some("utf8mb4".to_owned()), ..self.session.state().clone() };
-        self.single_row(&head, session, row.as_bytes(), sink)
+        self.single_row(head, session, row.as_bytes(), sink)
     }
 
     /// UPDATE, DELETE and TRUNCATE: without effect on a table that has no rows yet.

@@ -8,22 +8,23 @@
 mod catalog;
 mod definitions;
 mod formats;
+mod inserts;
 mod interpret;
 mod keywords;
-mod rows;
+mod numbering;
+pub(crate) mod rows;
 mod statement;
 
 use std::sync::Arc;
 
 use crate::choices;
 use crate::error::{DumpError, SinkError};
-use crate::event::{DumpSummary, DumpWarning, Event, InsertHeader, RowBatch};
+use crate::event::{DumpSummary, DumpWarning, Event, InsertHeader};
 use crate::options::SplitOptions;
 use crate::schema::TableDef;
-use crate::session::{SessionState, SessionTracker};
+use crate::session::SessionTracker;
 use catalog::Catalog;
-use interpret::InsertHead;
-use rows::{Found, RowScanner};
+use inserts::Rows;
 use statement::{StatementBuilder, Step};
 
 /// Where events go.
@@ -59,18 +60,6 @@ enum Mode {
     Rows(Box<Rows>),
     /// The rest of an INSERT after its rows; collected by the builder up to the delimiter.
     AfterRows,
-}
-
-/// An INSERT whose rows are being read.
-#[derive(Debug)]
-struct Rows {
-    table: Arc<TableDef>,
-    insert: Arc<InsertHeader>,
-    scanner: RowScanner,
-    /// The tuple cut by the end of the last slice.
-    carry: Vec<u8>,
-    carry_offset: u64,
-    carry_line: u64,
 }
 
 /// Byte offset of the slice at hand, and lines counted up to a place in it.
@@ -237,189 +226,12 @@ impl DumpSplitter {
                     self.builder.clear();
                 }
                 Step::Rows => {
-                    self.begin_rows()?;
+                    self.begin_rows(sink)?;
                     return Ok(at);
                 }
             }
         }
         Ok(bytes.len())
-    }
-
-    /// The head of an INSERT is complete: finds its table and settings.
-    fn begin_rows(&mut self) -> Result<(), DumpError> {
-        let state = self.session.state();
-        let head =
-            interpret::insert_head(&self.builder.text, state).ok_or_else(|| DumpError::Syntax {
-                offset: self.begun.0,
-                line: self.begun.1,
-                reason: "an INSERT whose table cannot be read".to_owned(),
-            })?;
-        self.understood = true;
-        let state = state.clone();
-        let scanner = RowScanner::new(&state);
-        let (table, insert) = self.insert_into(&head, state)?;
-        self.builder.clear();
-        let (carry_offset, carry_line) = self.begun;
-        let carry = Vec::new();
-        let rows = Rows { table, insert, scanner, carry, carry_offset, carry_line };
-        self.mode = Mode::Rows(Box::new(rows));
-        Ok(())
-    }
-
-    /// Table and settings of an INSERT.
-    fn insert_into(
-        &mut self,
-        head: &InsertHead,
-        session: SessionState,
-    ) -> Result<(Arc<TableDef>, Arc<InsertHeader>), DumpError> {
-        let (offset, line) = self.begun;
-        let Some(table) = self.catalog.find(head.database.as_deref(), &head.table) else {
-            let table = head.table.clone();
-            return Err(DumpError::UnknownTable { offset, line, table });
-        };
-        if let Some(reason) = self.catalog.sealed(&table) {
-            let reason = format!(
-                "more rows for table `{}`, although {reason}: restore the dump into MySQL, and dump \
-                 that with mysqldump",
-                table.name
-            );
-            return Err(DumpError::Syntax { offset, line, reason });
-        }
-        let columns = head.columns.as_deref().map(|names| {
-            interpret::column_positions(&table, names).map_err(|reason| DumpError::Syntax {
-                offset,
-                line,
-                reason,
-            })
-        });
-        let insert = InsertHeader { columns: columns.transpose()?, session };
-        let insert = match &self.last_insert {
-            Some((known, header)) if Arc::ptr_eq(known, &table) && **header == insert => {
-                Arc::clone(header)
-            }
-            _ => Arc::new(insert),
-        };
-        self.last_insert = Some((Arc::clone(&table), Arc::clone(&insert)));
-        self.catalog.mark_filled(&table);
-        Ok((table, insert))
-    }
-
-    /// Hands on one row that is not written in parentheses in the dump.
-    fn single_row(
-        &mut self,
-        head: &InsertHead,
-        session: SessionState,
-        row: &[u8],
-        sink: Sink<'_>,
-    ) -> Result<(), DumpError> {
-        let (table, insert) = self.insert_into(head, session)?;
-        self.summary.rows += 1;
-        let (offset, line) = self.begun;
-        sink(Event::Rows(RowBatch { table, insert, bytes: row, rows: 1, offset, line }))
-            .map_err(DumpError::Sink)
-    }
-
-    /// Hands on whole tuples; returns how far the slice has been read.
-    fn feed_rows(
-        &mut self,
-        mut rows: Box<Rows>,
-        bytes: &[u8],
-        start: usize,
-        sink: Sink<'_>,
-    ) -> Result<usize, DumpError> {
-        let mut at = start;
-        // Tuples of this slice not yet handed on.
-        let mut batch = Pending { start, end: start, rows: 0 };
-        let mut tuple_start = start;
-        loop {
-            match rows.scanner.scan(bytes, at) {
-                Found::Start(found) => {
-                    tuple_start = found;
-                    if batch.rows == 0 {
-                        batch.start = found;
-                    }
-                    at = found + 1;
-                }
-                Found::End(end) => {
-                    at = end;
-                    if rows.carry.is_empty() {
-                        batch.end = end;
-                        batch.rows += 1;
-                        continue;
-                    }
-                    rows.carry.extend_from_slice(&bytes[start..end]);
-                    let carry = std::mem::take(&mut rows.carry);
-                    let place = (rows.carry_offset, rows.carry_line);
-                    self.hand_on(&rows, &carry, 1, place, sink)?;
-                    rows.carry = carry;
-                    rows.carry.clear();
-                }
-                Found::Statement(end) => {
-                    self.flush(&rows, bytes, &batch, sink)?;
-                    self.summary.statements += 1;
-                    return Ok(end + 1);
-                }
-                Found::Other(found) => {
-                    self.flush(&rows, bytes, &batch, sink)?;
-                    self.begun = (self.position.offset(found), self.position.line(bytes, found));
-                    self.mode = Mode::AfterRows;
-                    return Ok(found);
-                }
-                Found::More => break,
-            }
-        }
-        self.flush(&rows, bytes, &batch, sink)?;
-        if rows.scanner.in_tuple() {
-            if rows.carry.is_empty() {
-                rows.carry_offset = self.position.offset(tuple_start);
-                rows.carry_line = self.position.line(bytes, tuple_start);
-            }
-            rows.carry.extend_from_slice(&bytes[tuple_start..]);
-            if rows.carry.len() > self.options.row_limit_bytes {
-                return Err(DumpError::TooLong {
-                    what: "a row",
-                    offset: rows.carry_offset,
-                    line: rows.carry_line,
-                    limit_bytes: self.options.row_limit_bytes,
-                });
-            }
-        }
-        self.mode = Mode::Rows(rows);
-        Ok(bytes.len())
-    }
-
-    fn flush(
-        &mut self,
-        rows: &Rows,
-        bytes: &[u8],
-        batch: &Pending,
-        sink: Sink<'_>,
-    ) -> Result<(), DumpError> {
-        if batch.rows == 0 {
-            return Ok(());
-        }
-        let place = (self.position.offset(batch.start), self.position.line(bytes, batch.start));
-        self.hand_on(rows, &bytes[batch.start..batch.end], batch.rows, place, sink)
-    }
-
-    fn hand_on(
-        &mut self,
-        rows: &Rows,
-        bytes: &[u8],
-        count: u64,
-        (offset, line): (u64, u64),
-        sink: Sink<'_>,
-    ) -> Result<(), DumpError> {
-        self.summary.rows += count;
-        sink(Event::Rows(RowBatch {
-            table: Arc::clone(&rows.table),
-            insert: Arc::clone(&rows.insert),
-            bytes,
-            rows: count,
-            offset,
-            line,
-        }))
-        .map_err(DumpError::Sink)
     }
 
     /// Reads what follows the rows of an INSERT up to the delimiter.
@@ -483,12 +295,4 @@ impl DumpSplitter {
         }
         self.catalog.comment(comment);
     }
-}
-
-/// Tuples of the slice at hand that wait to be handed on together.
-#[derive(Debug)]
-struct Pending {
-    start: usize,
-    end: usize,
-    rows: u64,
 }

@@ -19,13 +19,15 @@ enum State {
     DashDash,
     Line,
     Slash,
+    /// After `/*` and perhaps an `M`: a comment, unless a `!` follows.
+    SlashStar,
     Block,
     BlockStar,
 }
 
 /// What the scan has come upon; positions are indexes into the slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A tuple begins here.
     Start(usize),
     /// A tuple ends before this position.
@@ -40,7 +42,7 @@ pub(super) enum Found {
 
 /// The scanner of one INSERT's rows.
 #[derive(Debug)]
-pub(super) struct RowScanner {
+pub(crate) struct RowScanner {
     state: State,
     depth: usize,
     no_backslash_escapes: bool,
@@ -49,7 +51,7 @@ pub(super) struct RowScanner {
 }
 
 impl RowScanner {
-    pub(super) fn new(session: &SessionState) -> Self {
+    pub(crate) fn new(session: &SessionState) -> Self {
         Self {
             state: State::Gap,
             depth: 0,
@@ -69,7 +71,7 @@ impl RowScanner {
     }
 
     /// Scans on from a position until there is something to tell.
-    pub(super) fn scan(&mut self, bytes: &[u8], mut at: usize) -> Found {
+    pub(crate) fn scan(&mut self, bytes: &[u8], mut at: usize) -> Found {
         loop {
             match self.state {
                 State::Tuple => {
@@ -147,11 +149,14 @@ impl RowScanner {
             State::DashDash if byte <= b' ' => {
                 self.state = if byte == b'\n' { self.outside() } else { State::Line };
             }
-            State::Slash if byte == b'*' => self.state = State::Block,
+            State::Slash if byte == b'*' => self.state = State::SlashStar,
+            // What stands in a conditional comment is part of the row.
+            State::SlashStar if byte == b'!' && self.depth > 0 => self.state = State::Tuple,
+            State::SlashStar if byte == b'M' => {}
             State::Dash | State::DashDash | State::Slash => return self.again(byte, at),
             State::Line if byte == b'\n' => self.state = self.outside(),
             State::Line => {}
-            State::Block | State::BlockStar => {
+            State::SlashStar | State::Block | State::BlockStar => {
                 self.state = match byte {
                     b'/' if self.state == State::BlockStar => self.outside(),
                     b'*' => State::BlockStar,
@@ -247,9 +252,9 @@ mod tests {
         let text: &[u8] = br#"(1,'a''b)\'(',NULL),("x\")",-2,- 3 /* ) */, f(1)), -- (9)
 (4 -- )
 ,5),(x'00',_binary 'z\\'), # (
-(6/2);"#;
+(6/2),(/*!50705 ')',*/7/*M!100301 ,'*/' */,/**/8);"#;
         let whole = ends(text, 0);
-        assert_eq!(whole.0.len(), 5);
+        assert_eq!(whole.0.len(), 6);
         assert_eq!(whole.1, Some(text.len() - 1));
         for cut in 0..=text.len() {
             assert_eq!(ends(text, cut), whole, "cut at {cut}");

@@ -72,6 +72,40 @@ impl Moment {
             && self.second < 60
     }
 
+    /// The moment so many seconds after 1970 began; `None` past year 9999 or before year 1.
+    pub(crate) fn at(seconds: i64) -> Option<Self> {
+        let (days, clock) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400) as u32);
+        // Years that begin in March, in cycles of 400: a leap day is the last of its year.
+        let days = days + 719_468;
+        let (cycle, of_cycle) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let of_year = (of_cycle - of_cycle / 1_460 + of_cycle / 36_524 - of_cycle / 146_096) / 365;
+        let day = of_cycle - (365 * of_year + of_year / 4 - of_year / 100);
+        let month = (5 * day + 2) / 153;
+        let (day, march) = (day - (153 * month + 2) / 5 + 1, month < 10);
+        let year = cycle * 400 + of_year + i64::from(!march);
+        let moment = Self {
+            year: u32::try_from(year).ok()?,
+            month: if march { month + 3 } else { month - 9 } as u32,
+            day: day as u32,
+            hour: clock / 3600,
+            minute: clock / 60 % 60,
+            second: clock % 60,
+            microsecond: 0,
+        };
+        moment.is_real().then_some(moment)
+    }
+
+    /// Seconds since 1970 began.
+    pub(crate) fn seconds(&self) -> i64 {
+        let year = i64::from(self.year) - i64::from(self.month <= 2);
+        let (cycle, of_cycle) = (year.div_euclid(400), year.rem_euclid(400));
+        let month = i64::from((self.month + 9) % 12);
+        let of_year = (153 * month + 2) / 5 + i64::from(self.day) - 1;
+        let days = cycle * 146_097 + of_cycle * 365 + of_cycle / 4 - of_cycle / 100 + of_year;
+        let clock = self.hour * 3600 + self.minute * 60 + self.second;
+        (days - 719_468) * 86_400 + i64::from(clock)
+    }
+
     /// Appends `YYYY-MM-DD`.
     pub(crate) fn push_date(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(
@@ -239,6 +273,116 @@ pub(crate) fn duration(text: &[u8], fsp: u32) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Names of months, as STR_TO_DATE knows them.
+const MONTHS: [&str; 12] = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+];
+
+/// What `STR_TO_DATE(text, format)` makes: a date, with its time of day where the format has one.
+/// `None`: it is no such date, or the format holds what is not known here.
+pub(crate) fn by_format(text: &[u8], format: &[u8]) -> Option<Vec<u8>> {
+    let mut moment = Moment::default();
+    let (mut at, mut clock, mut afternoon) = (0, false, None);
+    let mut letters = format.iter().copied();
+    while let Some(letter) = letters.next() {
+        if letter != b'%' {
+            let blank = letter.is_ascii_whitespace();
+            if !blank && text.get(at) != Some(&letter) {
+                return None;
+            }
+            while blank && text.get(at).is_some_and(u8::is_ascii_whitespace) {
+                at += 1;
+            }
+            at += usize::from(!blank);
+            continue;
+        }
+        let word = |at: usize| {
+            let end = text[at..].iter().take_while(|b| b.is_ascii_alphabetic()).count();
+            text[at..at + end].to_ascii_lowercase()
+        };
+        let letter = letters.next()?;
+        if matches!(letter, b'M' | b'b' | b'p' | b'a' | b'W') {
+            let word = word(at);
+            at += word.len();
+            let long = |name: &&str| name.as_bytes() == word;
+            match letter {
+                b'M' => moment.month = MONTHS.iter().position(|name| long(name))? as u32 + 1,
+                b'b' => {
+                    let short = |name: &&str| name.as_bytes().get(..3) == Some(&word[..]);
+                    moment.month = MONTHS.iter().position(|name| short(name))? as u32 + 1;
+                }
+                b'p' => afternoon = Some(word == b"pm"),
+                _ => {}
+            }
+            continue;
+        }
+        if letter == b'T' {
+            let time = text.get(at..at + 8).filter(|time| plain_time(time))?;
+            (moment.hour, moment.minute, moment.second) =
+                (two(&time[..2]), two(&time[3..5]), two(&time[6..]));
+            (at, clock) = (at + 8, true);
+            continue;
+        }
+        let width = match letter {
+            b'Y' => 4,
+            b'f' => 6,
+            _ => 2,
+        };
+        let digits = text[at..].iter().take(width).take_while(|b| b.is_ascii_digit()).count();
+        let read = &text[at..at + digits];
+        let number = || std::str::from_utf8(read).ok()?.parse::<u32>().ok();
+        at += digits;
+        clock |= b"HkhIlisSf".contains(&letter);
+        match letter {
+            b'Y' => moment.year = number()?,
+            b'y' => moment.year = full_year(number()?),
+            b'm' | b'c' => moment.month = number()?,
+            b'd' | b'e' => moment.day = number()?,
+            b'H' | b'k' | b'h' | b'I' | b'l' => moment.hour = number()?,
+            b'i' => moment.minute = number()?,
+            b's' | b'S' => moment.second = number()?,
+            b'f' => moment.microsecond = fraction(read),
+            _ => return None,
+        }
+    }
+    if let Some(afternoon) = afternoon {
+        moment.hour = moment.hour % 12 + if afternoon { 12 } else { 0 };
+    }
+    if at != text.len() || !moment.is_real() {
+        return None;
+    }
+    let mut out = Vec::new();
+    if clock {
+        moment.push(6, &mut out)
+    } else {
+        moment.push_date(&mut out)
+    }
+    Some(out)
+}
+
+/// Seconds east of Greenwich of a zone that is an offset, or UTC.
+pub(crate) fn zone_offset(zone: &str) -> Option<i64> {
+    let suffix = String::from_utf8(zone_suffix(zone)?).ok()?;
+    let sign = match suffix.as_bytes().first()? {
+        b'-' => -1,
+        b'+' => 1,
+        _ => return None,
+    };
+    let (hours, minutes) = suffix[1..].split_once(':').unwrap_or((&suffix[1..], "0"));
+    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
+}
+
 /// What is appended to a timestamp so that Postgres reads it in the dump's zone: an offset as
 /// Postgres prints it, or a blank and the zone's name. `None`: neither.
 pub(crate) fn zone_suffix(zone: &str) -> Option<Vec<u8>> {
@@ -319,7 +463,51 @@ mod tests {
     }
 
     #[test]
+    fn days_and_seconds() {
+        for (seconds, wanted) in [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (4_102_444_799, "2099-12-31 23:59:59"),
+            (-1, "1969-12-31 23:59:59"),
+            (-62_135_596_800, "0001-01-01 00:00:00"),
+            (253_402_300_799, "9999-12-31 23:59:59"),
+        ] {
+            let moment = Moment::at(seconds).unwrap();
+            let mut out = Vec::new();
+            moment.push(0, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), wanted);
+            assert_eq!(moment.seconds(), seconds);
+        }
+        assert_eq!(Moment::at(253_402_300_800), None);
+        assert_eq!(Moment::at(i64::MAX / 2), None);
+    }
+
+    #[test]
+    fn dates_by_format() {
+        let text = |text: &str, format: &str| {
+            by_format(text.as_bytes(), format.as_bytes()).map(|t| String::from_utf8(t).unwrap())
+        };
+        for (value, format, wanted) in [
+            ("17-JUN-1987", "%d-%M-%Y", None),
+            ("17-JUN-1987", "%d-%b-%Y", Some("1987-06-17")),
+            ("June 7, 1987", "%M %e, %Y", Some("1987-06-07")),
+            ("01/02/20 03:04:05 PM", "%m/%d/%y %h:%i:%s %p", Some("2020-01-02 15:04:05")),
+            ("2020-01-02T03:04:05.25", "%Y-%m-%dT%H:%i:%s.%f", Some("2020-01-02 03:04:05.25")),
+            ("20200102 03:04:05", "%Y%m%d %T", Some("2020-01-02 03:04:05")),
+            ("2020-02-31", "%Y-%m-%d", None),
+            ("2020-01-02x", "%Y-%m-%d", None),
+            ("2020", "%Y", None),
+            ("5", "%j", None),
+        ] {
+            assert_eq!(text(value, format).as_deref(), wanted, "{value}");
+        }
+    }
+
+    #[test]
     fn zones() {
+        assert_eq!(zone_offset("-06:30"), Some(-23_400));
+        assert_eq!(zone_offset("UTC"), Some(0));
+        assert_eq!(zone_offset("America/Mexico_City"), None);
         let text = |z: &str| zone_suffix(z).map(|s| String::from_utf8(s).unwrap());
         assert_eq!(text("+00:00").as_deref(), Some("+00"));
         assert_eq!(text("-06:00").as_deref(), Some("-06"));

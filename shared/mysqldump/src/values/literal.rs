@@ -20,7 +20,8 @@ pub(crate) enum Literal {
     Bytes(Vec<u8>),
 }
 
-/// Skips blanks and comments.
+/// Skips blanks and comments. What stands in a conditional comment (`/*!50705 0x00,*/`) is part of
+/// the row, so only its marks are skipped.
 pub(crate) fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
     while let Some(&byte) = bytes.get(at) {
         match byte {
@@ -31,7 +32,12 @@ pub(crate) fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
             {
                 at = line_end(bytes, at);
             }
+            b'*' if bytes.get(at + 1) == Some(&b'/') => at += 2,
             b'/' if bytes.get(at + 1) == Some(&b'*') => {
+                if let Some(inside) = conditional(&bytes[at + 2..]) {
+                    at += 2 + inside;
+                    continue;
+                }
                 at = memchr::memmem::find(&bytes[at + 2..], b"*/")
                     .map_or(bytes.len(), |end| at + 2 + end + 2);
             }
@@ -41,11 +47,22 @@ pub(crate) fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
+/// Where the text of a conditional comment begins, behind `!50705` or `M!100301`.
+fn conditional(comment: &[u8]) -> Option<usize> {
+    let start = match comment {
+        [b'!', ..] => 1,
+        [b'M', b'!', ..] => 2,
+        _ => return None,
+    };
+    let digits = comment[start..].iter().take(6).take_while(|b| b.is_ascii_digit()).count();
+    Some(start + digits)
+}
+
 fn line_end(bytes: &[u8], at: usize) -> usize {
     memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |end| at + end + 1)
 }
 
-/// Reads the value at a position; returns it and where it ends. An error says what was found.
+/// Reads the literal at a position; returns it and where it ends. An error says what was found.
 pub(crate) fn read(
     bytes: &[u8],
     at: usize,
@@ -127,7 +144,10 @@ fn word(bytes: &[u8], at: usize, session: &SessionState) -> Result<(Literal, usi
             _ => Err(format!("`_{charset}` before something that is no string")),
         };
     }
-    Err(format!("`{word}` is an expression; only literal values are read from a dump"))
+    Err(format!(
+        "`{word}` is an expression that only the server can compute; restore the dump into MySQL \
+         and dump that"
+    ))
 }
 
 /// A string with its escapes resolved; adjacent strings are one.
@@ -229,7 +249,8 @@ pub(crate) fn unescape(
     }
 }
 
-fn word_end(bytes: &[u8], mut at: usize) -> usize {
+/// Where the word at a position ends.
+pub(super) fn word_end(bytes: &[u8], mut at: usize) -> usize {
     while bytes.get(at).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
         at += 1;
     }

@@ -149,6 +149,59 @@ pub(crate) fn decimal(text: &[u8], precision: u32, scale: u32, unsigned: bool) -
     (out, fit)
 }
 
+/// Most digits of a calculation.
+const CALCULATED_DIGITS: usize = 38;
+
+/// The sum, difference or product of two numbers, exactly; `None` when that takes too many digits.
+pub(crate) fn calculate(left: &[u8], operator: u8, right: &[u8]) -> Option<Vec<u8>> {
+    let scaled = |text: &[u8]| {
+        let (parts, trailing) = parse(text)?;
+        let digits = [parts.whole.as_slice(), &parts.fraction].concat();
+        let fits = !trailing && digits.len() <= CALCULATED_DIGITS;
+        let number = if digits.is_empty() { "0" } else { std::str::from_utf8(&digits).ok()? };
+        let number: i128 = fits.then(|| number.parse().ok())??;
+        Some((if parts.negative { -number } else { number }, parts.fraction.len()))
+    };
+    let ((mut left, left_scale), (mut right, right_scale)) = (scaled(left)?, scaled(right)?);
+    let (result, scale) = if operator == b'*' {
+        (left.checked_mul(right)?, left_scale + right_scale)
+    } else {
+        let scale = left_scale.max(right_scale);
+        let widen = |number: i128, by: usize| {
+            number.checked_mul(10_i128.checked_pow(u32::try_from(by).ok()?)?)
+        };
+        left = widen(left, scale - left_scale)?;
+        right = widen(right, scale - right_scale)?;
+        let result =
+            if operator == b'+' { left.checked_add(right)? } else { left.checked_sub(right)? };
+        (result, scale)
+    };
+    let mut digits = format!("{:0width$}", result.unsigned_abs(), width = scale + 1);
+    if scale > 0 {
+        digits.insert(digits.len() - scale, '.');
+    }
+    Some(format!("{}{digits}", if result < 0 { "-" } else { "" }).into_bytes())
+}
+
+/// A number as the server shows it when it becomes text: `.5` is 0.5, `1e3` is 1000, 007 is 7.
+pub(crate) fn as_text(number: &[u8]) -> Vec<u8> {
+    if number.iter().any(|b| matches!(b, b'e' | b'E')) {
+        let value = std::str::from_utf8(number).ok().and_then(|text| text.parse::<f64>().ok());
+        let Some(value) = value else { return number.to_vec() };
+        let plain = value == 0.0 || (1e-15..1e15).contains(&value.abs());
+        return if plain { format!("{value}") } else { format!("{value:e}") }.into_bytes();
+    }
+    let Some((parts, false)) = parse(number) else { return number.to_vec() };
+    let negative = parts.negative && !parts.is_zero();
+    let mut text = if negative { b"-".to_vec() } else { Vec::new() };
+    text.extend_from_slice(if parts.whole.is_empty() { b"0" } else { &parts.whole });
+    if !parts.fraction.is_empty() {
+        text.push(b'.');
+        text.extend_from_slice(&parts.fraction);
+    }
+    text
+}
+
 /// A float as text that Postgres reads, bounded to the type's range.
 pub(crate) fn float(text: &[u8], max: f64, unsigned: bool) -> (Vec<u8>, Fit) {
     let trimmed = text.trim_ascii();
@@ -205,6 +258,39 @@ mod tests {
         assert_eq!(text("1.5e3", 10, 0), ("1500".to_owned(), Fit::Exact));
         assert_eq!(text("abc", 10, 1), ("0.0".to_owned(), Fit::Adapted));
         assert_eq!(decimal(b"-5", 4, 0, true), (b"0".to_vec(), Fit::Adapted));
+    }
+
+    #[test]
+    fn calculations() {
+        let text = |left: &str, operator, right: &str| {
+            let result = calculate(left.as_bytes(), operator, right.as_bytes());
+            result.map(|text| String::from_utf8(text).unwrap())
+        };
+        assert_eq!(text("1", b'+', "2").as_deref(), Some("3"));
+        assert_eq!(text("0.1", b'-', "0.25").as_deref(), Some("-0.15"));
+        assert_eq!(text("-1.5", b'*', "1.5").as_deref(), Some("-2.25"));
+        assert_eq!(text("1e3", b'+', "0").as_deref(), Some("1000"));
+        let wide = "9".repeat(38);
+        assert_eq!(text(&wide, b'*', &wide), None);
+        assert_eq!(text(&"9".repeat(60), b'+', "1"), None);
+    }
+
+    #[test]
+    fn numbers_become_text() {
+        for (number, text) in [
+            ("007", "7"),
+            (".5", "0.5"),
+            ("5.", "5"),
+            ("1.50", "1.50"),
+            ("-0", "0"),
+            ("-.25", "-0.25"),
+            ("1e3", "1000"),
+            ("1.5e-3", "0.0015"),
+            ("1e20", "1e20"),
+            ("0", "0"),
+        ] {
+            assert_eq!(String::from_utf8(as_text(number.as_bytes())).unwrap(), text, "{number}");
+        }
     }
 
     #[test]

@@ -22,7 +22,6 @@ use relevo_telemetry::metrics::Metrics;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::console;
 use crate::error::ApiError;
@@ -32,6 +31,7 @@ use crate::limits::{DepthLimit, FailureLimit, RateLimit};
 use crate::live::Live;
 use crate::openapi::{self, Operation};
 use crate::routes;
+use crate::routes::uploads_complete::Completing;
 
 /// How long one request may take, reading its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) wrong_keys: FailureLimit,
     /// Single enqueues on their way.
     pub(crate) gathered: Gathered,
+    /// Uploads whose last byte is here.
+    pub(crate) completing: Completing,
     /// The runs that are being followed.
     pub(crate) live: Arc<Live>,
 }
@@ -109,6 +111,7 @@ impl App {
             live,
         }))
     }
+            completing: Completing::default(),
 }
 
 impl Deref for App {
@@ -169,14 +172,7 @@ pub fn router(deps: ApiDeps, stopping: CancellationToken) -> Router {
         .layer(DefaultBodyLimit::max(body_limit_bytes))
         .layer(middleware::from_fn(time_out))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(answer_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(answer_header(header::X_FRAME_OPTIONS, "DENY"))
-        .layer(answer_header(header::REFERRER_POLICY, "no-referrer"))
-        .layer(answer_header(header::CACHE_CONTROL, "no-store"))
-        .layer(answer_header(
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ))
+        .layer(middleware::map_response(with_headers))
         .layer(middleware::from_fn_with_state(metrics, relevo_telemetry::track_http))
         .layer(middleware::from_fn(relevo_telemetry::trace::trace_http))
 }
@@ -188,8 +184,19 @@ pub fn document() -> serde_json::Value {
     openapi::document(&operations)
 }
 
-fn answer_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
-    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+/// What every answer says to browsers, unless its handler says something else.
+async fn with_headers(mut response: Response) -> Response {
+    const HEADERS: [(HeaderName, &str); 5] = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    ];
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Ends a request that takes too long, so that neither a slow sender nor a stuck database holds it

@@ -114,6 +114,11 @@ impl ApiError {
         error
     }
 
+    /// The code that stays the same for ever.
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// Whether coming again may help.
     pub(crate) fn is_unavailable(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE

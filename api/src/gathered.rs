@@ -1,9 +1,8 @@
 //! Single enqueues that arrive together become durable together.
 //!
-//! Every commit costs a write to disk that others can share. A job goes to the database at once as
-//! long as few are on their way; those that come meanwhile are gathered and go as one statement
-//! when one of them is back. Nobody is answered before its own job is durable, and nobody waits for
-//! more to come. A job with a key may have to wait for whoever holds it: it goes alone, so that it
+//! Every statement and its commit cost what many jobs can share. A job goes to the database at once
+//! when none is on its way; those that come meanwhile are gathered and go as one statement when that
+//! is back. Nobody is answered before its own job is durable, and nobody waits for more to come. A job with a key may have to wait for whoever holds it: it goes alone, so that it
 //! holds up nobody else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +13,9 @@ use tokio::sync::oneshot;
 
 use crate::error::ApiError;
 
-/// Statements on their way at once.
-const LANES: usize = 2;
+/// Statements on their way at once. With more of them each would carry fewer jobs: one at a time
+/// carries half of those who ask, while the other half is being answered and asks again.
+const LANES: usize = 1;
 /// Jobs in one statement.
 const JOBS_MAX: usize = 500;
 
@@ -87,6 +87,9 @@ impl Gathered {
 
     /// One answer per job.
     async fn enqueue_all(&self, jobs: &[NewJob]) -> Vec<Answer> {
+        if let [job] = jobs {
+            return vec![self.0.queue.enqueue(job.clone()).await.map_err(ApiError::from)];
+        }
         match self.0.queue.enqueue_many(jobs).await {
             Ok(enqueued) => enqueued.into_iter().map(Ok).collect(),
             // The fault of one: nothing of the statement remained, and each goes for itself.

@@ -19,6 +19,7 @@ mod listen;
 mod live;
 mod openapi;
 mod page;
+mod places;
 mod routes;
 mod stall;
 

@@ -3,11 +3,13 @@
 //! Not `axum::serve`, which waits for ever for a request's headers and takes any number of
 //! connections.
 
+use std::future::ready;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use axum::response::{IntoResponse as _, Response};
+use futures::future::Either;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -16,16 +18,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{ApiDeps, router};
+use crate::error::ApiError;
+use crate::places::{Asks, Places};
 use crate::stall::Stalling;
 
-/// Connections at once; more wait in the listener's backlog.
-const CONNECTIONS_MAX: usize = 1_024;
 /// How long a connection may take to send a request's headers, idle time before them included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same on a place that is kept for health: those are few.
+const KEPT_HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may be asked when there is no other place.
+const HEALTH: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+/// How soon to come again when there was no place.
+const FULL_RETRY_AFTER_SECONDS: u64 = 5;
+/// How often the log says that there are more connections than places.
+const FULL_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long a client may take nothing of what it is answered: whoever asks and never reads would
 /// hold its connection for ever.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,30 +58,46 @@ pub async fn serve(
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, "the API listens");
+    let settings = deps.settings.clone();
     let router = TowerToHyperService::new(router(deps, shutdown.clone()));
     let graceful = GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Some((stream, peer, permit)) = next(&listener, &permits, &shutdown).await else {
-            break;
-        };
+    let places = Places::default();
+    let mut full = Full::default();
+    while let Some((stream, peer)) = next(&listener, &shutdown).await {
+        let settings = settings.now();
+        let limits = (settings.api.connections_max, settings.api.connections_per_address_max);
+        let place = places.take(peer.ip(), limits.0, limits.1);
+        if place.as_ref().is_none_or(|place| place.asks == Asks::Health) {
+            full.tell(peer.ip());
+        }
+        // Without a place of either kind the connection ends here.
+        let Some(place) = place else { continue };
         // An answer is one small packet; waiting to fill it would only add a delay.
         stream.set_nodelay(true).ok();
         let router = router.clone();
+        let asks = place.asks;
         let service = service_fn(move |mut request: Request<Incoming>| {
+            if asks == Asks::Health && !HEALTH.contains(&request.uri().path()) {
+                return Either::Right(ready(Ok(no_place())));
+            }
             request.extensions_mut().insert(Peer(peer.ip()));
-            router.call(request)
+            Either::Left(router.call(request))
         });
+        let headers_timeout = match asks {
+            Asks::Anything => HEADERS_TIMEOUT,
+            Asks::Health => KEPT_HEADERS_TIMEOUT,
+        };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_TIMEOUT)
+            .header_read_timeout(headers_timeout)
+            .keep_alive(asks == Asks::Anything)
             .serve_connection(TokioIo::new(Stalling::new(stream, WRITE_TIMEOUT)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended badly");
             }
-            drop(permit);
+            drop(place);
         });
     }
     drop(listener);
@@ -86,22 +111,46 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection with its place among the allowed ones; `None` when it is time to stop.
+/// 503: every place is taken.
+fn no_place() -> Response {
+    ApiError::unavailable(
+        "too_many_connections",
+        "there are as many connections as this API takes (api.connections_max, and of one address \
+         api.connections_per_address_max); come again",
+    )
+    .retry_after(FULL_RETRY_AFTER_SECONDS)
+    .into_response()
+}
+
+/// Tells the log of connections without a place, not of each.
+#[derive(Default)]
+struct Full {
+    told_at: Option<Instant>,
+}
+
+impl Full {
+    fn tell(&mut self, address: IpAddr) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= FULL_TOLD_EVERY) {
+            self.told_at = Some(Instant::now());
+            tracing::warn!(
+                %address,
+                "more connections come than api.connections_max or, of one address, \
+                 api.connections_per_address_max allows; they are refused but for health"
+            );
+        }
+    }
+}
+
+/// The next connection; `None` when it is time to stop.
 async fn next(
     listener: &TcpListener,
-    permits: &Arc<Semaphore>,
     shutdown: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr)> {
     loop {
-        let taken = async {
-            let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
-            let (stream, peer) = listener.accept().await?;
-            Ok::<_, io::Error>((stream, peer, permit))
-        };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return None,
-            taken = taken => match taken {
+            taken = listener.accept() => match taken {
                 Ok(taken) => return Some(taken),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be taken");

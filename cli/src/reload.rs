@@ -89,8 +89,9 @@ pub async fn watch(started: Loaded, in_force: InForce, stop: CancellationToken) 
 /// Reads the file again, with the environment over it, and puts it in force.
 async fn take_up(path: &Path, started: &Loaded, in_force: &InForce) -> Result<(), Refusal> {
     let again = path.to_owned();
+    let flags = started.clone();
     let read = tokio::task::spawn_blocking(move || {
-        relevo_settings::load(Some(&again), &|name| std::env::var(name).ok())
+        relevo_settings::load(Some(&again), &|name| std::env::var(name).ok())?.with_flags_of(&flags)
     });
     let loaded = match read.await {
         Ok(Ok(loaded)) => loaded,

@@ -34,10 +34,7 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
             if let Some(space) = space {
                 deps.metrics.set_disk(space.free_bytes, space.total_bytes);
             }
-            let begun = watch.look(&deps.queue, &settings, &host, space).await?;
-            if let Some(begun) = begun {
-                untold = Some((begun, hearers(&deps)));
-            }
+            watch.look(&deps.queue, &settings, &host, space).await?;
             if let Some((alert, _)) = &untold {
                 let now = relevo_notify::alerts::get(&deps.pool, alert.id).await?;
                 if now.is_none_or(|now| now.resolved_at.is_some()) {
@@ -47,6 +44,9 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
             Ok::<_, RuleError>(())
         };
         step.run(&deps.metrics, &over, look).await;
+        if let Some(begun) = watch.take_workerless() {
+            untold = Some((begun, hearers(&deps)));
+        }
         if let Some((alert, names)) = &mut untold {
             tokio::select! {
                 () = over.cancelled() => return,

@@ -32,7 +32,7 @@ use relevo_queue::{KnownKind, Queue, WorkerConfig};
 use relevo_settings::{InForce, Settings};
 use relevo_telemetry::{ReadyCheck, metrics::Metrics};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{context::Context, observer::QueueMetrics, registry::Registry};
@@ -66,7 +66,11 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
     }
     declare_sources(&metrics, &settings);
     metrics.worker_slots.set(slots(settings.worker.concurrency));
-    let config = worker_config(&settings, name);
+    let (concurrency, concurrency_now) = watch::channel(settings.worker.concurrency);
+    let config = WorkerConfig {
+        concurrency_now: Some(concurrency_now),
+        ..worker_config(&settings, name)
+    };
     let queue = Queue::new(pool.clone());
     let context =
         Arc::new(Context::new(pool.clone(), queue.clone(), in_force.clone(), metrics).await?);
@@ -91,7 +95,8 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
         });
     }
     let reconciler = tokio::spawn(backup::reconcile_forever(Arc::clone(&context), beside.clone()));
-    tokio::spawn(declare_later(in_force, Arc::clone(&context.metrics), beside.clone()));
+    let metrics = Arc::clone(&context.metrics);
+    tokio::spawn(take_up_changes(in_force, concurrency, metrics, beside.clone()));
     let disk = tokio::spawn(notify::watch_disk(Arc::clone(&context), beside.clone()));
 
     let observer = Arc::new(QueueMetrics::new(Arc::clone(&context.metrics)));
@@ -133,19 +138,30 @@ fn declare_sources(metrics: &Metrics, settings: &Settings) {
     }
 }
 
-/// The same for sources that are configured while the worker runs.
-async fn declare_later(in_force: InForce, metrics: Arc<Metrics>, stop: CancellationToken) {
+/// What changes with the settings while the worker runs, but for what handlers take from them: the
+/// number of handlers at once, and the series of sources that are new.
+async fn take_up_changes(
+    in_force: InForce,
+    concurrency: watch::Sender<usize>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     let mut versions = in_force.follow();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             // It cannot end: this function holds a sender.
-            _ = versions.changed() => declare_sources(&metrics, &in_force.now()),
+            _ = versions.changed() => {}
         }
     }
 }
 
 fn worker_config(settings: &Settings, name: String) -> WorkerConfig {
+        let settings = in_force.now();
+        declare_sources(&metrics, &settings);
+        let wanted = settings.worker.concurrency;
+        metrics.worker_slots.set(slots(wanted));
+        concurrency.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
     let worker = &settings.worker;
     let kinds = relevo_jobs::JobKind::ALL
         .into_iter()

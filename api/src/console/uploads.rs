@@ -5,7 +5,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 use relevo_runs::uploads::Upload;
 
-use super::view::{Freshness, cell, figure, moment, page, size};
+use super::view::{Freshness, cell, figure, moment, page, pager, size};
 use super::visitor::Visitor;
 use super::words::Words;
 use crate::app::App;
@@ -13,8 +13,15 @@ use crate::error::ApiError;
 use crate::page::LIMIT_DEFAULT;
 use crate::routes::uploads::newest;
 
+/// The page.
+const PATH: &str = "/console/uploads";
+
 pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Response, ApiError> {
-    let uploads = newest(&app, LIMIT_DEFAULT).await?;
+    let fields = &visitor.fields;
+    let before = fields.number("before")?;
+    let uploads = newest(&app, None, before, LIMIT_DEFAULT).await?;
+    let full = uploads.len() >= usize::from(LIMIT_DEFAULT);
+    let next_before = uploads.last().filter(|_| full).map(|(upload, _)| upload.id);
     let words = visitor.words;
     let content = html! {
         h1 { (words.uploads) }
@@ -31,8 +38,10 @@ pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Res
                 }
             }
         }
+        (pager(words, PATH, fields, &[], next_before))
     };
-    Ok(page(&visitor, words.uploads, Freshness::Refreshed, &content))
+    let freshness = if before.is_none() { Freshness::Refreshed } else { Freshness::Still };
+    Ok(page(&visitor, words.uploads, freshness, &content))
 }
 
 fn row(words: &Words, upload: &Upload, received: u64) -> Markup {

@@ -58,6 +58,7 @@ pub(super) fn components() -> Value {
         ("Source", source()),
         ("ApiKey", api_key()),
         ("AuditEntry", audit_entry()),
+        ("Upload", routes::uploads::upload_schema()),
         ("Connection", routes::connections::connection_schema()),
         ("Trial", routes::connections::trial_schema()),
         ("Alert", routes::attention::alert_schema()),

@@ -67,7 +67,7 @@ impl Operation {
             body: None,
             body_kind: "application/json",
             answers: Vec::new(),
-            problems: vec![(500, "internal"), (503, "timed_out")],
+            problems: vec![(500, "internal"), (503, "timed_out"), (503, "too_many_connections")],
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod sources;
 pub(crate) mod uploads;
+pub(crate) mod uploads_complete;
 mod webhook;
 
 use axum::http::{HeaderName, HeaderValue, header};

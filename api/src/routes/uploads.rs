@@ -7,30 +7,30 @@
 use std::io::ErrorKind;
 
 use axum::Json;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use relevo_jobs::JobKind;
-use relevo_runs::RunError;
 use relevo_runs::api_keys::Scope;
-use relevo_runs::audit::Actor;
-use relevo_runs::backup::{self, BackupMode, StartOptions};
+use relevo_runs::backup::{BackupMode, StartOptions};
 use relevo_runs::control_plane;
 use relevo_runs::uploads::{self, AppendError, FILENAME_CHARS_MAX, NewUpload, Store, Upload};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::backups::known_source;
 use super::location;
+use super::uploads_complete::complete;
 use crate::app::App;
 use crate::audited::Audited;
-use crate::auth::{Caller, Enqueue};
+use crate::auth::{Caller, Enqueue, Read};
 use crate::error::ApiError;
-use crate::extract::{self, Body, Named};
+use crate::extract::{self, Body, Named, Params, limit_param, text_param};
 use crate::openapi::schema::{
-    boolean, count, described, id, input, integer, nullable, object, prose, string, text, time,
+    boolean, count, described, id, input, integer, named, nullable, object, prose, query, string,
+    text, time,
 };
-use crate::openapi::{Operation, Routes};
+use crate::openapi::{Operation, Routes, list_of};
+use crate::page::{LIMIT_DEFAULT, LIMIT_MAX, page};
 
 /// The largest piece: it is held in memory until it is stored.
 const PIECE_BYTES_MAX: usize = 8 << 20;
@@ -60,16 +60,25 @@ pub(super) fn routes() -> Routes {
                 ("force", boolean()),
             ],
         ))
-        .made(201, "It can be sent.", view_schema())
+        .made(201, "It can be sent.", named("Upload"))
         .problem(404, "source_not_found")
         .problem(422, "invalid_upload")
         .problem(422, "upload_too_large")
         .problem(429, "too_many_uploads")
         .problem(507, "disk_full");
+    let listed = Operation::get("/api/v1/uploads", "listUploads", "What is being handed over")
+        .describe("An upload goes when its run has ended.")
+        .needs(Scope::Read)
+        .query([
+            query("source", text(0, 500), "Only for this source."),
+            query("before", id(), "Only below this id: `next_before` of the page before."),
+            query("limit", integer(1, LIMIT_MAX.into()), "How many, 50 by default."),
+        ])
+        .answer(200, "A page.", list_of("uploads", "Upload"));
     let look = Operation::get("/api/v1/uploads/{id}", "getUpload", "How much of a dump is here")
         .describe("HEAD tells the same in the headers Upload-Offset and Upload-Length.")
         .needs(Scope::Enqueue)
-        .answer(200, "The upload.", view_schema())
+        .answer(200, "The upload.", named("Upload"))
         .problem(404, "upload_not_found");
     let append =
         Operation::new(Method::PATCH, "/api/v1/uploads/{id}", "appendUpload", "Send a piece")
@@ -85,7 +94,7 @@ pub(super) fn routes() -> Routes {
                 "description": "Where the piece begins.",
             }))
             .binary_body()
-            .answer(200, "It is stored.", view_schema())
+            .answer(200, "It is stored.", named("Upload"))
             .problem(400, "invalid_offset")
             .problem(404, "upload_not_found")
             .problem(409, "upload_offset")
@@ -101,6 +110,7 @@ pub(super) fn routes() -> Routes {
             .empty(204, "It is gone.")
             .problem(404, "upload_not_found");
     Routes::new("Uploads")
+        .add(listed, list)
         .add(announce, create)
         .add(look, show)
         .add(append, append_piece)
@@ -108,7 +118,8 @@ pub(super) fn routes() -> Routes {
         .map(|router| router.layer(DefaultBodyLimit::max(PIECE_BYTES_MAX)))
 }
 
-fn view_schema() -> Value {
+/// An upload as it is answered.
+pub(crate) fn upload_schema() -> Value {
     object([
         ("id", id()),
         ("source", string()),
@@ -195,8 +206,8 @@ async fn create(
     };
     let object = upload.id.to_string();
     audited.commit("upload.create", &object, None, Some(json!(upload))).await?;
-    let view = view(&upload, 0, None);
-    Ok((StatusCode::CREATED, location("uploads", upload.id), Json(view)).into_response())
+    let shown = Json(Shown::of(&upload, 0));
+    Ok((StatusCode::CREATED, location("uploads", upload.id), shown).into_response())
 }
 
 async fn show(
@@ -204,30 +215,60 @@ async fn show(
     State(app): State<App>,
     Named(id): Named<i64>,
 ) -> Result<Response, ApiError> {
-    let upload = found(&app, id).await?;
-    let received = received_bytes(&store(&app).await?, &upload).await?;
+    let (upload, store) = (found(&app, id).await?, store(&app).await?);
+    let measured = blocking(move || received_bytes(&store, &upload).map(|bytes| (upload, bytes)));
+    let (upload, received) = measured.await?.map_err(ApiError::internal)?;
     Ok(answer(&upload, received, None))
 }
 
-/// How much of an upload has arrived.
-async fn received_bytes(store: &Store, upload: &Upload) -> Result<u64, ApiError> {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UploadParams {
+    source: Option<String>,
+    before: Option<i64>,
+    limit: Option<u16>,
+}
+
+async fn list(
+    _: Caller<Read>,
+    State(app): State<App>,
+    OriginalUri(uri): OriginalUri,
+    Params(params): Params<UploadParams>,
+) -> Result<Response, ApiError> {
+    let limit = limit_param(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let source = text_param("source", params.source)?;
+    let found = newest(&app, source.as_deref(), params.before, limit).await?;
+    let shown: Vec<Shown<'_>> =
+        found.iter().map(|(upload, received)| Shown::of(upload, *received)).collect();
+    Ok(page(&uri, "uploads", &shown, limit, |shown| shown.upload.id))
+}
+
+/// A page of uploads, each with how much of it has arrived.
+pub(crate) async fn newest(
+    app: &App,
+    source: Option<&str>,
+    before: Option<i64>,
+    limit: u16,
+) -> Result<Vec<(Upload, u64)>, ApiError> {
+    let store = store(app).await?;
+    let uploads = uploads::list(&app.pool, source, before, limit).await?;
+    let measured = blocking(move || {
+        let measured = uploads.into_iter().map(|upload| {
+            let received = received_bytes(&store, &upload)?;
+            Ok((upload, received))
+        });
+        measured.collect::<std::io::Result<_>>()
+    });
+    measured.await?.map_err(ApiError::internal)
+}
+
+/// How much of an upload has arrived. Blocks.
+fn received_bytes(store: &Store, upload: &Upload) -> std::io::Result<u64> {
     // Its file goes with its run.
     if upload.run_id.is_some() {
         return Ok(u64::try_from(upload.total_bytes).unwrap_or(0));
     }
-    let (store, id) = (store.clone(), upload.id);
-    blocking(move || store.received_bytes(id)).await?.map_err(ApiError::internal)
-}
-
-/// The newest uploads, each with how much of it has arrived.
-pub(crate) async fn newest(app: &App, limit: u16) -> Result<Vec<(Upload, u64)>, ApiError> {
-    let store = store(app).await?;
-    let mut newest = Vec::new();
-    for upload in uploads::list(&app.pool, limit).await? {
-        let received = received_bytes(&store, &upload).await?;
-        newest.push((upload, received));
-    }
-    Ok(newest)
+    store.received_bytes(upload.id)
 }
 
 async fn append_piece(
@@ -267,68 +308,6 @@ async fn append_piece(
     Ok(answer(&upload, received, message.as_deref()))
 }
 
-/// All of it is there: checked, noted, and its run started. Why no run was started, when that is
-/// what its sender has to see to.
-async fn complete(
-    app: &App,
-    actor: Actor,
-    upload: Upload,
-    store: Store,
-) -> Result<(Upload, Option<String>), ApiError> {
-    if let Some(expected) = upload.sha256.clone() {
-        let id = upload.id;
-        let (path, removing) = (store.path(id), store);
-        let right = blocking(move || {
-            let right = uploads::sha256_of(&path)?.as_slice() == expected;
-            if !right {
-                removing.remove(id)?;
-            }
-            std::io::Result::Ok(right)
-        });
-        if !right.await?.map_err(ApiError::internal)? {
-            return Err(ApiError::unprocessable(
-                "checksum_mismatch",
-                "what arrived is not what was announced; it was thrown away, send it again from \
-                 offset 0",
-            ));
-        }
-    }
-    let by = actor.label();
-    let mut audited = Audited::begin(app, actor).await?;
-    uploads::complete_in(&mut audited.tx, upload.id).await?;
-    let mut message = None;
-    let mut run = None;
-    if let Ok(mut options) = serde_json::from_value::<StartOptions>(upload.options.clone())
-        && upload.options != json!({})
-    {
-        options.upload = Some(upload.id);
-        let tx = &mut audited.tx;
-        match backup::start_in(tx, &app.queue, &upload.source, &options, &by).await {
-            Ok(id) => run = Some(id),
-            Err(error @ RunError::AlreadyActive { .. }) => {
-                let start = format!("POST /api/v1/backups/{}", upload.source);
-                message = Some(format!(
-                    "{error}; then start its run: {start} {{\"upload\": {}}}",
-                    upload.id
-                ));
-            }
-            // Another piece without a byte has completed it at the same time.
-            Err(RunError::UploadUnusable { .. }) => {
-                drop(audited);
-                return Ok((found(app, upload.id).await?, None));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let after = json!({"run_id": run});
-    audited.commit("upload.complete", &upload.id.to_string(), None, Some(after)).await?;
-    if run.is_some() {
-        let kind = JobKind::RequestBackup;
-        app.count_enqueued(relevo_jobs::policy(kind).queue, kind);
-    }
-    Ok((found(app, upload.id).await?, message))
-}
-
 async fn delete(
     caller: Caller<Enqueue>,
     State(app): State<App>,
@@ -345,7 +324,8 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn found(app: &App, id: i64) -> Result<Upload, ApiError> {
+/// An upload that is there.
+pub(super) async fn found(app: &App, id: i64) -> Result<Upload, ApiError> {
     uploads::get(&app.pool, id).await?.ok_or_else(not_found)
 }
 
@@ -402,17 +382,27 @@ async fn store(app: &App) -> Result<Store, ApiError> {
         .ok_or_else(|| ApiError::internal(std::io::Error::other("chunk_store.url names no folder")))
 }
 
-async fn blocking<T: Send + 'static>(
+/// Work that blocks, beside the requests.
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)
 }
 
-fn view(upload: &Upload, received_bytes: u64, message: Option<&str>) -> Value {
-    let mut view = json!(upload);
-    view["received_bytes"] = json!(received_bytes);
-    view["message"] = json!(message);
-    view
+/// An upload as it is answered.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    upload: &'a Upload,
+    received_bytes: u64,
+    /// Why its run could not be started.
+    message: Option<&'a str>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(upload: &'a Upload, received_bytes: u64) -> Self {
+        Self { upload, received_bytes, message: None }
+    }
 }
 
 /// The upload, with the headers that HEAD shows.
@@ -420,5 +410,6 @@ fn answer(upload: &Upload, received_bytes: u64, message: Option<&str>) -> Respon
     let number = |n: u64| HeaderValue::from(n);
     let total_bytes = u64::try_from(upload.total_bytes).unwrap_or(0);
     let headers = [(OFFSET, number(received_bytes)), (LENGTH, number(total_bytes))];
-    (headers, Json(view(upload, received_bytes, message))).into_response()
+    let shown = Shown { message, ..Shown::of(upload, received_bytes) };
+    (headers, Json(shown)).into_response()
 }

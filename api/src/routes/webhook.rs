@@ -199,7 +199,8 @@ impl Message {
         }
         Ok(Self {
             backup_id,
-            status: text(&["status"]).unwrap_or_default(),
+            // Words, not names: `READY` is meant as `ready` is.
+            status: text(&["status"]).unwrap_or_default().trim().to_ascii_lowercase(),
             download_url: text(&["download_url"]),
             filename: text(&["filename"]),
             filesize_bytes: text(&["filesize", "file_size"]).and_then(|text| text.parse().ok()),

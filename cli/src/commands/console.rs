@@ -1,6 +1,6 @@
 //! `relevo console …`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use relevo_runs::api_keys::Scope;
 use relevo_runs::console;
 use relevo_settings::Settings;
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::args::ConsoleCommand;
 use crate::audited::{Audited, actor};
@@ -16,7 +17,7 @@ use crate::control::ControlPlane;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// File of the data directory that tells where the API of `relevo up` listens.
+/// File of the data directory that tells where the API listens.
 const ADDRESS_FILE: &str = "api-address";
 
 /// Runs it.
@@ -43,18 +44,29 @@ pub async fn console(
     })
 }
 
-/// Keeps where the API listens, for commands beside it.
-pub fn keep_address(settings: &Settings, address: SocketAddr) -> std::io::Result<()> {
-    std::fs::create_dir_all(&settings.data_dir)?;
-    std::fs::write(address_file(settings), format!("{address}\n"))
+/// Keeps where the API listens, for commands beside it. It does without when the folder cannot be
+/// written to. Left behind by a kill, the file misleads nobody for long: the next start writes it
+/// anew.
+pub fn keep_address(settings: &Settings, listener: &TcpListener) {
+    let path = address_file(settings);
+    let unfinished = path.with_extension("new");
+    let kept = listener.local_addr().and_then(|address| {
+        std::fs::create_dir_all(&settings.data_dir)?;
+        std::fs::write(&unfinished, format!("{address}\n"))?;
+        // In place of one that another user has left, too.
+        std::fs::rename(&unfinished, &path)
+    });
+    if let Err(error) = kept {
+        tracing::warn!(%error, "the API's address can't be kept for `relevo console link`");
+    }
 }
 
 fn address_file(settings: &Settings) -> PathBuf {
     settings.data_dir.join(ADDRESS_FILE)
 }
 
-/// Where browsers find the API: its public address, else the one it listens on: as `relevo up` kept
-/// it, or as configured.
+/// Where browsers find the API: its public address, else the one it listens on: as it kept it when
+/// it started, or as configured.
 fn base(control: &ControlPlane) -> String {
     let api = &control.settings.api;
     if let Some(url) = &api.public_url {

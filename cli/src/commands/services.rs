@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{ServeArgs, WorkerArgs};
+use crate::commands::console;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::{control, embedded, reload, shutdown};
 
@@ -265,6 +266,7 @@ pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> 
 pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "worker.metrics_listen", args.listen, "--listen")?;
+    console::keep_address(&base.settings, &listener);
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
     let queues = (!args.queues.is_empty()).then(|| args.queues.join(","));
     flag(&mut loaded, "worker.queues", queues, "--queue")?;

@@ -71,10 +71,7 @@ async fn serve(
     let pool = control::connect(&settings, "relevo", settings.database.max_connections).await?;
     control::migrate(&pool).await?;
     let first_key = first_key(&ControlPlane::with(settings.clone(), pool.clone())).await?;
-    // Left behind by a kill, it misleads nobody for long: the next start writes it anew.
-    if let Err(error) = console::keep_address(&settings, address) {
-        tracing::warn!(%error, "the API's address can't be kept for `relevo console link`");
-    }
+    console::keep_address(&settings, &listener);
     // Whatever requests wait for, the scheduler and the worker have connections.
     let requests = control::connect_for_requests(&settings, API).await?;
     let base = Base::new(settings, started.file.clone(), pool).answering_by(requests);
@@ -179,6 +176,7 @@ fn announce(
     });
     out.document(&document, || {
         let mut lines = vec![
+        "console": format!("http://{address}/console"),
             format!("relevo {} is up", env!("CARGO_PKG_VERSION")),
             format!("  API        http://{address}/api/v1/"),
             format!("  metrics    http://{address}/metrics"),
@@ -191,6 +189,7 @@ fn announce(
         }
         match server {
             Some(server) => {
+            format!("  console    http://{address}/console   (`relevo console link` logs in)"),
                 lines.push(format!("  database   its own, in {}", server.data().display()));
             }
             None => lines.push("  database   as configured".to_owned()),

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use relevo_runs::owned_as;
 use relevo_settings::Settings;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -184,6 +185,9 @@ impl Keyring {
         for key in &self.keys {
             writeln!(file, "{}", key.expose())?;
         }
+        // Rotated by an administrator, the file is still the services' user's to read.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        owned_as(&unfinished, if path.exists() { path } else { folder })?;
         file.sync_all()?;
         let named = name(&unfinished);
         // After a rename it is gone already.

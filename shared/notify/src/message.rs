@@ -95,7 +95,9 @@ pub fn compose(
         }
         Occasion::Alert(alert) => {
             let words = words::alert(alert, false, language, zone);
-            let id = format!("alert{}-{}", alert.id, alert.last_seen_at.timestamp());
+            // The moment of the telling: further looks while it is tried again don't change it.
+            let told_at = alert.told_at.unwrap_or(alert.opened_at);
+            let id = format!("alert{}-{}", alert.id, told_at.timestamp());
             (words, id, alert_body(alert, "open"))
         }
         Occasion::Resolved(alert) => {
@@ -312,6 +314,9 @@ mod tests {
         ] {
             let alert = alert(rule, subject, details);
             let open = Occasion::Alert(alert.clone());
+            let seen_again = Alert { last_seen_at: at() + TimeDelta::minutes(1), ..alert.clone() };
+            let tried_again = said(&Occasion::Alert(seen_again), Language::En);
+            assert_eq!(tried_again.id, said(&open, Language::En).id, "a repetition can be told");
             let over = Occasion::Resolved(alert);
             for (language, words) in [(Language::En, en), (Language::Es, es)] {
                 let message = said(&open, language);

@@ -13,8 +13,10 @@ use relevo_runs::backup::PIPELINE;
 use relevo_settings::{BackupSource, Settings};
 use serde_json::json;
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use crate::alerts::{self, Alert, Condition, Rule};
+use crate::channels::{HEARTBEAT, channels};
 use crate::plan;
 
 /// A disk alert that nobody has confirmed for so long is over: its host is gone.
@@ -25,6 +27,9 @@ const DISK_HYSTERESIS_PERCENT: u64 = 1;
 
 /// How long asking for the disk's space may take; a dead network share never answers.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks at disks under way: each that is never answered holds a thread.
+static DISK_LOOKS: Semaphore = Semaphore::const_new(8);
 
 /// Why the rules could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +213,10 @@ pub async fn disk(
     let subject = format!("{host}:{}", settings.data_dir.display());
     let key = alerts::key(Rule::DiskLow, &subject);
     let min = u64::from(settings.alerts.disk_free_percent_min);
-    match space.filter(|_| settings.alerts.disk_low) {
+    if !settings.alerts.disk_low {
+        return resolve(queue, &key).await;
+    }
+    match space {
         Some(space) if space.free_percent() < min => {
             let details = json!({
                 "free_percent": space.free_percent(),
@@ -217,7 +225,9 @@ pub async fn disk(
             raise(queue, settings, &Condition::new(Rule::DiskLow, subject, details)).await
         }
         Some(space) if space.free_percent() < min + DISK_HYSTERESIS_PERCENT => Ok(()),
-        _ => resolve(queue, &key).await,
+        Some(_) => resolve(queue, &key).await,
+        // A disk that does not answer has not become well.
+        None => Ok(()),
     }
 }
 
@@ -251,7 +261,9 @@ impl Space {
 /// say.
 pub async fn space(folder: &Path) -> Option<Space> {
     let folder = folder.to_owned();
+    let permit = DISK_LOOKS.try_acquire().ok()?;
     let asked = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         // A folder that does not exist yet will be on the disk of the nearest one that does.
         folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok())
     });
@@ -275,17 +287,40 @@ async fn forget_silent_hosts(queue: &Queue) -> Result<(), RuleError> {
     Ok(())
 }
 
+/// Ends what nothing can end any more: the state of a channel or a source that is not configured
+/// now. Nobody is told, since nothing has become better.
+async fn forget_unconfigured(queue: &Queue, settings: &Settings) -> Result<(), RuleError> {
+    let pool = queue.pool();
+    let names: Vec<String> = channels(settings).into_iter().map(|channel| channel.name).collect();
+    let has_heartbeat = settings.backup.values().any(|source| source.heartbeat_url.is_some());
+    let of_channels = alerts::open_of(pool, Rule::Channel).await?.into_iter().filter(|alert| {
+        !names.contains(&alert.subject) && !(has_heartbeat && alert.subject == HEARTBEAT)
+    });
+    let of_sources = alerts::open_of(pool, Rule::Failed).await?.into_iter().filter(|alert| {
+        let source = alert.subject.split_once('/').filter(|(pipeline, _)| *pipeline == PIPELINE);
+        source.is_some_and(|(_, source)| !settings.backup.contains_key(source))
+    });
+    for alert in of_channels.chain(of_sources) {
+        let mut connection = pool.acquire().await?;
+        if alerts::resolve_in(&mut connection, &alert.key).await?.is_some() {
+            tracing::info!(alert = alert.key, "an alert is over: what it is of is not configured");
+        }
+    }
+    Ok(())
+}
+
 /// What the leading scheduler looks at, with what it remembers between two looks.
 #[derive(Debug, Default)]
 pub struct Watch {
     workerless_since: Option<Instant>,
     /// The alert this process has handed out to be told.
     told: Option<i64>,
+    /// One that it has yet to hand out.
+    workerless: Option<Alert>,
 }
 
 impl Watch {
-    /// Looks at every rule once; `space` is the room on this host's disk. What comes back has just begun to be true and is for the caller to
-    /// tell, since no worker is alive to do it.
+    /// Looks at every rule once; `space` is the room on this host's disk.
     ///
     /// # Errors
     /// [`RuleError`]; the next look tries again.
@@ -295,31 +330,33 @@ impl Watch {
         settings: &Settings,
         host: &str,
         space: Option<Space>,
-    ) -> Result<Option<Alert>, RuleError> {
-        let workerless = self.no_worker(queue, settings).await?;
+    ) -> Result<(), RuleError> {
+        self.no_worker(queue, settings).await?;
         overdue(queue, settings).await?;
         dead_letters(queue, settings).await?;
         disk(queue, settings, host, space).await?;
         forget_silent_hosts(queue).await?;
+        forget_unconfigured(queue, settings).await?;
         alerts::prune(queue.pool()).await?;
-        Ok(workerless)
+        Ok(())
     }
 
-    async fn no_worker(
-        &mut self,
-        queue: &Queue,
-        settings: &Settings,
-    ) -> Result<Option<Alert>, RuleError> {
+    /// The alert that the caller is to tell itself, since no worker is alive to do it: once each,
+    /// also when the look that found it failed or ran out of time further on.
+    pub fn take_workerless(&mut self) -> Option<Alert> {
+        self.workerless.take()
+    }
+
+    async fn no_worker(&mut self, queue: &Queue, settings: &Settings) -> Result<(), RuleError> {
         let condition = Condition::new(Rule::NoWorker, "workers", json!({}));
         if !settings.alerts.no_worker || alive(queue.pool()).await? {
             self.workerless_since = None;
-            resolve(queue, &condition.key()).await?;
-            return Ok(None);
+            return resolve(queue, &condition.key()).await;
         }
         let since = *self.workerless_since.get_or_insert_with(Instant::now);
         let patience = Duration::from_secs(u64::from(settings.alerts.no_worker_minutes) * 60);
         if since.elapsed() < patience {
-            return Ok(None);
+            return Ok(());
         }
         let mut connection = queue.pool().acquire().await?;
         let raised = alerts::raise_in(&mut connection, &condition, repeat(settings)).await?;
@@ -327,10 +364,13 @@ impl Watch {
         // A leader that has just begun tells it again: whether the one before came to do so nobody
         // knows.
         if !raised.tell && self.told == Some(raised.id) {
-            return Ok(None);
+            return Ok(());
         }
-        self.told = Some(raised.id);
-        Ok(alerts::get(queue.pool(), raised.id).await?)
+        if let Some(alert) = alerts::get(queue.pool(), raised.id).await? {
+            self.told = Some(alert.id);
+            self.workerless = Some(alert);
+        }
+        Ok(())
     }
 }
 

@@ -192,7 +192,7 @@ impl Sender {
                 self.post(channel, &self.url(channel, to).await?, &body).await
             }
             Way::Slack { to } => {
-                let body = json!({"text": message.text});
+                let body = json!({"text": for_slack(&message.text)});
                 self.post(channel, &self.url(channel, to).await?, &body).await
             }
             Way::Telegram { to, token, chat_id } => {
@@ -338,6 +338,12 @@ impl Sender {
     }
 }
 
+/// A text as Slack and its like read it: what stands between angle brackets is a link or a call of
+/// everybody there, and an error of a server is neither.
+fn for_slack(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 /// `Auto-Submitted: auto-generated`: no robot answers such a message.
 #[derive(Clone)]
 struct AutoSubmitted;
@@ -353,5 +359,18 @@ impl header::Header for AutoSubmitted {
 
     fn display(&self) -> header::HeaderValue {
         header::HeaderValue::new(Self::name(), "auto-generated".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_calls_nobody_in_slack() {
+        assert_eq!(
+            for_slack("expected <EOF> & got <!channel>"),
+            "expected &lt;EOF&gt; &amp; got &lt;!channel&gt;"
+        );
     }
 }

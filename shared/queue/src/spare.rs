@@ -1,4 +1,4 @@
-//! The connection of the last single enqueue, kept at hand for the next one.
+//! The connection of the last enqueue, kept at hand for the next one.
 //!
 //! A pool asks a connection whether it lives when it comes back, and hands out another one
 //! meanwhile: producers that enqueue one job after the other would pay a second round trip for each,

@@ -112,7 +112,7 @@ impl Settings {
     pub fn taken_up_by(mut self, running: &Self) -> Self {
         self.data_dir.clone_from(&running.data_dir);
         self.database = running.database.clone();
-        self.worker = running.worker.clone();
+        self.worker = Worker { concurrency: self.worker.concurrency, ..running.worker.clone() };
         self.telemetry = running.telemetry.clone();
         self.chunk_store = running.chunk_store.clone();
         self.api.listen = running.api.listen;

@@ -104,6 +104,18 @@ impl Loaded {
         Ok(())
     }
 
+    /// The same with the flags over it that a process was `started` with.
+    ///
+    /// # Errors
+    /// As [`Loaded::set_flag`].
+    pub fn with_flags_of(mut self, started: &Self) -> Result<Self, SettingsError> {
+        let flags = started.said.iter();
+        let flags = flags.filter(|(_, entry)| matches!(entry.origin, Origin::Flag(_)));
+        self.said.extend(flags.map(|(key, entry)| (key.clone(), entry.clone())));
+        (self.settings, self.in_force) = build(&self.said, &self.named, Vec::new())?;
+        Ok(self)
+    }
+
     /// Every key with the value in force and where it came from, secrets masked.
     pub fn explain(&self) -> Vec<Explained> {
         let keys: Vec<_> = self.keys().collect();

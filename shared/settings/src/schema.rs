@@ -128,7 +128,8 @@ impl Section {
     /// Whether a running process takes up a change of `key`; the others hold from the next start.
     pub fn holds_at_once(&self, key: &Key) -> bool {
         match self.name {
-            "" | "database" | "worker" | "telemetry" | "chunk_store" => false,
+            "" | "database" | "telemetry" | "chunk_store" => false,
+            "worker" => key.name == "concurrency",
             "api" => !matches!(key.name, "listen" | "body_limit_bytes" | "bare_webhook"),
             "scheduler" => !matches!(key.name, "lease_seconds" | "metrics_listen"),
             _ => true,

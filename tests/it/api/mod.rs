@@ -19,4 +19,5 @@ mod schedules;
 mod schemathesis;
 pub(crate) mod server;
 mod surroundings;
+mod uploads;
 mod webhook;

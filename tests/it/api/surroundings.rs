@@ -1,12 +1,13 @@
 //! What surrounds the routes: health, figures, headers, strangers' paths, time limits, the end.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use relevo_tests::wait_for;
 use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::server::{Server, answer};
 
@@ -156,4 +157,56 @@ async fn idle_connections_do_not_hold_up_the_end() {
     let ended = tokio::time::timeout(Duration::from_secs(10), server.served).await;
     ended.expect("the server ends").unwrap().unwrap();
     drop(silent);
+}
+
+/// A connection from this address of this machine that has been answered, and stays.
+async fn held(server: &Server, from: [u8; 4]) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::from(from), 0).into()).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: relevo\r\n\r\n").await.unwrap();
+    let mut begun = [0; 12];
+    stream.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    stream
+}
+
+#[tokio::test]
+async fn who_has_too_many_connections_is_refused_but_for_health() {
+    let limits = "api.connections_max = 20\napi.connections_per_address_max = 16\n";
+    let server = Server::start_with(limits).await;
+    let ask = async |from: [u8; 4], path: &str| {
+        let client = reqwest::Client::builder()
+            .local_address(IpAddr::from(from))
+            .timeout(Duration::from_secs(60))
+            .build()
+            .unwrap();
+        answer(client.get(server.url(path)).header("x-api-key", &server.key)).await
+    };
+    let (one, two, three) = ([127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3]);
+    let mut of_one = Vec::new();
+    for _ in 0..16 {
+        of_one.push(held(&server, one).await);
+    }
+    let refused = ask(one, "/api/v1/kinds").await;
+    refused.refused(503, "too_many_connections");
+    assert_eq!(refused.headers["retry-after"], "5");
+    for path in ["/livez", "/readyz", "/metrics"] {
+        ask(one, path).await.ok(200);
+    }
+    // Another address has places left, until all are taken.
+    ask(two, "/api/v1/kinds").await.ok(200);
+    let mut of_two = Vec::new();
+    wait_for("every place to be taken", Duration::from_secs(60), async || {
+        of_two.push(held(&server, two).await);
+        (ask(three, "/api/v1/kinds").await.status == 503).then_some(())
+    })
+    .await;
+    ask(three, "/api/v1/kinds").await.refused(503, "too_many_connections");
+    ask(three, "/readyz").await.ok(200);
+    drop((of_one, of_two));
+    wait_for("places to be free again", Duration::from_secs(60), async || {
+        (ask(one, "/api/v1/kinds").await.status == 200).then_some(())
+    })
+    .await;
 }

@@ -29,7 +29,8 @@ async fn what_makes_sense_can_be_used_and_says_when_it_holds() {
         let values = json["values"].as_array().unwrap().iter();
         values.clone().find(|value| value["key"] == key).unwrap()["holds"].clone()
     };
-    assert_eq!(holds("worker.concurrency"), "at the next start");
+    assert_eq!(holds("worker.concurrency"), "at once");
+    assert_eq!(holds("worker.grace_seconds"), "at the next start");
     assert_eq!(holds("api.listen"), "at the next start");
     assert_eq!(holds("api.rate_limit_per_second"), "at once");
     assert_eq!(holds("backup.shop.sync_interval_hours"), "at once");

@@ -300,6 +300,10 @@ async fn services_of_their_own_work_together() {
         ready(service, port).await;
         assert!(answers(port, "/metrics").await && answers(port, "/livez").await);
     }
+    // The link leads to where this API listens, which no file says.
+    let link = relevo.json(&["console", "link"]).await;
+    let url = link["url"].as_str().unwrap();
+    assert!(url.starts_with(&format!("http://{}/console/link/", listen[0])), "{url}");
     // Staged by the scheduler, carried out by the worker.
     let later =
         relevo.json(&["job", "enqueue", "Noop", "--delay", "1"]).await["id"].as_i64().unwrap();
@@ -339,4 +343,47 @@ async fn up_without_a_database_brings_its_own_and_a_worker_finds_it() {
     up.terminate();
     assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
     relevo.refuses(&["job", "list"], 4, &["relevo up"]).await;
+}
+
+#[tokio::test]
+async fn a_worker_takes_up_another_concurrency_unless_a_flag_said_it() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    let config = |concurrency: u32| {
+        relevo.file("relevo.toml", format!("[worker]\nconcurrency = {concurrency}\n"))
+    };
+    let path = config(1);
+    let env = [("RELEVO_CONFIG", path.as_str())];
+    let _worker = start(&relevo, &["worker", "--queue", "default"], &env);
+    let flagged = start(&relevo, &["worker", "--queue", "other", "--concurrency", "2"], &env);
+    let slots = async |queue: &str| -> Option<(i32, i64)> {
+        sqlx::query_as(
+            "SELECT s.concurrency, (SELECT count(*) FROM relevo.job WHERE session_id = s.id)
+               FROM relevo.session AS s WHERE queues = ARRAY[$1]",
+        )
+        .bind(queue)
+        .fetch_optional(database.pool())
+        .await
+        .unwrap()
+    };
+    for _ in 0..3 {
+        enqueue(&relevo, r#"{"sleep_ms": 3600000}"#).await;
+    }
+    let come_to = async |queue: &str, wanted: (i32, i64)| {
+        let what = format!("{wanted:?} slots and running jobs of the queue {queue}");
+        wait_for(&what, LONG, async || (slots(queue).await == Some(wanted)).then_some(())).await;
+    };
+    come_to("default", (1, 1)).await;
+    come_to("other", (2, 0)).await;
+    // The handler that runs occupies the only slot: more of them are used at once.
+    config(3);
+    come_to("default", (3, 3)).await;
+    // With fewer, what runs goes on.
+    config(2);
+    come_to("default", (2, 3)).await;
+    wait_for("the other worker to read the file again", LONG, async || {
+        flagged.output().contains("was read again").then_some(())
+    })
+    .await;
+    come_to("other", (2, 0)).await;
 }

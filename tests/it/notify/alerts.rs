@@ -62,6 +62,57 @@ async fn no_worker_is_told_by_the_scheduler_itself_and_resolved_when_one_comes()
 }
 
 #[tokio::test]
+async fn no_worker_is_told_though_another_rule_cannot_be_looked_at() {
+    let receiver = Receiver::start().await;
+    let mut cluster = watched(&receiver).set("alerts.no_worker", true).start().await;
+    let pool = cluster.control().pool().clone();
+    // Every look fails from here on, at a rule that comes later.
+    sqlx::query("ALTER TABLE relevo.dead_letter RENAME TO dead_letter_away")
+        .execute(&pool)
+        .await
+        .unwrap();
+    cluster.workers.clear();
+    told(&receiver, "no_worker", "open").await;
+    sqlx::query("ALTER TABLE relevo.dead_letter_away RENAME TO dead_letter")
+        .execute(&pool)
+        .await
+        .unwrap();
+    cluster.start_worker().await;
+    told(&receiver, "no_worker", "resolved").await;
+    assert_eq!(count(&receiver, "no_worker"), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_configured_any_more_stays_no_open_alert() {
+    let receiver = Receiver::start().await;
+    let cluster = watched(&receiver).start().await;
+    let pool = cluster.control().pool();
+    sqlx::query(
+        "INSERT INTO relevo.alert (key, rule, subject)
+         SELECT rule || '/' || subject, rule, subject
+           FROM (VALUES ('channel', 'gone'), ('channel', 'ops'), ('channel', 'heartbeat'),
+                        ('failed', 'backup/otra'), ('failed', 'backup/sicar'))
+                AS seen (rule, subject)",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let open = async || -> Vec<String> {
+        sqlx::query_scalar("SELECT key FROM relevo.alert WHERE resolved_at IS NULL ORDER BY key")
+            .fetch_all(pool)
+            .await
+            .unwrap()
+    };
+    wait_for("three alerts to be over", TOLD_TIMEOUT, async || {
+        (open().await.len() <= 2).then_some(())
+    })
+    .await;
+    assert_eq!(open().await, ["channel/ops", "failed/backup/sicar"]);
+    // Nothing has become better, so nobody is told.
+    assert!(receiver.heard(HOOK).is_empty(), "{:?}", receiver.heard(HOOK));
+}
+
+#[tokio::test]
 async fn dead_letters_and_overdue_sources_are_told_once_and_resolved() {
     let receiver = Receiver::start().await;
     let cluster = watched(&receiver).set("backup.sicar.schedule_enabled", true).start().await;

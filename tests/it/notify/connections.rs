@@ -1,6 +1,6 @@
 //! Connections: from the file and kept, sealed, rotated, tried out, guarded, never shown.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use relevo_tests::{MailServer, TestDatabase, mail};
 use reqwest::Method;
@@ -102,8 +102,17 @@ async fn keys_rotate_and_a_key_that_is_lost_or_open_to_others_is_told() {
     let add = ["connection", "add", "hook", "--kind", "webhook", "--url-file", "-"];
     assert_eq!(relevo.run_with(&add, url.as_bytes()).await.code, 0);
 
+    // Rotated by root, it stays the services' user's.
+    let owner = if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&key_path, Some(65_534), Some(65_534)).unwrap();
+        65_534
+    } else {
+        std::fs::metadata(&key_path).unwrap().uid()
+    };
     let rotated = relevo.json(&["secret", "rotate"]).await;
     assert_eq!(rotated["sealed"], 1);
+    let metadata = std::fs::metadata(&key_path).unwrap();
+    assert_eq!((metadata.uid(), metadata.mode() & 0o777), (owner, 0o600));
     let second = std::fs::read_to_string(&key_path).unwrap();
     assert_ne!(second, first);
     assert_eq!(second.lines().filter(|line| !line.starts_with('#')).count(), 1, "the old is gone");

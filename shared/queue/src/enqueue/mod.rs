@@ -91,7 +91,8 @@ pub(crate) async fn many(queue: &Queue, jobs: &[NewJob]) -> Result<Vec<Enqueued>
     let announced = announced(jobs);
     let leading: Vec<&str> =
         announced.iter().copied().filter(|name| queue.notifier.leads(name)).collect();
-    let mut connection = queue.pool().acquire().await?;
+    // As for one job.
+    let mut connection = queue.spare.take(queue.pool()).await?;
     let enqueued = if jobs.len() <= ROWS_MAX && jobs.iter().all(is_simple) {
         // One statement is its own transaction.
         insert_simple(&mut connection, jobs, &leading).await?
@@ -101,6 +102,7 @@ pub(crate) async fn many(queue: &Queue, jobs: &[NewJob]) -> Result<Vec<Enqueued>
         transaction.commit().await?;
         enqueued
     };
+    queue.spare.keep(queue.pool(), connection);
     for name in announced {
         if !leading.contains(&name) {
             queue.notifier.trail(queue.pool(), name);

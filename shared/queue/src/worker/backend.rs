@@ -51,7 +51,7 @@ impl Backend for Slots {
 
     fn poll_ready(
         &mut self,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
         worker: &WorkerContext,
     ) -> Poll<Result<(), Infallible>> {
         if self.tenure.draining.is_cancelled() {
@@ -59,12 +59,13 @@ impl Backend for Slots {
             worker.stop().ok();
             return Poll::Pending;
         }
-        // When all slots are taken, the end of any handler polls this again.
-        if self.tenure.in_flight.load(Ordering::Acquire) < self.tenure.config.concurrency {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
+        // When all slots are taken, the end of any handler polls this again, and so do more slots;
+        // looked at once more, should they have come in between.
+        if self.tenure.has_slot() {
+            return Poll::Ready(Ok(()));
         }
+        self.tenure.more_slots.register(context.waker());
+        if self.tenure.has_slot() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn poll_next(

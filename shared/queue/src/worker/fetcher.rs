@@ -126,7 +126,7 @@ impl Fetcher {
             tenure.config.prefetch_max,
         );
         let held = tenure.in_flight.load(Ordering::Acquire) + tenure.buffer.len();
-        let room = (tenure.config.concurrency + ahead).saturating_sub(held);
+        let room = (tenure.slots.load(Ordering::Acquire) + ahead).saturating_sub(held);
         // Short jobs are claimed in bulk: half of what may be held ahead, not one by one.
         (room > 0 && room >= ahead / 2).then_some(room)
     }

@@ -116,6 +116,7 @@ async fn beat(tenure: &Tenure, connection: &mut Option<PgConnection>) -> Result<
         tenure.session,
         tenure.in_flight.load(Ordering::Relaxed),
         tenure.draining.is_cancelled(),
+        tenure.slots.load(Ordering::Relaxed),
     )
     .await?;
     let Some(cancelled) = cancelled else { return Ok(false) };

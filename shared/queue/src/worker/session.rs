@@ -14,7 +14,8 @@ const OPEN: &str = "-- open_session
 /// No row: the session was ended by rescue. Whether its time had run out does not matter as long as
 /// nobody acted on it.
 const BEAT: &str = "-- heartbeat
-    UPDATE relevo.session SET heartbeat_at = clock_timestamp(), running = $2, draining = $3
+    UPDATE relevo.session SET heartbeat_at = clock_timestamp(), running = $2, draining = $3,
+                              concurrency = $4
     WHERE id = $1 AND ended_at IS NULL
     RETURNING ARRAY (SELECT id FROM relevo.job
                      WHERE session_id = $1 AND cancel_requested_at IS NOT NULL) AS cancelled";
@@ -29,7 +30,7 @@ pub(crate) async fn open(pool: &PgPool, config: &WorkerConfig) -> Result<Session
         .bind(host())
         .bind(i32::try_from(std::process::id()).unwrap_or(0))
         .bind(&config.queues)
-        .bind(i32::try_from(config.concurrency).unwrap_or(i32::MAX))
+        .bind(i32::try_from(config.slots()).unwrap_or(i32::MAX))
         .bind(config.lease_ttl.as_secs_f64())
         .fetch_one(pool)
         .await
@@ -41,11 +42,13 @@ pub(crate) async fn beat(
     session: SessionId,
     running: usize,
     draining: bool,
+    slots: usize,
 ) -> Result<Option<Vec<JobId>>, sqlx::Error> {
     sqlx::query(BEAT)
         .bind(session)
         .bind(i32::try_from(running).unwrap_or(i32::MAX))
         .bind(draining)
+        .bind(i32::try_from(slots).unwrap_or(i32::MAX))
         .fetch_optional(connection)
         .await?
         .map(|row| row.try_get("cancelled"))

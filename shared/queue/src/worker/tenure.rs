@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::task::AtomicWaker;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,10 @@ pub(crate) struct Tenure {
     pub(crate) leases: Leases,
     pub(crate) buffer: Buffer,
     pub(crate) hints: Hints,
+    /// Handlers that may run at once.
+    pub(crate) slots: AtomicUsize,
+    /// Who waits for a slot.
+    pub(crate) more_slots: AtomicWaker,
     /// Handlers running now.
     pub(crate) in_flight: AtomicUsize,
     /// Handlers ended since the tenure began.
@@ -49,6 +54,11 @@ pub(crate) struct Tenure {
 }
 
 impl Tenure {
+    /// Whether one more handler may run.
+    pub(crate) fn has_slot(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) < self.slots.load(Ordering::Acquire)
+    }
+
     /// Decides what becomes of a job, unless that was decided before, and hands it to be written.
     /// Waits while the finisher is behind.
     pub(crate) async fn settle(&self, lease: &Arc<Lease>, ending: Ending, run: Duration) {
@@ -131,6 +141,8 @@ pub(crate) async fn run(
         leases: Leases::default(),
         buffer: Buffer::default(),
         hints: Hints::new(&config.queues),
+        slots: AtomicUsize::new(config.slots()),
+        more_slots: AtomicWaker::new(),
         in_flight: AtomicUsize::new(0),
         ended: AtomicU64::new(0),
         room: Notify::new(),
@@ -142,6 +154,7 @@ pub(crate) async fn run(
     tracing::info!(session = %session, worker = config.name, "worker session opened");
 
     let listener = tokio::spawn(listener::run(Arc::clone(&tenure)));
+    let slots = tokio::spawn(follow_slots(Arc::clone(&tenure)));
     let mut tasks = Tasks {
         fetcher: Some(tokio::spawn(fetcher::run(Arc::clone(&tenure)))),
         runner: Some(tokio::spawn(backend::run(Arc::clone(&tenure)))),
@@ -157,6 +170,7 @@ pub(crate) async fn run(
         }
     }
     listener.abort();
+    slots.abort();
     end(&tenure, tasks).await;
     drop(heart);
     if let Err(error) = session::close(queue.pool(), session).await {
@@ -168,6 +182,25 @@ pub(crate) async fn run(
     }
     tracing::info!(session = %session, worker = config.name, "worker session closed");
     Ok(shutdown.is_cancelled())
+}
+
+/// Takes up every other number of slots.
+async fn follow_slots(tenure: Arc<Tenure>) {
+    let Some(mut changes) = tenure.config.concurrency_now.clone() else { return };
+    loop {
+        changes.mark_unchanged();
+        let slots = tenure.config.slots();
+        if tenure.slots.swap(slots, Ordering::AcqRel) != slots {
+            tracing::info!(session = %tenure.session, slots, "handlers that may run at once");
+            tenure.more_slots.wake();
+            tenure.room.notify_one();
+            // People see the new number at once.
+            tenure.beat_now.notify_one();
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The tasks that must not end before they are told to; none where one has.

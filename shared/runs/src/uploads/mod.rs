@@ -116,14 +116,24 @@ pub async fn get(pool: &PgPool, id: i64) -> Result<Option<Upload>, RunError> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(id).fetch_optional(pool).await?)
 }
 
-/// The newest uploads.
+/// A page of uploads, the newest first: all, or those of a source.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn list(pool: &PgPool, limit: u16) -> Result<Vec<Upload>, RunError> {
-    let sql =
-        format!("-- uploads::list\nSELECT {COLUMNS} FROM relevo.upload ORDER BY id DESC LIMIT $1");
-    let listed = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(i64::from(limit));
+pub async fn list(
+    pool: &PgPool,
+    source: Option<&str>,
+    before: Option<i64>,
+    limit: u16,
+) -> Result<Vec<Upload>, RunError> {
+    let sql = format!(
+        "-- uploads::list
+        SELECT {COLUMNS} FROM relevo.upload
+         WHERE ($1::text IS NULL OR source = $1) AND id < coalesce($2, 9223372036854775807)
+         ORDER BY id DESC LIMIT $3"
+    );
+    let listed =
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(source).bind(before).bind(i64::from(limit));
     Ok(listed.fetch_all(pool).await?)
 }
 

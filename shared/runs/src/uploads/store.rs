@@ -3,11 +3,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use url::Url;
+
+use crate::owned_as;
 
 /// Space that must remain on the disk for everything else.
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -156,15 +158,10 @@ impl Store {
     }
 }
 
-/// Written by root, a file still has to be read by the workers' user: it is given to the owner of the
-/// folder that it is in.
+/// Whoever stores an upload, the workers read it: it belongs to the owner of the folder that it is
+/// in.
 fn owned_as_its_folder(path: &Path) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let Some(folder) = path.parent() else { return Ok(()) };
-    let owner = fs::metadata(folder)?;
-    std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
+    path.parent().map_or(Ok(()), |folder| owned_as(path, folder))
 }
 
 /// The SHA-256 of a file.

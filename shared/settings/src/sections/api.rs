@@ -20,6 +20,10 @@ pub struct Api {
     pub rate_limit_per_second: u32,
     /// Waiting jobs in one queue, those for later included, beyond which HTTP enqueues are refused; 0 sets no limit.
     pub queue_depth_max: u64,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// How many of them one address may have.
+    pub connections_per_address_max: usize,
     /// Whether the webhook is also taken without a token, known by the id that the gateway promised.
     pub bare_webhook: bool,
 }
@@ -56,6 +60,18 @@ pub(crate) const SECTION: Section = Section {
             "1000000",
             "Waiting jobs in one queue, those for later included, beyond which enqueues over HTTP are answered 429. 0 sets no limit.",
         ),
+        Key::integer(
+            "connections_max",
+            (16, 100_000),
+            "1024",
+            "Connections at once; more are answered 503, but for /livez, /readyz and /metrics.",
+        ),
+        Key::integer(
+            "connections_per_address_max",
+            (16, 100_000),
+            "768",
+            "How many of them one address may have. A reverse proxy is one address.",
+        ),
         Key::boolean(
             "bare_webhook",
             "true",
@@ -71,6 +87,8 @@ impl Api {
         let body_limit_bytes = reader.integer("body_limit_bytes");
         let rate_limit_per_second = reader.integer("rate_limit_per_second");
         let queue_depth_max = reader.integer("queue_depth_max");
+        let connections_max = reader.integer("connections_max");
+        let connections_per_address_max = reader.integer("connections_per_address_max");
         let bare_webhook = reader.boolean("bare_webhook");
         Some(Self {
             listen: listen?,
@@ -78,6 +96,8 @@ impl Api {
             body_limit_bytes: body_limit_bytes?,
             rate_limit_per_second: rate_limit_per_second?,
             queue_depth_max: queue_depth_max?,
+            connections_max: connections_max?,
+            connections_per_address_max: connections_per_address_max?,
             bare_webhook: bare_webhook?,
         })
     }

@@ -1,0 +1,147 @@
+//! Places for connections: so many at once, not all for one address, and some kept for health.
+//!
+//! Whoever finds no place any more may still ask whether this process lives and is ready, and read
+//! its figures: an API that is overrun must not look dead to those who watch it, and would be
+//! killed for it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Places that are kept for health.
+const KEPT_MAX: usize = 64;
+/// Of those, how many one address may have: none has all.
+const KEPT_PER_ADDRESS_MAX: usize = 8;
+
+/// Who has which place. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Arc<Mutex<Taken>>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    whole: Count,
+    kept: Count,
+}
+
+/// Connections, and how many of them each address has.
+#[derive(Debug, Default)]
+struct Count {
+    all: usize,
+    of: HashMap<IpAddr, usize>,
+}
+
+impl Count {
+    fn take(&mut self, address: IpAddr, max: usize, per_address_max: usize) -> bool {
+        let own = self.of.get(&address).copied().unwrap_or(0);
+        if self.all >= max || own >= per_address_max {
+            return false;
+        }
+        self.all += 1;
+        self.of.insert(address, own + 1);
+        true
+    }
+
+    fn give_back(&mut self, address: IpAddr) {
+        self.all = self.all.saturating_sub(1);
+        match self.of.get_mut(&address) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                self.of.remove(&address);
+            }
+        }
+    }
+}
+
+/// What a connection may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Anything.
+    Anything,
+    /// Whether this process lives and is ready, and its figures.
+    Health,
+}
+
+/// A connection's place; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Places,
+    address: IpAddr,
+    /// What its connection may ask for.
+    pub(crate) asks: Asks,
+}
+
+impl Places {
+    /// A place for a connection from `address`: one of `max`, of which an address may have
+    /// `per_address_max`; else one that is kept for health. `None` when there is none of either.
+    pub(crate) fn take(
+        &self,
+        address: IpAddr,
+        max: usize,
+        per_address_max: usize,
+    ) -> Option<Place> {
+        // An IPv4 client is the same one on a socket that takes both.
+        let address = address.to_canonical();
+        let asks = {
+            let mut taken = self.taken();
+            if taken.whole.take(address, max, per_address_max) {
+                Asks::Anything
+            } else if taken.kept.take(address, KEPT_MAX, KEPT_PER_ADDRESS_MAX) {
+                Asks::Health
+            } else {
+                return None;
+            }
+        };
+        Some(Place { places: self.clone(), address, asks })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        match self.asks {
+            Asks::Anything => taken.whole.give_back(self.address),
+            Asks::Health => taken.kept.give_back(self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    #[test]
+    fn no_address_takes_every_place_and_none_those_for_health() {
+        let places = Places::default();
+        let take = |last: u8| places.take(address(last), 10, 6);
+        let first: Vec<_> = (0..6).map(|_| take(1).expect("a place")).collect();
+        assert!(first.iter().all(|place| place.asks == Asks::Anything));
+        let kept: Vec<_> = (0..KEPT_PER_ADDRESS_MAX).map(|_| take(1).expect("a place")).collect();
+        assert!(kept.iter().all(|place| place.asks == Asks::Health));
+        assert!(take(1).is_none());
+        let others: Vec<_> = (0..4).map(|_| take(2).expect("a place")).collect();
+        assert!(others.iter().all(|place| place.asks == Asks::Anything));
+        assert_eq!(take(3).expect("a place").asks, Asks::Health, "all are taken");
+        drop(first);
+        assert_eq!(take(1).expect("a place").asks, Asks::Anything);
+    }
+
+    #[test]
+    fn what_is_given_back_leaves_nothing_behind() {
+        let places = Places::default();
+        let mapped: IpAddr = "::ffff:10.0.0.1".parse().expect("an address");
+        let held = [places.take(address(1), 2, 2), places.take(mapped, 2, 2)];
+        assert_eq!(places.taken().whole.of.get(&address(1)), Some(&2), "the same client");
+        drop(held);
+        let taken = places.taken();
+        assert!(taken.whole.all == 0 && taken.whole.of.is_empty());
+        assert!(taken.kept.all == 0 && taken.kept.of.is_empty());
+    }
+}

@@ -108,10 +108,10 @@ impl App {
             log_ins: FailureLimit::of_log_ins(),
             wrong_keys: FailureLimit::of_keys(),
             gathered,
+            completing: Completing::default(),
             live,
         }))
     }
-            completing: Completing::default(),
 }
 
 impl Deref for App {

@@ -148,6 +148,11 @@ async fn take_up_changes(
 ) {
     let mut versions = in_force.follow();
     loop {
+        let settings = in_force.now();
+        declare_sources(&metrics, &settings);
+        let wanted = settings.worker.concurrency;
+        metrics.worker_slots.set(slots(wanted));
+        concurrency.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
         tokio::select! {
             () = stop.cancelled() => return,
             // It cannot end: this function holds a sender.
@@ -157,11 +162,6 @@ async fn take_up_changes(
 }
 
 fn worker_config(settings: &Settings, name: String) -> WorkerConfig {
-        let settings = in_force.now();
-        declare_sources(&metrics, &settings);
-        let wanted = settings.worker.concurrency;
-        metrics.worker_slots.set(slots(wanted));
-        concurrency.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
     let worker = &settings.worker;
     let kinds = relevo_jobs::JobKind::ALL
         .into_iter()

@@ -257,6 +257,7 @@ pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> 
     let stop = shutdown::on_signal()?;
     let listener = listen(loaded.settings.api.listen).await?;
     let Some(base) = open(&loaded, API, &stop).await? else { return Ok(()) };
+    console::keep_address(&base.settings, &listener);
     base.follow_file(loaded, &stop);
     let service = base.api(listener, stop.clone());
     base.run(vec![service], &stop).await
@@ -266,7 +267,6 @@ pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> 
 pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "worker.metrics_listen", args.listen, "--listen")?;
-    console::keep_address(&base.settings, &listener);
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
     let queues = (!args.queues.is_empty()).then(|| args.queues.join(","));
     flag(&mut loaded, "worker.queues", queues, "--queue")?;

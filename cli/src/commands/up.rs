@@ -166,6 +166,7 @@ fn announce(
     let key_file = key_file.exists().then_some(key_file);
     let document = json!({
         "api": format!("http://{address}"),
+        "console": format!("http://{address}/console"),
         "metrics": format!("http://{address}/metrics"),
         "key_file": key_file,
         "first_key": first_key.map(Secret::expose),
@@ -176,9 +177,9 @@ fn announce(
     });
     out.document(&document, || {
         let mut lines = vec![
-        "console": format!("http://{address}/console"),
             format!("relevo {} is up", env!("CARGO_PKG_VERSION")),
             format!("  API        http://{address}/api/v1/"),
+            format!("  console    http://{address}/console   (`relevo console link` logs in)"),
             format!("  metrics    http://{address}/metrics"),
         ];
         if let Some(path) = &key_file {
@@ -189,7 +190,6 @@ fn announce(
         }
         match server {
             Some(server) => {
-            format!("  console    http://{address}/console   (`relevo console link` logs in)"),
                 lines.push(format!("  database   its own, in {}", server.data().display()));
             }
             None => lines.push("  database   as configured".to_owned()),

@@ -24,8 +24,8 @@ pub mod uploads;
 
 pub use cancel::CancelRequest;
 pub use event::{LogLevel, RunEvent};
-pub use run::{NewRun, Run, RunFilter, RunId, RunState, UnknownRunState};
 pub use ownership::owned_as;
+pub use run::{NewRun, Run, RunFilter, RunId, RunState, UnknownRunState};
 pub use runs::{RunError, Runs};
 pub use secret::NoRandomness;
 pub use typed::{PayloadError, UnknownKind, job_from_json, typed_job};

@@ -26,10 +26,10 @@ pub struct WorkerConfig {
     pub kinds: Vec<KnownKind>,
     /// Handlers it runs at once.
     pub concurrency: usize,
-    /// Jobs it may hold beyond the running ones. It only does so while jobs are very short.
     /// Where it is given, the number of handlers at once in place of `concurrency`, which may change
     /// while the worker runs. With fewer, what runs goes on to its end.
     pub concurrency_now: Option<watch::Receiver<usize>>,
+    /// Jobs it may hold beyond the running ones. It only does so while jobs are very short.
     pub prefetch_max: usize,
     /// How long a heartbeat holds its leases; a heartbeat is sent every third of it.
     pub lease_ttl: Duration,
@@ -48,8 +48,8 @@ impl Default for WorkerConfig {
             queues: Vec::new(),
             kinds: Vec::new(),
             concurrency: 4,
-            prefetch_max: 1000,
             concurrency_now: None,
+            prefetch_max: 1000,
             lease_ttl: Duration::from_secs(15),
             poll_interval: Duration::from_secs(1),
             grace: Duration::from_secs(30),
@@ -64,12 +64,12 @@ impl WorkerConfig {
     /// The most jobs it may hold unstarted.
     const PREFETCH_MAX: usize = 10_000;
 
-
     /// Handlers at once as of now.
     pub(crate) fn slots(&self) -> usize {
         let now = self.concurrency_now.as_ref().map(|number| *number.borrow());
         now.unwrap_or(self.concurrency).clamp(1, Self::CONCURRENCY_MAX)
     }
+
     pub(crate) fn validate(&self) -> Result<(), QueueError> {
         let refuse = |what: &str| Err(QueueError::InvalidConfig(what.to_owned()));
         if self.kinds.is_empty() {

@@ -235,6 +235,9 @@ impl Recount {
     fn end_statement(&mut self) {
         let head = String::from_utf8_lossy(&self.head).into_owned();
         let upper = head.trim_start().to_ascii_uppercase();
+        if matches!(self.part, Part::Head(_)) && sets_one_row(&upper) {
+            self.current = 1;
+        }
         if self.current > 0 {
             match table_of(&head) {
                 // Another charset than the reader's would make it another name.
@@ -282,6 +285,13 @@ impl Recount {
             self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
     }
+}
+
+/// Whether a statement is an `INSERT … SET`, which makes one row.
+fn sets_one_row(upper: &str) -> bool {
+    let mut words = upper.split_whitespace();
+    matches!(words.next(), Some("INSERT" | "REPLACE"))
+        && words.find(|word| matches!(*word, "SET" | "SELECT")) == Some("SET")
 }
 
 /// Whether a setting changes to a charset in which a byte alone says nothing.
@@ -402,8 +412,9 @@ mod tests {
     #[test]
     fn routines_are_passed_over_and_doubt_counts_nothing() {
         let dump = "INSERT INTO t VALUES (1);\nDELIMITER ;;\nCREATE TRIGGER x BEGIN\nINSERT INTO t \
-            VALUES (1); END ;;\nDELIMITER ;\nINSERT INTO t VALUES (2),(3);\n";
-        assert_eq!(count(dump), [(".t".to_owned(), 3)]);
+            VALUES (1); END ;;\nDELIMITER ;\nINSERT INTO t VALUES (2),(3);\nREPLACE\n\
+            INTO t SET a = 4;\n";
+        assert_eq!(count(dump), [(".t".to_owned(), 4)]);
         let other = "SET sql_mode='ANSI,NO_BACKSLASH_ESCAPES';\nINSERT INTO t VALUES ('\\');\n";
         assert_eq!(count(other), []);
         let gbk = "/*!40101 SET NAMES gbk */;\nINSERT INTO t VALUES (1);\n";

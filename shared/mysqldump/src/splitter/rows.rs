@@ -48,16 +48,32 @@ pub(crate) struct RowScanner {
     no_backslash_escapes: bool,
     ansi_quotes: bool,
     double: Option<DoubleByte>,
+    /// Backslashes escape in every string, and bytes are what they look like.
+    plain: bool,
+}
+
+/// Where a string ends that begins before `at`; `None`: not in these bytes.
+#[inline]
+fn string_end(bytes: &[u8], mut at: usize, quote: u8) -> Option<usize> {
+    loop {
+        let stop = at + find::either(bytes.get(at..)?, quote, b'\\')?;
+        if bytes[stop] == quote {
+            return Some(stop + 1);
+        }
+        at = stop + 2;
+    }
 }
 
 impl RowScanner {
     pub(crate) fn new(session: &SessionState) -> Self {
+        let double = DoubleByte::of(session.charset.as_deref());
         Self {
             state: State::Gap,
             depth: 0,
             no_backslash_escapes: session.no_backslash_escapes,
             ansi_quotes: session.ansi_quotes,
-            double: DoubleByte::of(session.charset.as_deref()),
+            double,
+            plain: double.is_none() && !session.no_backslash_escapes && !session.ansi_quotes,
         }
     }
 
@@ -79,7 +95,13 @@ impl RowScanner {
                     let byte = bytes[stop];
                     at = stop + 1;
                     match byte {
-                        b'\'' | b'"' => self.state = State::Quote(byte),
+                        b'\'' | b'"' => {
+                            let end = if self.plain { string_end(bytes, at, byte) } else { None };
+                            match end {
+                                Some(end) => at = end,
+                                None => self.state = State::Quote(byte),
+                            }
+                        }
                         b')' => {
                             self.depth -= 1;
                             if self.depth == 0 {

@@ -64,67 +64,91 @@ fn is_zero(word: u64) -> u64 {
     !((word & !HIGH).wrapping_add(!HIGH) | word) & HIGH
 }
 
-/// A bare number of at most 16 characters, found without a branch for each of them.
+/// A bare number of at most 16 characters, found without a branch for each of them. Most have
+/// fewer than eight, which one machine word holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Number {
-    word: u128,
+    low: u64,
+    high: u64,
     /// Characters up to the comma or parenthesis.
     pub(crate) length: usize,
 }
 
-const LOW_WIDE: u128 = 0x0101_0101_0101_0101_0101_0101_0101_0101;
-const HIGH_WIDE: u128 = LOW_WIDE << 7;
+/// The top bit of the lowest byte that is a comma or a parenthesis.
+#[inline]
+fn number_end(word: u64) -> u64 {
+    zero_bytes(word ^ (LOW * u64::from(b','))) | zero_bytes(word ^ (LOW * u64::from(b')')))
+}
+
+/// Whether the first `length` characters, at most eight, are digits.
+#[inline]
+fn are_digits(word: u64, length: usize) -> bool {
+    if length == 0 {
+        return true;
+    }
+    // Shifted out to the left are the characters that follow; zero digits come in.
+    let spare = 8 * (8 - length);
+    let word = (word << spare) | ((LOW * u64::from(b'0')) & !(u64::MAX << spare));
+    let (high_nibbles, threes) = (LOW * 0xf0, LOW * 0x30);
+    word & high_nibbles == threes && word.wrapping_add(LOW * 0x06) & high_nibbles == threes
+}
 
 impl Number {
     /// The number at a position; `None` when no comma or parenthesis follows within 16 bytes.
     #[inline]
     pub(crate) fn at(bytes: &[u8], at: usize) -> Option<Self> {
-        let mut buffer = [0_u8; 16];
-        buffer.copy_from_slice(bytes.get(at..at + 16)?);
-        let word = u128::from_le_bytes(buffer);
-        let zero = |word: u128| word.wrapping_sub(LOW_WIDE) & !word & HIGH_WIDE;
-        let comma = zero(word ^ (LOW_WIDE * u128::from(b',')));
-        let close = zero(word ^ (LOW_WIDE * u128::from(b')')));
-        let hits = comma | close;
-        (hits != 0).then(|| Self { word, length: (hits.trailing_zeros() / 8) as usize })
+        let low = load(bytes, at)?;
+        let hits = number_end(low);
+        if hits != 0 {
+            return Some(Self { low, high: 0, length: (hits.trailing_zeros() / 8) as usize });
+        }
+        let high = load(bytes, at + 8)?;
+        let hits = number_end(high);
+        let length = 8 + (hits.trailing_zeros() / 8) as usize;
+        (hits != 0).then_some(Self { low, high, length })
     }
 
     /// Whether all characters are digits, but for a point before the last `scale` of them.
     #[inline]
     pub(crate) fn is_decimal(self, scale: usize) -> bool {
-        let mut word = self.word;
+        let (mut low, mut high) = (self.low, self.high);
+        if self.length == 0 {
+            return false;
+        }
         if scale > 0 {
             if self.length < scale + 2 {
                 return false;
             }
-            let point = 8 * (self.length - 1 - scale);
-            if (word >> point) as u8 != b'.' {
+            let place = self.length - 1 - scale;
+            let word = if place < 8 { &mut low } else { &mut high };
+            let point = 8 * (place % 8);
+            if (*word >> point) as u8 != b'.' {
                 return false;
             }
-            word ^= u128::from(b'.' ^ b'0') << point;
+            *word ^= u64::from(b'.' ^ b'0') << point;
         }
-        // Shifted out to the left are the characters that follow; zero digits come in.
-        if self.length == 0 {
-            return false;
-        }
-        let spare = 8 * (16 - self.length);
-        let word = (word << spare) | ((LOW_WIDE * u128::from(b'0')) & !(u128::MAX << spare));
-        let high_nibbles = LOW_WIDE * 0xf0;
-        let threes = LOW_WIDE * 0x30;
-        word & high_nibbles == threes && word.wrapping_add(LOW_WIDE * 0x06) & high_nibbles == threes
+        are_digits(low, self.length.min(8))
+            && (self.length <= 8 || are_digits(high, self.length - 8))
     }
 
     /// The first character.
     #[inline]
     pub(crate) fn first(self) -> u8 {
-        self.word as u8
+        self.low as u8
     }
 
     /// Appends the characters.
     #[inline]
     pub(crate) fn push(self, out: &mut Vec<u8>) {
         let length = out.len() + self.length;
-        out.extend_from_slice(&self.word.to_le_bytes());
+        if self.length <= 8 {
+            out.extend_from_slice(&self.low.to_le_bytes());
+        } else {
+            let mut both = [0; 16];
+            both[..8].copy_from_slice(&self.low.to_le_bytes());
+            both[8..].copy_from_slice(&self.high.to_le_bytes());
+            out.extend_from_slice(&both);
+        }
         out.truncate(length);
     }
 }
@@ -200,6 +224,7 @@ mod tests {
         }
         assert!(Number::at(b"1234567890123456,", 0).is_none());
         assert!(Number::at(b"1,", 0).is_none());
+        assert_eq!(Number::at(b"1,345678", 0).map(|number| number.length), Some(1));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod browser;
 mod cluster;
 mod database;
+mod fault_proxy;
 pub mod gateway;
 pub mod mail;
 mod mariadb;
@@ -27,6 +28,7 @@ pub use browser::Browser;
 pub use cluster::{Cluster, ClusterBuilder, CommandOutput, SOURCE};
 pub use database::TestDatabase;
 pub use gateway::Gateway;
+pub use fault_proxy::FaultProxy;
 pub use mail::MailServer;
 pub use mariadb::MariaDb;
 pub use pg_dump::pg_dump;

@@ -6,12 +6,21 @@ use sqlx::Row as _;
 
 use crate::{Queue, QueueError};
 
-/// The first due job is looked up in the order of its index, so that the answer costs the same
-/// however many jobs wait. A session counts as dead by the same rule as in `rescue`.
-const UPKEEP_DUE: &str = "-- upkeep_due
-    SELECT extract(epoch FROM (SELECT run_at FROM relevo.job
-                               WHERE state IN ('scheduled', 'retryable')
-                               ORDER BY run_at LIMIT 1) - now())::float8 AS stage_in_seconds,
+/// The first due job of each queue is looked up in the order of the index, from queue to queue, so
+/// that the answer costs the same however many jobs wait. A session counts as dead by the same rule
+/// as in `rescue`.
+pub(crate) const UPKEEP_DUE: &str = "-- upkeep_due
+    WITH RECURSIVE first AS (
+        (SELECT queue, run_at FROM relevo.job WHERE state IN ('scheduled', 'retryable')
+         ORDER BY queue, run_at LIMIT 1)
+        UNION ALL
+        SELECT later.queue, later.run_at FROM first CROSS JOIN LATERAL (
+            SELECT j.queue, j.run_at FROM relevo.job AS j
+            WHERE j.state IN ('scheduled', 'retryable') AND j.queue > first.queue
+            ORDER BY j.queue, j.run_at LIMIT 1
+        ) AS later
+    )
+    SELECT extract(epoch FROM (SELECT min(run_at) FROM first) - now())::float8 AS stage_in_seconds,
            EXISTS (SELECT FROM relevo.session
                    WHERE ended_at IS NOT NULL
                       OR greatest(heartbeat_at, pg_postmaster_start_time())

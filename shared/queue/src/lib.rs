@@ -27,6 +27,7 @@ mod rescue;
 mod spare;
 mod sql;
 mod stage;
+mod statements;
 mod text_enum;
 mod view;
 mod worker;
@@ -39,6 +40,7 @@ pub use queue::{CancelOutcome, Poisoned, Queue, Rescued, Retention, RetryOutcome
 pub use view::{
     BatchState, BatchView, JobFilter, JobState, JobView, ProgressView, QueueStats, SessionView,
 };
+pub use statements::{Statement, statements};
 pub use worker::{
     BoxError, BoxFuture, CancelReason, Claimed, Finished, Handler, Job, JobError, KnownKind,
     NoObserver, Observer, Outcome, Progress, WorkerConfig, full_jitter, run_worker,

@@ -67,12 +67,28 @@ const OLD_DEAD_LETTERS: &str = "-- list_old_dead_letters
 
 /// No statement of this crate leaves a running job without its session's row; a restore or a hand
 /// might. Such a job gets a session that ended in order, from which rescue takes it like any other.
-/// The age keeps a job out that is claimed again while this looks.
-const ADOPT_STRANDED: &str = "-- adopt_stranded_jobs
-    WITH stranded AS (
-        SELECT DISTINCT j.session_id FROM relevo.job AS j
-        WHERE j.state = 'running' AND j.claimed_at < now() - interval '1 minute'
-          AND NOT EXISTS (SELECT 1 FROM relevo.session AS s WHERE s.id = j.session_id)
+/// The age keeps a job out that is claimed again while this looks. The index of running jobs is
+/// skipped through from one session to the next.
+pub(crate) const ADOPT_STRANDED: &str = "-- adopt_stranded_jobs
+    WITH RECURSIVE held AS (
+        (SELECT j.session_id FROM relevo.job AS j WHERE j.state = 'running'
+         ORDER BY j.session_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT j.session_id FROM relevo.job AS j
+                WHERE j.state = 'running' AND j.session_id > held.session_id
+                ORDER BY j.session_id LIMIT 1)
+        FROM held WHERE held.session_id IS NOT NULL
+    ), unknown AS MATERIALIZED (
+        SELECT held.session_id FROM held
+        WHERE held.session_id IS NOT NULL
+          AND NOT EXISTS (SELECT 1 FROM relevo.session AS s WHERE s.id = held.session_id)
+    ), stranded AS (
+        SELECT unknown.session_id FROM unknown CROSS JOIN LATERAL (
+            SELECT FROM relevo.job AS j
+            WHERE j.state = 'running' AND j.session_id = unknown.session_id
+              AND j.claimed_at < now() - interval '1 minute'
+            ORDER BY j.session_id LIMIT 1
+        ) AS old
     )
     INSERT INTO relevo.session (id, ended_at, ttl, pid, concurrency, name, host, queues)
     OVERRIDING SYSTEM VALUE

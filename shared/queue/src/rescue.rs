@@ -37,12 +37,12 @@ const ENDED_SESSIONS: &str = "-- ended_sessions
 
 /// Jobs whose handler holds the row in a transaction of its own (see `Job::fence`) are skipped:
 /// when that transaction ends, the next pass sees what became of it.
-const LOCK_ORPHANS: &str = "-- lock_orphaned_jobs
+pub(crate) const LOCK_ORPHANS: &str = "-- lock_orphaned_jobs
     SELECT id, session_id, batch_id, queue, kind, cancel_requested_at IS NOT NULL AS is_cancelled,
            deaths + 1 >= max_deaths AS is_last_death, deaths = 0 OR started AS would_count
     FROM relevo.job
     WHERE state = 'running' AND session_id = ANY ($1)
-    ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED";
+    ORDER BY session_id, id LIMIT 1000 FOR UPDATE SKIP LOCKED";
 
 const GIVE_BACK: &str = "-- rescue_jobs
     UPDATE relevo.job AS j
@@ -77,11 +77,13 @@ const CANCEL: &str = concat!(
     ", 'cancelled', now(), coalesce(cancel_reason, 'cancelled') FROM gone"
 );
 
+/// The subquery with its LIMIT stays one: as an anti-join it might read every job.
 const FORGET_SESSIONS: &str = "-- forget_sessions
     DELETE FROM relevo.session AS s
     WHERE s.ended_at IS NOT NULL AND s.id = ANY ($1)
-      AND NOT EXISTS (SELECT 1 FROM relevo.job AS j
-                      WHERE j.state = 'running' AND j.session_id = s.id)";
+      AND (SELECT j.id FROM relevo.job AS j
+           WHERE j.state = 'running' AND j.session_id = s.id
+           ORDER BY j.session_id LIMIT 1) IS NULL";
 
 struct Orphan {
     id: JobId,

@@ -9,12 +9,26 @@ const ROWS_MAX: i64 = 5_000;
 /// Statements per pass: the rest waits for the next pass, so that a pass is never long.
 const STATEMENTS_MAX: usize = 20;
 
-/// The literal limit keeps the plan on the index of due jobs.
-const STAGE: &str = "-- stage_jobs
-    WITH due AS MATERIALIZED (
-        SELECT id FROM relevo.job
-        WHERE state IN ('scheduled', 'retryable') AND run_at <= now()
-        ORDER BY run_at LIMIT 5000 FOR UPDATE SKIP LOCKED
+/// From queue to queue, each in the order of its index; the subquery that locks is evaluated row by
+/// row, so that the outer limit bounds what is locked. The literal limits keep the plan on the
+/// index of due jobs.
+pub(crate) const STAGE: &str = "-- stage_jobs
+    WITH RECURSIVE queues AS (
+        (SELECT queue FROM relevo.job WHERE state IN ('scheduled', 'retryable')
+         ORDER BY queue LIMIT 1)
+        UNION ALL
+        SELECT (SELECT j.queue FROM relevo.job AS j
+                WHERE j.state IN ('scheduled', 'retryable') AND j.queue > queues.queue
+                ORDER BY j.queue LIMIT 1)
+        FROM queues WHERE queues.queue IS NOT NULL
+    ), due AS MATERIALIZED (
+        SELECT j.id FROM queues CROSS JOIN LATERAL (
+            SELECT j.id FROM relevo.job AS j
+            WHERE j.queue = queues.queue AND j.state IN ('scheduled', 'retryable')
+              AND j.run_at <= now()
+            ORDER BY j.run_at LIMIT 5000 FOR UPDATE OF j SKIP LOCKED
+        ) AS j
+        LIMIT 5000
     ), staged AS (
         UPDATE relevo.job SET state = 'available'
         WHERE id = ANY (ARRAY (SELECT id FROM due)) RETURNING queue

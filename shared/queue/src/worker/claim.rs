@@ -56,7 +56,7 @@ const VOID_LOCK: &str = "-- lock_session
 const VOID_RAISE: &str = "-- raise_claim_floor
     UPDATE relevo.session SET claim_floor = $2 + 1 WHERE id = $1";
 
-const VOID_FIND: &str = concat!(
+pub(crate) const VOID_FIND: &str = concat!(
     "-- find_claimed_jobs\nSELECT ",
     columns!(),
     " FROM relevo.job AS j
@@ -76,6 +76,12 @@ impl Claims {
         let known = known(kinds);
         let by_size = SIZES.map(|size| (size, claim_sql(&known, size).into())).into();
         Self { by_size, probe: probe_sql(&known, any_queue).into() }
+    }
+
+    /// The texts of the probe and of the claim of at most `size`.
+    pub(crate) fn texts(&self, size: usize) -> Option<(Arc<str>, Arc<str>)> {
+        let (_, claim) = self.by_size.iter().find(|(of, _)| *of == size)?;
+        Some((Arc::clone(&self.probe), Arc::clone(claim)))
     }
 
     /// Claims at most `room` jobs from `queue`, in claim order; with their number, the size asked.
@@ -134,16 +140,18 @@ pub(crate) async fn void(
     Ok(rows)
 }
 
-/// The condition that this build knows a job's kind and payload version.
+/// What this build knows, as rows of a VALUES list: a claim looks for each kind and payload version by
+/// index, and never passes what it cannot take.
 fn known(kinds: &[KnownKind]) -> String {
-    use std::fmt::Write as _;
-    let mut sql = String::from("j.payload_version <= CASE j.kind");
-    for known in kinds {
-        // Writing into a String cannot fail.
-        let _ = write!(sql, " WHEN {} THEN {}", literal(&known.kind), known.max_payload_version);
-    }
-    sql.push_str(" ELSE 0 END");
-    sql
+    let rows: Vec<String> = kinds
+        .iter()
+        .flat_map(|known| {
+            let kind = literal(&known.kind);
+            (1..=known.max_payload_version)
+                .map(move |version| format!("({kind}, {version}::smallint)"))
+        })
+        .collect();
+    rows.join(", ")
 }
 
 fn literal(text: &str) -> String {
@@ -152,6 +160,11 @@ fn literal(text: &str) -> String {
 
 /// The session's row is locked against rescue first, and the jobs are only looked at when it could
 /// be: no claim happens for a session that was declared dead, nor from a paused queue.
+///
+/// Kinds take turns by their best job, highest priority and then earliest first: each is taken from
+/// down to the best priority of the one after it, and only when that did not fill the claim, what
+/// is left of each. The subquery that locks is evaluated row by row, so that nothing is locked that
+/// is not taken; a kind whose best jobs are being claimed by somebody else yields those after them.
 fn claim_sql(known: &str, size: usize) -> String {
     format!(
         "-- claim_jobs
@@ -160,12 +173,36 @@ fn claim_sql(known: &str, size: usize) -> String {
             WHERE s.id = $1 AND s.ended_at IS NULL AND s.claim_floor <= $3
               AND NOT EXISTS (SELECT 1 FROM relevo.queue_control AS c WHERE c.queue = $2)
             FOR KEY SHARE OF s
+        ), best AS MATERIALIZED (
+            SELECT k.kind, k.version, b.priority, b.run_at,
+                   lead(b.priority, 1, '-32768') OVER turns AS next_priority
+            FROM mine CROSS JOIN (VALUES {known}) AS k(kind, version)
+                 CROSS JOIN LATERAL (
+                     SELECT j.priority, j.run_at FROM relevo.job AS j
+                     WHERE j.queue = $2 AND j.state = 'available' AND j.kind = k.kind
+                       AND j.payload_version = k.version
+                     ORDER BY j.priority DESC, j.run_at, j.id LIMIT 1
+                 ) AS b
+            WINDOW turns AS (ORDER BY b.priority DESC, b.run_at)
+        ), turns AS MATERIALIZED (
+            SELECT kind, version, low, high FROM (
+                SELECT 1 AS round, kind, version, priority, run_at,
+                       next_priority::integer AS low, 32767 AS high
+                FROM best
+                UNION ALL
+                SELECT 2, kind, version, priority, run_at, -32768, next_priority - 1
+                FROM best WHERE next_priority > -32768
+            ) AS t
+            ORDER BY round, priority DESC, run_at
         ), next AS MATERIALIZED (
-            SELECT j.id FROM relevo.job AS j
-            WHERE j.queue = $2 AND j.state = 'available' AND {known}
-              AND EXISTS (SELECT 1 FROM mine)
-            ORDER BY j.priority DESC, j.run_at, j.id
-            LIMIT {size} FOR UPDATE OF j SKIP LOCKED
+            SELECT j.id FROM turns AS t CROSS JOIN LATERAL (
+                SELECT j.id FROM relevo.job AS j
+                WHERE j.queue = $2 AND j.state = 'available' AND j.kind = t.kind
+                  AND j.payload_version = t.version AND j.priority BETWEEN t.low AND t.high
+                ORDER BY j.priority DESC, j.run_at, j.id
+                LIMIT {size} FOR UPDATE OF j SKIP LOCKED
+            ) AS j
+            LIMIT {size}
         )
         UPDATE relevo.job AS j
         SET state = 'running', attempt = j.attempt + 1, lease_epoch = j.lease_epoch + 1,
@@ -193,13 +230,20 @@ fn probe_sql(known: &str, any_queue: bool) -> String {
     } else {
         "found AS (SELECT q AS queue FROM unnest($1::text[]) AS q)"
     };
+    // The LIMIT and its order keep each look a single descent of the claim index.
     format!(
         "-- probe_queues
         WITH RECURSIVE {queues}
         SELECT found.queue FROM found
         WHERE cardinality($1::text[]) >= 0
-          AND EXISTS (SELECT 1 FROM relevo.job AS j
-                      WHERE j.queue = found.queue AND j.state = 'available' AND {known})
+          AND EXISTS (
+              SELECT 1 FROM (VALUES {known}) AS k(kind, version) CROSS JOIN LATERAL (
+                  SELECT j.id FROM relevo.job AS j
+                  WHERE j.queue = found.queue AND j.state = 'available' AND j.kind = k.kind
+                    AND j.payload_version = k.version
+                  ORDER BY j.priority DESC, j.run_at, j.id LIMIT 1
+              ) AS j
+          )
           AND NOT EXISTS (SELECT 1 FROM relevo.queue_control AS c WHERE c.queue = found.queue)"
     )
 }
@@ -244,9 +288,6 @@ mod tests {
     #[test]
     fn kinds_are_quoted_as_literals() {
         let kinds = [KnownKind { kind: r"o'b\".to_owned(), max_payload_version: 2 }];
-        assert_eq!(
-            known(&kinds),
-            r"j.payload_version <= CASE j.kind WHEN E'o\'b\\' THEN 2 ELSE 0 END"
-        );
+        assert_eq!(known(&kinds), r"(E'o\'b\\', 1::smallint), (E'o\'b\\', 2::smallint)");
     }
 }

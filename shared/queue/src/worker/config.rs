@@ -11,7 +11,8 @@ use crate::QueueError;
 pub struct KnownKind {
     /// Its name.
     pub kind: String,
-    /// The newest payload version its handler understands; older ones it must understand too.
+    /// The newest payload version its handler understands, 1 to 100; older ones it must understand
+    /// too.
     pub max_payload_version: i16,
 }
 
@@ -63,6 +64,8 @@ impl WorkerConfig {
     const CONCURRENCY_MAX: usize = 10_000;
     /// The most jobs it may hold unstarted.
     const PREFETCH_MAX: usize = 10_000;
+    /// The newest payload version: each known version of a kind is looked for by itself.
+    const PAYLOAD_VERSION_MAX: i16 = 100;
 
     /// Handlers at once as of now.
     pub(crate) fn slots(&self) -> usize {
@@ -74,6 +77,12 @@ impl WorkerConfig {
         let refuse = |what: &str| Err(QueueError::InvalidConfig(what.to_owned()));
         if self.kinds.is_empty() {
             return refuse("it knows no kinds, so it could never claim a job");
+        }
+        let is_known = |known: &KnownKind| {
+            (1..=Self::PAYLOAD_VERSION_MAX).contains(&known.max_payload_version)
+        };
+        if !self.kinds.iter().all(is_known) {
+            return refuse("the newest payload version of a kind is 1 to 100");
         }
         if !(1..=Self::CONCURRENCY_MAX).contains(&self.concurrency) {
             return refuse("concurrency is 1 to 10,000");

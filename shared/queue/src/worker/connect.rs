@@ -23,7 +23,7 @@ pub(crate) enum Purpose {
 /// The rest bounds waits, on the server's side too: a server process that cannot send a claim's rows
 /// to a host that is gone would hold its locks, and keep the dead session from being rescued, for as
 /// long as TCP tries.
-const SETTINGS: &str = "-- settings
+pub(crate) const SETTINGS: &str = "-- settings
     SELECT set_config('enable_seqscan', 'off', false),
            set_config('enable_bitmapscan', 'off', false),
            set_config('enable_mergejoin', 'off', false),
@@ -39,8 +39,18 @@ const SETTINGS: &str = "-- settings
            set_config('tcp_keepalives_interval', '5', false),
            set_config('tcp_keepalives_count', '3', false)";
 
+/// How long an answer is waited for after `failures` failed tries in a row: what usually takes
+/// milliseconds gets seconds, since a connection that went silent says nothing. Doubled with every
+/// failure up to beyond the server's own limit for a statement, so that a server that is only slow
+/// gets its time.
+pub(crate) fn patience(failures: u32) -> Duration {
+    (ANSWER_TIMEOUT_MIN * (1 << failures.min(3))).min(ANSWER_TIMEOUT_MAX)
+}
+
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(6);
+
 /// Beyond the server's own limit for a statement: when it passes, the connection is dead.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+pub(crate) const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(40);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,6 +95,14 @@ pub(crate) fn pause(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patience_grows_beyond_the_limit_of_a_statement() {
+        assert_eq!(patience(0), Duration::from_secs(6));
+        assert_eq!(patience(1), Duration::from_secs(12));
+        assert_eq!(patience(3), ANSWER_TIMEOUT_MAX);
+        assert_eq!(patience(u32::MAX), ANSWER_TIMEOUT_MAX);
+    }
 
     #[test]
     fn pauses_grow_and_stay_bounded() {

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use super::buffer::Pace;
 use super::claim::{self, Claims, Row};
-use super::connect::{self, ANSWER_TIMEOUT, Purpose, pause, within};
+use super::connect::{self, Purpose, patience, pause, within};
 use super::full_jitter;
 use super::job::{Job, Lease};
 use super::observer::Claimed;
@@ -171,9 +171,11 @@ impl Fetcher {
     async fn probe(&mut self) -> Result<(), sqlx::Error> {
         let mut connection = self.connection().await?;
         let tenure = Arc::clone(&self.tenure);
-        let found =
-            within(ANSWER_TIMEOUT, self.claims.probe(&mut connection, &tenure.config.queues))
-                .await?;
+        let found = within(
+            patience(self.failures),
+            self.claims.probe(&mut connection, &tenure.config.queues),
+        )
+        .await?;
         self.connection = Some(connection);
         // Three quarters to five quarters of the interval.
         let interval = tenure.config.poll_interval;
@@ -192,7 +194,7 @@ impl Fetcher {
         self.is_unanswered = true;
         let session = self.tenure.session;
         let (asked, rows) = within(
-            ANSWER_TIMEOUT,
+            patience(self.failures),
             self.claims.claim(&mut connection, session, self.number, queue, room),
         )
         .await?;
@@ -212,9 +214,11 @@ impl Fetcher {
 
     async fn settle_unanswered(&mut self) -> Result<(), sqlx::Error> {
         let mut connection = self.connection().await?;
-        let rows =
-            within(ANSWER_TIMEOUT, claim::void(&mut connection, self.tenure.session, self.number))
-                .await?;
+        let rows = within(
+            patience(self.failures),
+            claim::void(&mut connection, self.tenure.session, self.number),
+        )
+        .await?;
         self.is_unanswered = false;
         self.connection = Some(connection);
         if !rows.is_empty() {

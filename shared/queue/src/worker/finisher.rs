@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::connect::{self, ANSWER_TIMEOUT, Purpose, pause, within};
+use super::connect::{self, ANSWER_TIMEOUT_MAX, Purpose, patience, pause, within};
 use super::finish::{self, Ack, Ending};
 use super::observer::{Finished, Outcome};
 use super::tenure::Tenure;
@@ -152,8 +152,13 @@ impl Writer {
             known.extend(written);
             Ok::<_, QueueError>(Some(known))
         };
+        // What a handler does when its job dies has a limit of its own.
+        let limit = match &first.ending {
+            Ending::Dead { .. } => ANSWER_TIMEOUT_MAX,
+            _ => patience(self.failures),
+        };
         // An error, or no answer, leaves the connection to be dropped.
-        let known = match tokio::time::timeout(ANSWER_TIMEOUT, step).await {
+        let known = match tokio::time::timeout(limit, step).await {
             Ok(done) => done?,
             Err(_) => return Err(timed_out()),
         };

@@ -17,7 +17,7 @@ use crate::JobId;
 use crate::sql::{CHANNEL_CONTROL, CHANNEL_JOB};
 
 /// Silence after which the connection is asked whether it lives.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 

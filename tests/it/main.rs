@@ -13,6 +13,7 @@ mod import;
 mod kills;
 mod notify;
 mod peers;
+mod pools;
 mod queue;
 mod scheduler;
 mod secrets;

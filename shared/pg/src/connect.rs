@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row as _};
 
 use crate::error::{PgError, sqlstate};
 use crate::{pooler, socket};
@@ -142,6 +142,7 @@ pub async fn connect(url: &SecretString, options: PoolOptions) -> Result<PgPool,
                 Ok(true)
             })
         })
+        .after_release(|connection, _| Box::pin(is_between_transactions(connection)))
         .after_connect(move |_, _| {
             Box::pin(async move {
                 if let Some(port) = tcp_port {
@@ -151,6 +152,19 @@ pub async fn connect(url: &SecretString, options: PoolOptions) -> Result<PgPool,
             })
         })
         .connect_lazy_with(connect_options))
+}
+
+/// Whether the session is outside any transaction, and so may serve the next caller.
+///
+/// Who gives up while BEGIN is under way leaves an open transaction that the driver doesn't know of.
+/// What the next caller writes and takes for committed would be lost with it. Outside a transaction
+/// a statement begins its own; in the simple protocol at its own time.
+async fn is_between_transactions(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::raw_sql(
+        "-- is_between_transactions
+         SELECT pg_catalog.now() = pg_catalog.statement_timestamp()",
+    );
+    row.fetch_one(connection).await?.try_get(0)
 }
 
 /// Opens one connection outside any pool, for COPY streams, cutovers and LISTEN.

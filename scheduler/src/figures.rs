@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use relevo_jobs::JobKind;
 use relevo_notify::rules;
-use relevo_queue::QueueError;
+use relevo_queue::{QueueError, QueueStats};
 use relevo_runs::backup;
 use tokio_util::sync::CancellationToken;
 
@@ -31,28 +32,8 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
 }
 
 async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
+    read_queues(deps, &deps.queue.stats().await?);
     let leader = &deps.metrics.leader;
-    let queues = deps.queue.stats().await?;
-    // A queue that is empty and gone from the database must not keep its last figures.
-    leader.queue_jobs.reset();
-    leader.queue_paused.reset();
-    leader.dead_letters_present.reset();
-    leader.queue_oldest_available.reset();
-    for queue in &queues {
-        let name = queue.queue.as_str();
-        for (state, jobs) in [
-            ("scheduled", queue.scheduled),
-            ("available", queue.available),
-            ("running", queue.running),
-            ("retryable", queue.retryable),
-        ] {
-            leader.queue_jobs.with_label_values(&[name, state]).set(whole(jobs));
-        }
-        leader.queue_paused.with_label_values(&[name]).set(f64::from(u8::from(queue.paused)));
-        leader.dead_letters_present.with_label_values(&[name]).set(whole(queue.dead));
-        let oldest = queue.oldest_available.map_or(0.0, unix_seconds);
-        leader.queue_oldest_available.with_label_values(&[name]).set(oldest);
-    }
     leader.set_worker_sessions(deps.queue.sessions().await?.len());
     read_runs(deps).await?;
     read_fires(deps).await?;
@@ -67,6 +48,37 @@ async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
     .await?;
     leader.set_oldest_snapshot_age_seconds(snapshot_age.max(0.0));
     Ok(())
+}
+
+/// What each queue holds; those of the built-in kinds are there at zero, too.
+fn read_queues(deps: &SchedulerDeps, queues: &[QueueStats]) {
+    const STATES: [&str; 4] = ["scheduled", "available", "running", "retryable"];
+    let leader = &deps.metrics.leader;
+    // A queue that is empty and gone from the database must not keep its last figures.
+    leader.queue_jobs.reset();
+    leader.queue_paused.reset();
+    leader.dead_letters_present.reset();
+    leader.queue_oldest_available.reset();
+    for kind in JobKind::ALL {
+        let queue = relevo_jobs::policy(kind).queue;
+        for state in STATES {
+            leader.queue_jobs.with_label_values(&[queue, state]).set(0.0);
+        }
+        leader.queue_paused.with_label_values(&[queue]).set(0.0);
+        leader.dead_letters_present.with_label_values(&[queue]).set(0.0);
+        leader.queue_oldest_available.with_label_values(&[queue]).set(0.0);
+    }
+    for queue in queues {
+        let name = queue.queue.as_str();
+        let counts = [queue.scheduled, queue.available, queue.running, queue.retryable];
+        for (state, jobs) in STATES.into_iter().zip(counts) {
+            leader.queue_jobs.with_label_values(&[name, state]).set(whole(jobs));
+        }
+        leader.queue_paused.with_label_values(&[name]).set(f64::from(u8::from(queue.paused)));
+        leader.dead_letters_present.with_label_values(&[name]).set(whole(queue.dead));
+        let oldest = queue.oldest_available.map_or(0.0, unix_seconds);
+        leader.queue_oldest_available.with_label_values(&[name]).set(oldest);
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -158,11 +170,11 @@ async fn read_server(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
 
 /// The last slot that each schedule started.
 async fn read_fires(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
-    let rows: Vec<(String, DateTime<Utc>)> = sqlx::query_as(
+    let rows: Vec<(String, Option<DateTime<Utc>>)> = sqlx::query_as(
         "-- last_fires
          SELECT s.name, f.slot
            FROM relevo.schedule AS s
-           JOIN LATERAL (
+                LEFT JOIN LATERAL (
                 SELECT slot FROM relevo.schedule_fire
                  WHERE schedule = s.name AND outcome = 'started'
                  ORDER BY slot DESC
@@ -173,7 +185,7 @@ async fn read_fires(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
     .await?;
     for (schedule, slot) in &rows {
         let gauge = &deps.metrics.leader.schedule_last_fire;
-        gauge.with_label_values(&[schedule.as_str()]).set(unix_seconds(*slot));
+        gauge.with_label_values(&[schedule.as_str()]).set(slot.map_or(0.0, unix_seconds));
     }
     Ok(())
 }

@@ -127,6 +127,7 @@ impl ClusterBuilder {
             api_key: String::new(),
             config,
             started: 0,
+            metrics_addresses: Vec::new(),
             folder,
         };
         cluster.start_api().await;
@@ -176,6 +177,7 @@ pub struct Cluster {
     api_key: String,
     config: PathBuf,
     started: usize,
+    metrics_addresses: Vec<String>,
     folder: TempDir,
 }
 
@@ -220,6 +222,13 @@ impl Cluster {
     /// The data directory all processes share.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// `host:port` where each service serves its figures: the API, then every scheduler and worker
+    /// in the order in which they were started.
+    pub fn metrics_addresses(&self) -> Vec<String> {
+        let api = self.api_url.trim_start_matches("http://").to_owned();
+        std::iter::once(api).chain(self.metrics_addresses.iter().cloned()).collect()
     }
 
     /// The configuration file.
@@ -297,6 +306,7 @@ impl Cluster {
         let port = free_port();
         let process = self.spawn(service, Some(port));
         ready(&format!("http://127.0.0.1:{port}"), &process).await;
+        self.metrics_addresses.push(format!("127.0.0.1:{port}"));
         process
     }
 

@@ -11,8 +11,8 @@ use crate::app::App;
 use crate::audited::Audited;
 use crate::auth::{Caller, Operate, Read};
 use crate::error::ApiError;
-use crate::extract::Named;
-use crate::openapi::schema::{array, boolean, constant, named, object, string};
+use crate::extract::{Named, Params, text_param};
+use crate::openapi::schema::{array, boolean, constant, count, named, object, query, string, text};
 use crate::openapi::{Operation, Routes};
 
 pub(super) fn routes() -> Routes {
@@ -33,7 +33,49 @@ pub(super) fn routes() -> Routes {
         Operation::post("/api/v1/queues/{queue}/resume", "resumeQueue", "Let claims go on")
             .needs(Scope::Operate)
             .answer(200, "It is not paused.", changed(false));
-    Routes::new("Queues").add(listed, list).add(paused, pause).add(resumed, resume)
+    let work = Operation::get("/api/v1/work", "getWork", "How much work there is")
+        .describe(
+            "Jobs that are ready to run, and jobs that run, in these queues or in all. Always a \
+             number, for autoscalers: `work` is the sum of both. A few seconds old at most, or a \
+             minute where counting takes long.",
+        )
+        .needs(Scope::Read)
+        .query([query("queue", text(0, 500), "One or several, with commas between.")])
+        .answer(
+            200,
+            "The figures.",
+            object([("work", count()), ("available", count()), ("running", count())]),
+        );
+    Routes::new("Queues")
+        .add(listed, list)
+        .add(paused, pause)
+        .add(resumed, resume)
+        .add(work, count_work)
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkParams {
+    queue: Option<String>,
+}
+
+async fn count_work(
+    _: Caller<Read>,
+    State(app): State<App>,
+    Params(params): Params<WorkParams>,
+) -> Result<Response, ApiError> {
+    let wanted = text_param("queue", params.queue)?;
+    let is_wanted = |queue: &str| {
+        wanted.as_deref().is_none_or(|wanted| wanted.split(',').any(|name| name.trim() == queue))
+    };
+    let queues = app.figures.queues(&app.queue).await?;
+    let (mut available, mut running) = (0, 0);
+    for queue in queues.iter().filter(|queue| is_wanted(&queue.queue)) {
+        available += queue.available;
+        running += queue.running;
+    }
+    let answer = json!({"work": available + running, "available": available, "running": running});
+    Ok(Json(answer).into_response())
 }
 
 async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiError> {

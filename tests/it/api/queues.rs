@@ -27,6 +27,30 @@ async fn queues_say_what_waits_in_them() {
 }
 
 #[tokio::test]
+async fn how_much_work_there_is_is_always_a_number() {
+    let server = Server::start().await;
+    let nothing = json!({"work": 0, "available": 0, "running": 0});
+    assert_eq!(server.get("/api/v1/work").await.ok(200), nothing);
+    // Another one: a count serves for some seconds.
+    let server = Server::start().await;
+    for body in [
+        json!({"kind": "Noop"}),
+        json!({"kind": "Noop", "queue": "other"}),
+        json!({"kind": "Noop", "queue": "third"}),
+        json!({"kind": "Noop", "delay_seconds": 60}),
+    ] {
+        server.post_json("/api/v1/jobs", &body).await.ok(202);
+    }
+    let answer = json!({"work": 3, "available": 3, "running": 0});
+    assert_eq!(server.get("/api/v1/work").await.ok(200), answer);
+    for (path, count) in [("?queue=default,other", 2), ("?queue=third", 1), ("?queue=none", 0)] {
+        let answer = server.get(&format!("/api/v1/work{path}")).await.ok(200);
+        assert_eq!(answer["work"], count, "{path}");
+    }
+    server.get("/api/v1/work?qeue=x").await.refused(400, "invalid_query");
+}
+
+#[tokio::test]
 async fn a_queue_is_paused_and_resumed() {
     let server = Server::start().await;
     let answer = |paused, changed| json!({"queue": "q", "paused": paused, "changed": changed});

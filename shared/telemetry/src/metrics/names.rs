@@ -227,7 +227,7 @@ metrics! {
         "The leader's term; it rises by one at every change of leader.");
     /// Last fire of a schedule.
     SCHEDULE_LAST_FIRE = Metric::leader("relevo_schedule_last_fire_timestamp_seconds", &[SCHEDULE],
-        "Unix time of the slot that a schedule fired last.");
+        "Unix time of the slot that a schedule fired last; 0 when it never did.");
     /// Next fire of a schedule.
     SCHEDULE_NEXT_FIRE = Metric::leader("relevo_schedule_next_fire_timestamp_seconds", &[SCHEDULE],
         "Unix time of a schedule's next slot.");

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use relevo_connections::Connections;
 use relevo_queue::{JobId, Queue};
-use relevo_runs::Runs;
+use relevo_runs::{Kinds, Runs};
 use relevo_runs::api_keys::KeyCache;
 use relevo_runs::control_plane::{self, SchemaStatus};
 use relevo_settings::{InForce, Settings};
@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) wrong_keys: FailureLimit,
     /// Single enqueues on their way.
     pub(crate) gathered: Gathered,
+    /// The kinds of jobs that workers have published.
+    pub(crate) kinds: Kinds,
     /// Uploads whose last byte is here.
     pub(crate) completing: Completing,
     /// The runs that are being followed.
@@ -98,6 +100,7 @@ impl App {
 
     fn new(deps: ApiDeps, stopping: CancellationToken) -> Self {
         let gathered = Gathered::new(deps.queue.clone());
+        let kinds = Kinds::new(deps.pool.clone());
         let live = Live::new(deps.runs.clone(), stopping);
         Self(Arc::new(Shared {
             deps,
@@ -108,6 +111,7 @@ impl App {
             log_ins: FailureLimit::of_log_ins(),
             wrong_keys: FailureLimit::of_keys(),
             gathered,
+            kinds,
             completing: Completing::default(),
             live,
         }))
@@ -132,17 +136,22 @@ impl Deref for Shared {
 
 impl ApiDeps {
     /// Counts a job that this process enqueued. Queue names are free text to whoever enqueues, and
-    /// labels must not be: a queue that is not the kind's own counts as `other`.
-    pub(crate) fn count_enqueued(&self, queue: &str, kind: relevo_jobs::JobKind) {
-        let own = relevo_jobs::policy(kind).queue;
+    /// labels must not be: a queue that is not the kind's `own` counts as `other`.
+    pub(crate) fn count_enqueued(&self, queue: &str, kind: &str, own: &str) {
         let queue = if queue == own { own } else { "other" };
-        self.metrics.jobs_enqueued.with_label_values(&[queue, kind.as_str()]).inc();
+        self.metrics.jobs_enqueued.with_label_values(&[queue, kind]).inc();
+    }
+
+    /// The same for a job of a kind of this build in its own queue.
+    pub(crate) fn count_built_in(&self, kind: relevo_jobs::JobKind) {
+        let queue = relevo_jobs::policy(kind).queue;
+        self.count_enqueued(queue, kind.as_str(), queue);
     }
 
     /// Names the job in the log line of a request that brought it about.
-    pub(crate) fn log_enqueued(&self, kind: relevo_jobs::JobKind, id: JobId, duplicate: bool) {
+    pub(crate) fn log_enqueued(&self, kind: &str, id: JobId, duplicate: bool) {
         // One line a job would be most of a busy log; traces and the queue tell the same.
-        tracing::debug!(job = id.0, kind = kind.as_str(), duplicate, "job enqueued over HTTP");
+        tracing::debug!(job = id.0, kind, duplicate, "job enqueued over HTTP");
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use relevo_pg::PoolOptions;
 use relevo_queue::Queue;
-use relevo_runs::Runs;
 use relevo_runs::control_plane::{self, SchemaStatus};
+use relevo_runs::{KindBook, Runs};
 use relevo_settings::{Loaded, Settings, SettingsError};
 use relevo_telemetry::redact;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -80,6 +80,24 @@ impl ControlPlane {
         let pool = connect(&settings, "relevo-cli", COMMAND_CONNECTIONS).await?;
         require_current(&pool).await?;
         Ok(Self::with(settings, pool))
+    }
+
+    /// The kinds of jobs, to look `kind` up in.
+    pub async fn kinds(&self, kind: &str) -> Result<KindBook, Failure> {
+        let asked = async {
+            let mut connection = self.pool.acquire().await?;
+            KindBook::load_for(&mut connection, kind).await
+        };
+        Ok(asked.await.context("the kinds of jobs can't be read")?)
+    }
+
+    /// All kinds of jobs.
+    pub async fn all_kinds(&self) -> Result<KindBook, Failure> {
+        let asked = async {
+            let mut connection = self.pool.acquire().await?;
+            KindBook::load(&mut connection).await
+        };
+        Ok(asked.await.context("the kinds of jobs can't be read")?)
     }
 
     /// The same over a pool that is open already.

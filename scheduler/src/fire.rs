@@ -7,9 +7,9 @@
 use chrono::{DateTime, Utc};
 use relevo_errors::chain;
 use relevo_queue::{Queue, QueueError};
-use relevo_runs::RunError;
 use relevo_runs::backup::{self, StartOptions};
 use relevo_runs::schedules::{FileState, put_file_state_in};
+use relevo_runs::{KindBook, RunError};
 use relevo_telemetry::trace;
 use sqlx::{Acquire, PgConnection, PgPool};
 
@@ -141,7 +141,8 @@ async fn start(
             }
         }
         Action::Job { kind, payload } => {
-            let job = match relevo_runs::job_from_json(kind, payload) {
+            let kinds = KindBook::load_for(tx, kind).await?;
+            let job = match kinds.job(kind, payload) {
                 Ok(job) => job,
                 // No later try would fare better: the slot is settled, and says so.
                 Err(error) => {

@@ -104,6 +104,6 @@ fn of_table(
         enabled: Some(entry.enabled),
     };
     draft
-        .check(name, |source| settings.backup.contains_key(source))
+        .check(name, |source| settings.backup.contains_key(source), None)
         .map_err(|source| ConfiguredError::Schedule { name: name.to_owned(), source })
 }

@@ -12,6 +12,7 @@ mod embedded;
 mod import;
 mod kills;
 mod notify;
+mod open;
 mod operated;
 mod peers;
 mod pools;

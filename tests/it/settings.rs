@@ -212,6 +212,7 @@ fn other_value(section: &str, key: &Key) -> String {
             if default { max.to_string() } else { min.to_string() }
         }
         (_, "queues", _) => "imports,default".into(),
+        ("worker", "kinds", _) => "Noop,Notify".into(),
         (_, "listen" | "metrics_listen", _) => "127.0.0.1:9999".into(),
         (_, "public_url" | "gateway_url", _) => "https://x.example.com".into(),
         (_, "webhook_url", _) => "https://hooks.example.com/T1".into(),

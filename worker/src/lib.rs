@@ -7,6 +7,7 @@
 //! | `observer` | the queue's events as metrics |
 //! | `backup` | the steps of the backup import, and the reconciler that cleans up after them |
 //! | `notify` | telling people how a run ended |
+//! | `own` | kinds of somebody's own, and how others come to know what this worker runs |
 //! | `noop` | a job that does nothing |
 //! | `stopping` | what becomes of a job whose handler is told to stop |
 //! | `targets`, `backoff` | pools of the targets; delays between attempts |
@@ -21,6 +22,7 @@ mod context;
 mod noop;
 mod notify;
 mod observer;
+mod own;
 mod registry;
 mod stopping;
 mod targets;
@@ -28,6 +30,7 @@ mod targets;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use relevo_jobs::KindSpec;
 use relevo_queue::{KnownKind, Queue, WorkerConfig};
 use relevo_settings::{InForce, Settings};
 use relevo_telemetry::{ReadyCheck, metrics::Metrics};
@@ -36,6 +39,8 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{context::Context, observer::QueueMetrics, registry::Registry};
+
+pub use own::{Here, OwnKinds};
 
 /// What a worker needs.
 pub struct WorkerDeps {
@@ -47,6 +52,8 @@ pub struct WorkerDeps {
     pub metrics: Arc<Metrics>,
     /// Shown with the worker's session.
     pub name: String,
+    /// Kinds beside those of this build.
+    pub own: OwnKinds,
     /// Where to serve `/metrics`, `/livez` and `/readyz`; `None` where the process serves them
     /// already.
     pub metrics_listen: Option<SocketAddr>,
@@ -59,17 +66,18 @@ pub struct WorkerDeps {
 /// Settings that cannot work, a control plane that is not migrated, a metrics address that cannot
 /// be listened on. Later trouble with a database ends no worker.
 pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let WorkerDeps { pool, settings: in_force, metrics, name, metrics_listen } = deps;
+    let WorkerDeps { pool, settings: in_force, metrics, name, own, metrics_listen } = deps;
     let settings = in_force.now();
-    for kind in relevo_jobs::JobKind::ALL {
-        metrics.declare_job(relevo_jobs::policy(kind).queue, kind.as_str());
+    let kinds = own.served(&settings.worker.kinds)?;
+    for kind in &kinds {
+        metrics.declare_job(&kind.queue, &kind.name);
     }
     declare_sources(&metrics, &settings);
     metrics.worker_slots.set(slots(settings.worker.concurrency));
     let (concurrency, concurrency_now) = watch::channel(settings.worker.concurrency);
     let config = WorkerConfig {
         concurrency_now: Some(concurrency_now),
-        ..worker_config(&settings, name)
+        ..worker_config(&settings, name.clone(), &kinds)
     };
     let queue = Queue::new(pool.clone());
     let context =
@@ -94,13 +102,14 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
             }
         });
     }
+    tokio::spawn(own::publish_forever(context.pool.clone(), kinds, name, beside.clone()));
     let reconciler = tokio::spawn(backup::reconcile_forever(Arc::clone(&context), beside.clone()));
     let metrics = Arc::clone(&context.metrics);
     tokio::spawn(take_up_changes(in_force, concurrency, metrics, beside.clone()));
     let disk = tokio::spawn(notify::watch_disk(Arc::clone(&context), beside.clone()));
 
     let observer = Arc::new(QueueMetrics::new(Arc::clone(&context.metrics)));
-    let registry = Arc::new(Registry::new(Arc::clone(&context)));
+    let registry = Arc::new(Registry::new(Arc::clone(&context), own));
     let stop = shutdown.child_token();
     let replaced = context.replaced.clone();
     let work = relevo_queue::run_worker(queue, config, registry, observer, stop.clone());
@@ -161,13 +170,13 @@ async fn take_up_changes(
     }
 }
 
-fn worker_config(settings: &Settings, name: String) -> WorkerConfig {
+fn worker_config(settings: &Settings, name: String, kinds: &[KindSpec]) -> WorkerConfig {
     let worker = &settings.worker;
-    let kinds = relevo_jobs::JobKind::ALL
-        .into_iter()
+    let kinds = kinds
+        .iter()
         .map(|kind| KnownKind {
-            kind: kind.as_str().to_owned(),
-            max_payload_version: relevo_jobs::version(kind),
+            kind: kind.name.clone(),
+            max_payload_version: kind.payload_version,
         })
         .collect();
     WorkerConfig {

@@ -10,16 +10,18 @@ use relevo_telemetry::trace::{self, JobFacts, Work};
 use sqlx::PgConnection;
 use tracing::Instrument as _;
 
+use crate::own::{Here, OwnKinds};
 use crate::{backoff::ceiling, backup, context::Context, noop, notify};
 
-/// Runs the jobs of every kind of this build.
+/// Runs the jobs of every kind of this build, and of those that somebody brought along.
 pub(crate) struct Registry {
     context: Arc<Context>,
+    own: OwnKinds,
 }
 
 impl Registry {
-    pub(crate) fn new(context: Arc<Context>) -> Self {
-        Self { context }
+    pub(crate) fn new(context: Arc<Context>, own: OwnKinds) -> Self {
+        Self { context, own }
     }
 }
 
@@ -37,42 +39,18 @@ impl Handler for Registry {
             attempt = job.attempt,
             trace_id = work.trace_id().map(tracing::field::display)
         );
+        let (id, kind) = (job.id, job.kind.clone());
+        let own = self.own.run(Here { pool: here.pool.clone(), queue: here.queue.clone() }, &job);
         let handled = async move {
             let _busy = BusySlot::take(&here.metrics);
-            // The worker claims the kinds of `JobKind` only.
-            let kind = job.kind.parse::<JobKind>().map_err(JobError::fail)?;
-            // What is changed while it runs holds from the next attempt.
-            let context = match kind {
-                JobKind::RequestBackup
-                | JobKind::DownloadDump
-                | JobKind::TranslateChunk
-                | JobKind::FinishImport
-                | JobKind::BackupDeadline => here.now_with_connections().await,
-                JobKind::Notify | JobKind::Noop => here.now(),
-            };
-            let outcome = match kind {
-                JobKind::RequestBackup => {
-                    backup::request_backup(&context, &job, &decode(&job)?).boxed().await
-                }
-                JobKind::DownloadDump => {
-                    backup::download_dump(&context, &job, &decode(&job)?).boxed().await
-                }
-                JobKind::TranslateChunk => {
-                    backup::translate_chunk(&context, &job, &decode(&job)?).boxed().await
-                }
-                JobKind::FinishImport => {
-                    backup::finish_import(&context, &job, &decode(&job)?).boxed().await
-                }
-                JobKind::BackupDeadline => {
-                    backup::backup_deadline(&context, &job, &decode(&job)?).boxed().await
-                }
-                JobKind::Notify => notify::notify(&context, &job, &decode(&job)?).boxed().await,
-                JobKind::Noop => noop::noop(&job, &decode(&job)?).await,
+            let outcome = match own {
+                Some(own) => own.await,
+                None => run_built_in(&here, &job).await,
             };
             match &outcome {
                 Ok(()) => outcome_of.set("relevo.job.outcome", "completed"),
                 Err(error) => {
-                    tracing::info!("{kind} job {} did not complete: {error}", job.id);
+                    tracing::info!("{kind} job {id} did not complete: {error}");
                     outcome_of.set("relevo.job.outcome", error.as_str());
                     if error.is_failure() {
                         outcome_of.fail(&error.to_string());
@@ -86,6 +64,9 @@ impl Handler for Registry {
 
     fn backoff(&self, kind: &str, attempt: i32) -> Duration {
         let failures = u32::try_from(attempt).unwrap_or(1);
+        if let Some(own) = self.own.spec(kind) {
+            return ceiling(own.backoff_base, own.backoff_cap, failures);
+        }
         kind.parse::<JobKind>().map_or(Duration::from_secs(60), |kind| {
             let policy = policy(kind);
             ceiling(policy.backoff_base, policy.backoff_cap, failures)
@@ -93,6 +74,9 @@ impl Handler for Registry {
     }
 
     fn timeout(&self, kind: &str) -> Option<Duration> {
+        if let Some(own) = self.own.spec(kind) {
+            return Some(own.timeout);
+        }
         let kind = kind.parse::<JobKind>().ok()?;
         let timeout = policy(kind).timeout;
         Some(match kind {
@@ -109,6 +93,9 @@ impl Handler for Registry {
     }
 
     fn progress_deadline(&self, kind: &str) -> Option<Duration> {
+        if let Some(own) = self.own.spec(kind) {
+            return own.progress_deadline;
+        }
         policy(kind.parse::<JobKind>().ok()?).progress_deadline
     }
 
@@ -132,6 +119,36 @@ impl Handler for Registry {
                 Ok(JobKind::Noop) | Err(_) => Ok(()),
             }
         }))
+    }
+}
+
+/// Runs a job of a kind of this build.
+async fn run_built_in(here: &Context, job: &Job) -> Result<(), JobError> {
+    // The worker claims the kinds that it knows only.
+    let kind = job.kind.parse::<JobKind>().map_err(JobError::fail)?;
+    // What is changed while it runs holds from the next attempt.
+    let context = match kind {
+        JobKind::RequestBackup
+        | JobKind::DownloadDump
+        | JobKind::TranslateChunk
+        | JobKind::FinishImport
+        | JobKind::BackupDeadline => here.now_with_connections().await,
+        JobKind::Notify | JobKind::Noop => here.now(),
+    };
+    match kind {
+        JobKind::RequestBackup => {
+            backup::request_backup(&context, job, &decode(job)?).boxed().await
+        }
+        JobKind::DownloadDump => backup::download_dump(&context, job, &decode(job)?).boxed().await,
+        JobKind::TranslateChunk => {
+            backup::translate_chunk(&context, job, &decode(job)?).boxed().await
+        }
+        JobKind::FinishImport => backup::finish_import(&context, job, &decode(job)?).boxed().await,
+        JobKind::BackupDeadline => {
+            backup::backup_deadline(&context, job, &decode(job)?).boxed().await
+        }
+        JobKind::Notify => notify::notify(&context, job, &decode(job)?).boxed().await,
+        JobKind::Noop => noop::noop(job, &decode(job)?).await,
     }
 }
 

@@ -30,11 +30,12 @@ pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Res
     let filter = filter(fields)?;
     let jobs = app.queue.dead_letters(&filter).await?;
     let words = visitor.words;
+    let kinds = app.kinds.book().await?;
     let full = jobs.len() >= usize::from(LIMIT_DEFAULT);
     let next_before = jobs.last().filter(|_| full).map(|job| job.id.0);
     let content = html! {
         h1 { (words.dead_letters) }
-        (filters(words, PATH, fields, None))
+        (filters(words, PATH, fields, None, &kinds))
         section.panel {
             @if jobs.is_empty() {
                 p.empty { @if is_narrowed(fields) { (words.none_match) } @else { (words.no_dead) } }

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use maud::{Markup, html};
 use relevo_queue::{JobFilter, JobId, JobState, JobView};
+use relevo_runs::KindBook;
 use serde_json::Value;
 
 use super::back_to;
@@ -53,12 +54,13 @@ pub(super) async fn list(visitor: Visitor, State(app): State<App>) -> Result<Res
     filter.states = state.into_iter().collect();
     let jobs = app.queue.jobs(&filter).await?;
     let words = visitor.words;
+    let kinds = app.kinds.book().await?;
     let full = jobs.len() >= usize::from(LIMIT_DEFAULT);
     let next_before = jobs.last().filter(|_| full).map(|job| job.id.0);
     let freshness = if filter.before.is_none() { Freshness::Refreshed } else { Freshness::Still };
     let content = html! {
         h1 { (words.jobs) }
-        (filters(words, "/console/jobs", fields, Some(state)))
+        (filters(words, "/console/jobs", fields, Some(state), &kinds))
         section.panel {
             @if jobs.is_empty() { p.empty { (words.none_match) } } @else { (table(words, &jobs)) }
         }
@@ -73,9 +75,10 @@ pub(super) fn filters(
     path: &str,
     fields: &Fields,
     state: Option<Option<JobState>>,
+    kinds: &KindBook,
 ) -> Markup {
     let given = ["state", "kind", "queue", "run_id"].iter().any(|name| fields.get(name).is_some());
-    let kinds = relevo_jobs::JobKind::ALL.map(relevo_jobs::JobKind::as_str);
+    let kinds: Vec<&str> = kinds.names().collect();
     html! {
         form.filters method="get" action=(path) {
             @if let Some(state) = state {

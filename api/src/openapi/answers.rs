@@ -77,11 +77,12 @@ pub(super) fn components() -> Value {
     }
     schemas.insert(
         "NewJob".to_owned(),
-        json!({
-            "oneOf": variants,
-            "discriminator": {"propertyName": "kind", "mapping": mapping},
-        }),
+        json!({"anyOf": [
+            {"oneOf": variants, "discriminator": {"propertyName": "kind", "mapping": mapping}},
+            named("NewPublishedJob"),
+        ]}),
     );
+    schemas.insert("NewPublishedJob".to_owned(), new_published_job());
     Value::Object(schemas)
 }
 
@@ -98,10 +99,26 @@ fn new_job(kind: JobKind, payload: &str) -> Value {
     let payload_schema = payload_schema(kind);
     let demands = ["required", "anyOf"];
     let empty_will_do = demands.iter().all(|word| payload_schema.get(word).is_none());
-    let payload = named(payload);
+    job_to_enqueue(constant(kind.as_str()), named(payload), empty_will_do)
+}
+
+/// A job of a kind that a worker has published.
+fn new_published_job() -> Value {
+    let kind = json!({
+        "type": "string",
+        "pattern": "^[A-Za-z][A-Za-z0-9_.-]*$",
+        "maxLength": 100,
+        "not": {"enum": JobKind::ALL.map(JobKind::as_str)},
+        "description": "A kind that `/kinds` lists with `built_in: false`.",
+    });
+    let words = "As the kind's `payload_schema` in `/kinds` says.";
+    job_to_enqueue(kind, described(any_object(), words), true)
+}
+
+fn job_to_enqueue(kind: Value, payload: Value, empty_will_do: bool) -> Value {
     let seconds_max = 10 * 366 * 24 * 3_600;
     let mut schema = input(
-        [("kind", constant(kind.as_str()))],
+        [("kind", kind)],
         [
             ("payload", if empty_will_do { nullable(payload) } else { payload }),
             ("queue", nullable(prose(1, 100))),
@@ -276,8 +293,13 @@ fn queue() -> Value {
 
 fn kind() -> Value {
     object([
-        ("kind", word(JobKind::ALL.map(JobKind::as_str))),
+        ("kind", string()),
         ("summary", string()),
+        ("built_in", described(boolean(), "Of this build; others are published by workers.")),
+        (
+            "seen_at",
+            described(nullable(time()), "When a worker last published it, to half a minute."),
+        ),
         ("payload_version", count()),
         ("payload_schema", described(any_object(), "JSON Schema, draft 2020-12.")),
         ("queue", string()),
@@ -285,6 +307,11 @@ fn kind() -> Value {
         ("max_attempts", count()),
         ("max_deaths", count()),
         ("timeout_seconds", count()),
+        (
+            "unique_field",
+            described(nullable(string()), "Jobs with the same value in it are the same job."),
+        ),
+        ("unique_until", nullable(word(["claimed", "finished"]))),
         ("scope", described(word(["enqueue", "operate"]), "What a key needs to enqueue it.")),
     ])
 }

@@ -85,7 +85,7 @@ pub(crate) async fn start_run(
     let run = backup::start_in(&mut audited.tx, &app.queue, source, options, &trigger).await?;
     let after = json!({"run_id": run, "options": options});
     audited.commit(action, object, None, Some(after)).await?;
-    app.count_enqueued(relevo_jobs::policy(JobKind::RequestBackup).queue, JobKind::RequestBackup);
+    app.count_built_in(JobKind::RequestBackup);
     Ok(run)
 }
 

@@ -174,6 +174,7 @@ fn refuse(error: EditError) -> ApiError {
         EditError::Payload(error) => refuse_payload(error),
         EditError::RunDiffers => ApiError::unprocessable("run_differs", error.to_string()),
         EditError::Queue(error) => error.into(),
+        EditError::Database(error) => error.into(),
     }
 }
 

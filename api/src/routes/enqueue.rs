@@ -8,10 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Datelike as _, Utc};
-use relevo_jobs::JobKind;
 use relevo_queue::{Enqueued, NewJob, QueueError, UniqueScope};
 use relevo_runs::api_keys::Scope;
-use relevo_runs::{PayloadError, job_from_json};
+use relevo_runs::{KindBook, PayloadError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -42,7 +41,9 @@ pub(super) fn routes() -> Routes {
         .describe(
             "The job is durable when this is answered. `duplicate` means that an earlier job with \
              the same key was found, and nothing enqueued. The steps of runs and notifications \
-             are Relevo's own: enqueueing one by hand needs the scope `operate` too, see `/kinds`.",
+             are Relevo's own: enqueueing one by hand needs the scope `operate` too, see `/kinds`. \
+             Kinds that workers brought along are known from the start of the first such worker; \
+             their payloads are checked by the schema that it published.",
         )
         .needs(Scope::Enqueue)
         .header(header("Idempotency-Key", text(1, 400), "As the field idempotency_key."))
@@ -111,15 +112,14 @@ async fn enqueue(
     Body(mut body): Body<EnqueueBody>,
 ) -> Result<Response, ApiError> {
     body.idempotency_key = idempotency_key(body.idempotency_key.take(), &headers)?;
-    let job = new_job(&caller, body)?;
+    let kinds = app.kinds.book_for(&body.kind).await?;
+    let job = new_job(&caller, &kinds, body)?;
     app.depth_limit.check(&app.pool, &job.queue, app.settings().api.queue_depth_max).await?;
-    let (queue, kind) = (job.queue.clone(), job.kind.parse());
+    let (queue, kind) = (job.queue.clone(), job.kind.clone());
     let enqueued = app.gathered.enqueue(job).await?;
-    if let Ok(kind) = kind {
-        app.log_enqueued(kind, enqueued.id, enqueued.duplicate);
-        if !enqueued.duplicate {
-            app.count_enqueued(&queue, kind);
-        }
+    app.log_enqueued(&kind, enqueued.id, enqueued.duplicate);
+    if !enqueued.duplicate {
+        app.count_enqueued(&queue, &kind, kinds::queue_of(&kinds, &kind));
     }
     Ok((StatusCode::ACCEPTED, location("jobs", enqueued.id.0), Json(enqueued)).into_response())
 }
@@ -156,10 +156,11 @@ async fn enqueue_batch(
             format!("jobs has 1 to {BATCH_JOBS_MAX} entries, not {}", body.jobs.len()),
         ));
     }
-    let read = |text: &RawValue| new_job(&caller, extract::parse(text.get().as_bytes())?);
+    let kinds = app.kinds.book().await?;
+    let read = |text: &RawValue| new_job(&caller, &kinds, extract::parse(text.get().as_bytes())?);
     let read: Vec<Result<NewJob, ApiError>> = body.jobs.iter().map(|text| read(text)).collect();
     let read = refuse_full_queues(&app, read).await?;
-    let results = enqueue_all(&app, read).await?;
+    let results = enqueue_all(&app, &kinds, read).await?;
     let accepted =
         results.iter().filter(|result| matches!(result, EnqueueResult::Taken(_))).count();
     let refused = results.len() - accepted;
@@ -190,6 +191,7 @@ async fn refuse_full_queues(
 /// transaction, so that the others are not refused with it.
 async fn enqueue_all(
     app: &App,
+    kinds: &KindBook,
     read: Vec<Result<NewJob, ApiError>>,
 ) -> Result<Vec<EnqueueResult>, ApiError> {
     let fit: Vec<NewJob> = read.iter().flatten().cloned().collect();
@@ -199,10 +201,8 @@ async fn enqueue_all(
         Err(error) => return Err(error.into()),
     };
     for (job, enqueued) in fit.iter().zip(&enqueued) {
-        if let (Ok(kind), Ok(Enqueued { duplicate: false, .. })) =
-            (job.kind.parse::<JobKind>(), enqueued)
-        {
-            app.count_enqueued(&job.queue, kind);
+        if let Ok(Enqueued { duplicate: false, .. }) = enqueued {
+            app.count_enqueued(&job.queue, &job.kind, kinds::queue_of(kinds, &job.kind));
         }
     }
     let mut enqueued = enqueued.into_iter();
@@ -248,16 +248,19 @@ async fn enqueue_each(
     Ok(results)
 }
 
-fn new_job(caller: &Caller<Enqueue>, body: EnqueueBody) -> Result<NewJob, ApiError> {
+fn new_job(
+    caller: &Caller<Enqueue>,
+    kinds: &KindBook,
+    body: EnqueueBody,
+) -> Result<NewJob, ApiError> {
     // A step of a run steers it, whoever started it.
-    if let Ok(kind) = body.kind.parse::<JobKind>()
-        && !caller.key.allows(kinds::scope(kind))
-    {
-        return Err(missing_scope(&format!("a job of the kind {kind}"), kinds::scope(kind)));
+    let scope = kinds::scope_of(kinds, &body.kind);
+    if !caller.key.allows(scope) {
+        return Err(missing_scope(&format!("a job of the kind {}", body.kind), scope));
     }
     let empty = RawValue::from_string("{}".to_owned()).map_err(ApiError::internal)?;
     let payload = body.payload.unwrap_or(empty);
-    let mut job = job_from_json(&body.kind, &payload).map_err(refuse_payload)?;
+    let mut job = kinds.job(&body.kind, &payload).map_err(refuse_payload)?;
     if let Some(queue) = body.queue {
         job = job.queue(queue);
     }
@@ -307,11 +310,10 @@ pub(super) fn refuse_payload(error: PayloadError) -> ApiError {
             ApiError::unprocessable("unknown_kind", unknown.to_string())
                 .with("nearest", unknown.nearest)
         }
-        PayloadError::Invalid { kind, source } => ApiError::unprocessable(
-            "invalid_payload",
-            format!("the payload is not one of {kind}: {source}"),
-        )
-        .with("kind", kind.as_str()),
+        PayloadError::Invalid { ref kind, .. } => {
+            ApiError::unprocessable("invalid_payload", error.to_string())
+                .with("kind", kind.as_str())
+        }
     }
 }
 

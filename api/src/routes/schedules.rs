@@ -7,13 +7,13 @@ use axum::http::{HeaderName, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use relevo_queue::JobId;
+use relevo_runs::RunId;
 use relevo_runs::api_keys::Scope;
 use relevo_runs::audit::Actor;
 use relevo_runs::backup::StartOptions;
 use relevo_runs::schedules::{
     self, Draft, DraftError, Edited, Origin, Stored, StoredSchedule, definition, store,
 };
-use relevo_runs::{RunId, job_from_json};
 use serde_json::{Value, json};
 
 use super::backups::start_run;
@@ -176,8 +176,10 @@ async fn put(
         ApiError::unprocessable("invalid_schedule", error.to_string()).with("field", error.field)
     };
     definition::check_name(&name).map_err(refuse)?;
-    let wanted =
-        draft.check(&name, |source| app.settings().backup.contains_key(source)).map_err(refuse)?;
+    let kinds = app.kinds.book_for(draft.kind.as_deref().unwrap_or_default()).await?;
+    let wanted = draft
+        .check(&name, |source| app.settings().backup.contains_key(source), Some(&kinds))
+        .map_err(refuse)?;
     let actor = caller.actor();
     let by = actor.label();
     let mut audited = Audited::begin(&app, actor).await?;
@@ -355,7 +357,8 @@ pub(crate) async fn run_schedule(app: &App, actor: Actor, name: &str) -> Result<
     let (Some(kind), Some(payload)) = (&schedule.job_kind, &schedule.job_payload) else {
         return Err(ApiError::internal("a schedule starts neither a backup nor a job"));
     };
-    let job = job_from_json(kind, &payload.0).map_err(refuse_payload)?;
+    let kinds = app.kinds.book_for(kind).await?;
+    let job = kinds.job(kind, &payload.0).map_err(refuse_payload)?;
     let mut audited = Audited::begin(app, actor).await?;
     let enqueued = app.queue.enqueue_in(&mut audited.tx, &[job]).await?;
     let Some(id) = enqueued.first().map(|enqueued| enqueued.id) else {

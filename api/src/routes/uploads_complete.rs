@@ -138,7 +138,7 @@ async fn check_and_start(
     audited.commit("upload.complete", &upload.id.to_string(), None, Some(after)).await?;
     if run.is_some() {
         let kind = JobKind::RequestBackup;
-        app.count_enqueued(relevo_jobs::policy(kind).queue, kind);
+        app.count_built_in(kind);
     }
     Ok((found(app, upload.id).await?, message))
 }

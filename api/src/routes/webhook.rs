@@ -149,7 +149,7 @@ async fn take(app: &App, addressed: &Addressed, message: Message) -> Result<Resp
 }
 
 fn count(app: &App, kind: JobKind) {
-    app.count_enqueued(relevo_jobs::policy(kind).queue, kind);
+    app.count_built_in(kind);
 }
 
 /// What a gateway sends, in either spelling. Fields that are not known are let pass: the gateway

@@ -44,7 +44,8 @@ pub struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   relevo worker
-  relevo worker --concurrency 8 --queue backup --queue notify
+  relevo worker --concurrency 8 --queues backup,notify
+  relevo worker --kinds TranslateChunk
 
 Beside `relevo up` with its own Postgres a worker on the same machine finds it by the data
 directory. SIGTERM or Ctrl-C: no new job is claimed, what runs is finished or given back
@@ -56,9 +57,12 @@ pub struct WorkerArgs {
     /// Jobs that run at the same time [default: worker.concurrency, 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: Option<u16>,
-    /// Queue to work on, repeatable [default: worker.queues, all]
-    #[arg(long = "queue", value_name = "QUEUE")]
+    /// Queues to work on, with commas between or repeated [default: worker.queues, all]
+    #[arg(long, visible_alias = "queue", value_name = "QUEUES", value_delimiter = ',')]
     pub queues: Vec<String>,
+    /// Kinds of jobs to run, with commas between or repeated [default: worker.kinds, all]
+    #[arg(long, visible_alias = "kind", value_name = "KINDS", value_delimiter = ',')]
+    pub kinds: Vec<String>,
 }
 
 /// `relevo config …`.

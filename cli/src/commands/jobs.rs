@@ -38,7 +38,10 @@ pub(super) fn not_dead(id: JobId, job: &JobView) -> Failure {
 
 async fn enqueue(control: &ControlPlane, args: EnqueueArgs, out: Output) -> Result<(), Failure> {
     let payload = payload(&args.payload)?;
-    let mut job = relevo_runs::job_from_json(&args.kind, &payload)
+    let mut job = control
+        .kinds(&args.kind)
+        .await?
+        .job(&args.kind, &payload)
         .context("nothing was enqueued")
         .or_exit(Exit::Usage)?;
     if let Some(queue) = args.queue {
@@ -51,7 +54,9 @@ async fn enqueue(control: &ControlPlane, args: EnqueueArgs, out: Output) -> Resu
     job.delay = args.delay.map(Duration::from_secs);
     job.idempotency_key =
         args.idempotency_key.map(|key| IdempotencyKey { key, ttl: IDEMPOTENCY_TTL });
-    job.unique = args.unique_key.map(|key| Unique { key, scope: UniqueScope::Finished });
+    if let Some(key) = args.unique_key {
+        job.unique = Some(Unique { key, scope: UniqueScope::Finished });
+    }
     let enqueued = match control.queue.enqueue(job).await {
         Ok(enqueued) => enqueued,
         Err(error @ relevo_queue::QueueError::InvalidJob(_)) => {

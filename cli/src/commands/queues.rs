@@ -49,7 +49,9 @@ pub async fn queue(
 
 /// Whether a kind uses the queue by itself, or a job is in it.
 async fn is_known(control: &ControlPlane, queue: &str) -> Result<bool, Failure> {
-    if JobKind::ALL.iter().any(|kind| relevo_jobs::policy(*kind).queue == queue) {
+    if JobKind::ALL.iter().any(|kind| relevo_jobs::policy(*kind).queue == queue)
+        || control.all_kinds().await?.own().any(|published| published.spec.queue == queue)
+    {
         return Ok(true);
     }
     let filter =

@@ -106,8 +106,9 @@ async fn edit(control: &ControlPlane, args: ScheduleEditArgs, out: Output) -> Re
 }
 
 async fn put(control: &ControlPlane, name: &str, draft: Draft, out: Output) -> Result<(), Failure> {
+    let kinds = control.kinds(draft.kind.as_deref().unwrap_or_default()).await?;
     let wanted = draft
-        .check(name, |source| control.settings.backup.contains_key(source))
+        .check(name, |source| control.settings.backup.contains_key(source), Some(&kinds))
         .context("the schedule is not stored")
         .or_exit(Exit::Usage)?;
     let mut audited = Audited::begin(control).await?;
@@ -196,7 +197,10 @@ async fn run(control: &ControlPlane, name: &str, out: Output) -> Result<(), Fail
     } else {
         let kind = schedule.job_kind.as_deref().unwrap_or_default();
         let payload = schedule.job_payload.map(|payload| payload.0).unwrap_or_default();
-        let job = relevo_runs::job_from_json(kind, &payload)
+        let job = control
+            .kinds(kind)
+            .await?
+            .job(kind, &payload)
             .context("nothing was started")
             .or_exit(Exit::Failed)?;
         let enqueued = control

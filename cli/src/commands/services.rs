@@ -13,7 +13,7 @@ use relevo_runs::Runs;
 use relevo_scheduler::SchedulerDeps;
 use relevo_settings::{InForce, Loaded, Settings};
 use relevo_telemetry::metrics::{Metrics, PoolUse};
-use relevo_worker::WorkerDeps;
+use relevo_worker::{OwnKinds, WorkerDeps};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -48,6 +48,8 @@ pub struct Base {
     requests: PgPool,
     /// This process's figures.
     pub metrics: Arc<Metrics>,
+    /// Kinds of jobs beside those of this build.
+    own: OwnKinds,
 }
 
 impl Base {
@@ -56,13 +58,19 @@ impl Base {
         let metrics = Metrics::new();
         watch(&metrics, "control_plane", pool.clone());
         let in_force = InForce::new(settings, file);
-        Self { settings: in_force.now(), in_force, requests: pool.clone(), pool, metrics }
+        let own = OwnKinds::default();
+        Self { settings: in_force.now(), in_force, requests: pool.clone(), pool, metrics, own }
     }
 
     /// With a pool for requests, apart from that of the other services.
     pub fn answering_by(self, requests: PgPool) -> Self {
         watch(&self.metrics, "requests", requests.clone());
         Self { requests, ..self }
+    }
+
+    /// With kinds for the worker beside those of this build.
+    pub fn with_kinds(self, own: OwnKinds) -> Self {
+        Self { own, ..self }
     }
 
     /// Takes up changes of the file that this process was `started` with, until `stop`.
@@ -90,6 +98,7 @@ impl Base {
             settings: self.in_force.clone(),
             metrics: Arc::clone(&self.metrics),
             name: format!("worker-{}", std::process::id()),
+            own: self.own.clone(),
             metrics_listen,
         };
         Service::new("worker", relevo_worker::run(deps, stop))
@@ -264,15 +273,18 @@ pub async fn api(config: Option<&Path>, args: ServeArgs) -> Result<(), Failure> 
 }
 
 /// Runs `relevo worker`.
-pub async fn worker(config: Option<&Path>, args: WorkerArgs) -> Result<(), Failure> {
+pub async fn worker(config: Option<&Path>, args: WorkerArgs, own: OwnKinds) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "worker.metrics_listen", args.listen, "--listen")?;
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
     let queues = (!args.queues.is_empty()).then(|| args.queues.join(","));
-    flag(&mut loaded, "worker.queues", queues, "--queue")?;
+    flag(&mut loaded, "worker.queues", queues, "--queues")?;
+    let kinds = (!args.kinds.is_empty()).then(|| args.kinds.join(","));
+    flag(&mut loaded, "worker.kinds", kinds, "--kinds")?;
     telemetry(&loaded.settings, "worker")?;
     let stop = shutdown::on_signal()?;
     let Some(base) = open(&loaded, "relevo-worker", &stop).await? else { return Ok(()) };
+    let base = base.with_kinds(own);
     base.follow_file(loaded, &stop);
     let service = base.worker(base.settings.worker.metrics_listen, stop.clone());
     base.run(vec![service], &stop).await

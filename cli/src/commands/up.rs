@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use relevo_pg::embedded::EmbeddedServer;
 use relevo_runs::api_keys::{self, Scope, Secret};
 use relevo_settings::{Loaded, Settings};
+use relevo_worker::OwnKinds;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,12 @@ const KEY_FILE: &str = "api-key";
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Runs it.
-pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), Failure> {
+pub async fn up(
+    config: Option<&Path>,
+    args: UpArgs,
+    own: OwnKinds,
+    out: Output,
+) -> Result<(), Failure> {
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "api.listen", args.listen, "--listen")?;
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
@@ -41,7 +47,8 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
     telemetry(&settings, "up")?;
     let stop = shutdown::on_signal()?;
     let server = embedded::start_into(&mut settings).await?;
-    let outcome = serve(settings, loaded, args.no_worker, server.as_ref(), &stop, out).await;
+    let worker = (!args.no_worker).then_some(own);
+    let outcome = serve(settings, loaded, worker, server.as_ref(), &stop, out).await;
     if let Some(server) = server {
         match tokio::time::timeout(STOP_TIMEOUT, server.stop()).await {
             Ok(Ok(_)) => {}
@@ -60,7 +67,7 @@ pub async fn up(config: Option<&Path>, args: UpArgs, out: Output) -> Result<(), 
 async fn serve(
     settings: Settings,
     started: Loaded,
-    no_worker: bool,
+    worker: Option<OwnKinds>,
     server: Option<&EmbeddedServer>,
     stop: &CancellationToken,
     out: Output,
@@ -74,7 +81,10 @@ async fn serve(
     console::keep_address(&settings, &listener);
     // Whatever requests wait for, the scheduler and the worker have connections.
     let requests = control::connect_for_requests(&settings, API).await?;
-    let base = Base::new(settings, started.file.clone(), pool).answering_by(requests);
+    let no_worker = worker.is_none();
+    let base = Base::new(settings, started.file.clone(), pool)
+        .answering_by(requests)
+        .with_kinds(worker.unwrap_or_default());
     base.follow_file(started, stop);
     let mut services = vec![base.api(listener, stop.clone()), base.scheduler(None, stop.clone())];
     if !no_worker {

@@ -49,6 +49,20 @@ impl JobKind {
             Self::Noop => "Noop",
         }
     }
+
+    /// A step of Relevo's own: enqueueing one by hand steers a run.
+    #[must_use]
+    pub const fn is_internal(self) -> bool {
+        match self {
+            Self::Noop => false,
+            Self::RequestBackup
+            | Self::DownloadDump
+            | Self::TranslateChunk
+            | Self::FinishImport
+            | Self::BackupDeadline
+            | Self::Notify => true,
+        }
+    }
 }
 
 impl fmt::Display for JobKind {

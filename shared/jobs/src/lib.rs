@@ -3,7 +3,8 @@
 //! cli) and the worker share one definition of what a job is.
 //!
 //! Adding a kind starts with one variant of [`JobKind`]; the exhaustive matches in this crate and
-//! in the worker's registry lead to everything else.
+//! in the worker's registry lead to everything else. A kind of somebody's own needs no change here:
+//! it is an [`OwnKind`], and its worker publishes its [`KindSpec`].
 
 mod backup_deadline;
 mod download_dump;
@@ -13,6 +14,7 @@ mod noop;
 mod notify;
 mod policy;
 mod request_backup;
+mod spec;
 mod translate_chunk;
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -25,6 +27,7 @@ pub use noop::{Noop, NoopFailure};
 pub use notify::Notify;
 pub use policy::{Policy, policy};
 pub use request_backup::{RequestBackup, RequestMode, UnknownRequestMode};
+pub use spec::{BadKind, KindSpec, OwnKind, UniqueBy, UniqueUntil, is_kind_name};
 pub use translate_chunk::TranslateChunk;
 
 /// The arguments of one kind of job. A payload carries ids and small switches, never a secret and

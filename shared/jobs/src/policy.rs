@@ -28,6 +28,20 @@ pub struct Policy {
     pub progress_deadline: Option<Duration>,
 }
 
+impl Policy {
+    /// What a kind of somebody's own goes by unless it says otherwise: about two hours of tries.
+    pub const OF_OWN_KINDS: Self = Self {
+        queue: "default",
+        max_attempts: 25,
+        max_deaths: 3,
+        priority: 0,
+        backoff_base: Duration::from_secs(1),
+        backoff_cap: Duration::from_secs(900),
+        timeout: Duration::from_secs(3_600),
+        progress_deadline: None,
+    };
+}
+
 /// The policy of `kind`.
 ///
 /// The steps of one import share the queue `backup`, its many chunks have `translate` for

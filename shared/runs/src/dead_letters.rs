@@ -5,7 +5,8 @@ use relevo_queue::{JobFilter, JobId, JobView, Queue, QueueError};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 
-use crate::typed::{PayloadError, job_from_json};
+use crate::kinds::KindBook;
+use crate::typed::PayloadError;
 
 /// Dead letters that one transaction may act on.
 pub const BULK_MAX: u32 = 10_000;
@@ -104,6 +105,9 @@ pub enum EditError {
     /// The queue refused, or the database failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The kinds could not be read.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
 }
 
 /// Gives a dead letter another payload, checked as its kind's own, in the caller's transaction.
@@ -117,7 +121,7 @@ pub async fn edit_in(
     payload: &RawValue,
 ) -> Result<Edited, EditError> {
     let before = queue.lock_dead_letter_in(tx, id).await?.ok_or(EditError::NotFound(id))?;
-    let job = job_from_json(&before.kind, payload)?;
+    let job = KindBook::load_for(tx, &before.kind).await?.job(&before.kind, payload)?;
     if job.run_id != before.run_id {
         return Err(EditError::RunDiffers);
     }

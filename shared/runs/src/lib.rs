@@ -12,6 +12,7 @@ pub mod control_plane;
 pub mod dead_letters;
 mod ends;
 mod event;
+pub mod kinds;
 mod ownership;
 pub mod retention;
 mod run;
@@ -24,8 +25,9 @@ pub mod uploads;
 
 pub use cancel::CancelRequest;
 pub use event::{LogLevel, RunEvent};
+pub use kinds::{KindBook, Kinds};
 pub use ownership::owned_as;
 pub use run::{NewRun, Run, RunFilter, RunId, RunState, UnknownRunState};
 pub use runs::{RunError, Runs};
 pub use secret::NoRandomness;
-pub use typed::{PayloadError, UnknownKind, job_from_json, typed_job};
+pub use typed::{PayloadError, UnknownKind, typed_job};

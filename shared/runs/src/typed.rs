@@ -1,4 +1,4 @@
-//! The bridge between the closed set of kinds and the queue, which knows none: what is enqueued by
+//! The bridge between the kinds of this build and the queue, which knows none: what is enqueued by
 //! Relevo itself passes here, so that every job carries its kind's policy.
 
 use std::fmt;
@@ -26,17 +26,14 @@ pub fn typed_job<P: Payload>(payload: &P) -> NewJob {
     }
 }
 
-/// A job from names and JSON given by somebody else (HTTP, command line): the kind must be known and
-/// the payload must be what the worker would decode.
-///
-/// # Errors
-/// [`PayloadError`] says what to write instead.
-pub fn job_from_json(kind: &str, payload: &RawValue) -> Result<NewJob, PayloadError> {
-    let known: JobKind =
-        kind.parse().map_err(|_| PayloadError::UnknownKind(UnknownKind::new(kind)))?;
-    relevo_jobs::validate(known, payload.get())
-        .map_err(|source| PayloadError::Invalid { kind: known, source })?;
-    let job = with_policy(NewJob::from_raw(known.as_str(), payload.to_owned()), known);
+/// A job of a kind of this build from JSON given by somebody else: the payload must be what the
+/// worker would decode.
+pub(crate) fn built_in_job(kind: JobKind, payload: &RawValue) -> Result<NewJob, PayloadError> {
+    relevo_jobs::validate(kind, payload.get()).map_err(|error| PayloadError::Invalid {
+        kind: kind.as_str().to_owned(),
+        what: error.to_string(),
+    })?;
+    let job = with_policy(NewJob::from_raw(kind.as_str(), payload.to_owned()), kind);
     Ok(match run_id_of(payload) {
         Some(run_id) => job.run_id(run_id),
         None => job,
@@ -71,13 +68,12 @@ pub enum PayloadError {
     #[error(transparent)]
     UnknownKind(UnknownKind),
     /// The payload is not one of this kind.
-    #[error("the payload is not one of {kind}")]
+    #[error("the payload is not one of {kind}: {what}")]
     Invalid {
         /// The kind.
-        kind: JobKind,
+        kind: String,
         /// What is wrong, with its place.
-        #[source]
-        source: serde_json::Error,
+        what: String,
     },
 }
 
@@ -87,7 +83,9 @@ pub struct UnknownKind {
     /// The name as given, cut to a length fit to be shown.
     pub kind: String,
     /// The nearest names, best first; empty when none comes close.
-    pub nearest: Vec<&'static str>,
+    pub nearest: Vec<String>,
+    /// All names, to be shown where none comes close.
+    all: Vec<String>,
 }
 
 impl UnknownKind {
@@ -96,19 +94,19 @@ impl UnknownKind {
     /// The comparison takes time with the square of the length.
     const CHARS_MAX: usize = 100;
 
-    fn new(kind: &str) -> Self {
+    pub(crate) fn new<'a>(kind: &str, known: impl Iterator<Item = &'a str>) -> Self {
         let kind: String = kind.chars().take(Self::CHARS_MAX).collect();
         let folded = kind.to_lowercase().replace(['_', '-', ' '], "");
-        let mut nearest: Vec<(f64, &'static str)> = JobKind::ALL
+        let all: Vec<String> = known.map(str::to_owned).collect();
+        let mut nearest: Vec<(f64, &String)> = all
             .iter()
-            .map(|known| {
-                (strsim::jaro_winkler(&folded, &known.as_str().to_lowercase()), known.as_str())
-            })
+            .map(|known| (strsim::jaro_winkler(&folded, &known.to_lowercase()), known))
             .filter(|(likeness, _)| *likeness >= Self::LIKENESS_MIN)
             .collect();
         nearest.sort_by(|a, b| b.0.total_cmp(&a.0));
         nearest.truncate(3);
-        Self { kind, nearest: nearest.into_iter().map(|(_, name)| name).collect() }
+        let nearest = nearest.into_iter().map(|(_, name)| name.clone()).collect();
+        Self { kind, nearest, all }
     }
 }
 
@@ -116,8 +114,8 @@ impl fmt::Display for UnknownKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no job kind is called {:?}", self.kind)?;
         if self.nearest.is_empty() {
-            let all: Vec<_> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
-            write!(f, "; kinds are {}", all.join(", "))
+            write!(f, "; kinds are {}", self.all.join(", "))?;
+            f.write_str("; one of your own is known from the start of a worker that runs it")
         } else {
             write!(f, "; did you mean {}?", self.nearest.join(" or "))
         }
@@ -131,6 +129,11 @@ mod tests {
     use relevo_jobs::{DownloadDump, Noop};
 
     use super::*;
+    use crate::kinds::KindBook;
+
+    fn job(kind: &str, payload: &RawValue) -> Result<NewJob, PayloadError> {
+        KindBook::default().job(kind, payload)
+    }
 
     fn raw(text: &str) -> Box<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap()
@@ -139,8 +142,7 @@ mod tests {
     #[test]
     fn both_ways_make_the_same_job() {
         let typed = typed_job(&DownloadDump { run_id: 4, request_id: 9 });
-        let given =
-            job_from_json("DownloadDump", &raw(r#"{"run_id": 4, "request_id": 9}"#)).unwrap();
+        let given = job("DownloadDump", &raw(r#"{"run_id": 4, "request_id": 9}"#)).unwrap();
         assert_eq!(typed.queue, "backup");
         assert_eq!(typed.run_id, Some(4));
         for (a, b) in [(&typed.kind, &given.kind), (&typed.queue, &given.queue)] {
@@ -154,16 +156,16 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_names_the_nearest() {
-        let error = job_from_json("download_dmp", &raw("{}")).unwrap_err();
+        let error = job("download_dmp", &raw("{}")).unwrap_err();
         assert!(error.to_string().contains("did you mean DownloadDump"), "{error}");
-        let error = job_from_json("zzz", &raw("{}")).unwrap_err();
+        let error = job("zzz", &raw("{}")).unwrap_err();
         assert!(error.to_string().contains("kinds are RequestBackup"), "{error}");
     }
 
     #[test]
     fn a_wrong_payload_says_what_is_wrong() {
-        let error = job_from_json("Noop", &raw(r#"{"sleep": 1}"#)).unwrap_err();
-        let PayloadError::Invalid { source, .. } = error else { panic!("{error}") };
-        assert!(source.to_string().contains("sleep"), "{source}");
+        let error = job("Noop", &raw(r#"{"sleep": 1}"#)).unwrap_err();
+        let PayloadError::Invalid { what, .. } = error else { panic!("{error}") };
+        assert!(what.contains("sleep"), "{what}");
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::rhythm::Rhythm;
-use crate::job_from_json;
+use crate::kinds::KindBook;
 
 /// The most characters of a name.
 pub const NAME_LENGTH_MAX: usize = 100;
@@ -197,7 +197,8 @@ impl DraftError {
 }
 
 impl Draft {
-    /// Checks it as the schedule `name`; `is_source` knows the configured sources.
+    /// Checks it as the schedule `name`; `is_source` knows the configured sources. Without `kinds`,
+    /// which are in a database, a kind that this build does not have may be one to come.
     ///
     /// # Errors
     /// The first thing wrong with it.
@@ -205,6 +206,7 @@ impl Draft {
         self,
         name: &str,
         is_source: impl Fn(&str) -> bool,
+        kinds: Option<&KindBook>,
     ) -> Result<NewSchedule, DraftError> {
         let is_plain = !self.rhythm.chars().any(char::is_control);
         if !is_plain || self.rhythm.chars().count() > RHYTHM_LENGTH_MAX {
@@ -226,7 +228,7 @@ impl Draft {
         if rhythm.next_after(zone, Utc::now()).is_none() {
             return Err(DraftError::new("rhythm", "it never comes due"));
         }
-        let action = action(self.backup_source, self.kind, self.payload, is_source)?;
+        let action = action(self.backup_source, self.kind, self.payload, is_source, kinds)?;
         let missed = match self.missed_runs {
             Some(text) => text.parse().map_err(|error| DraftError::new("missed_runs", error))?,
             None => MissedRuns::Once,
@@ -258,6 +260,7 @@ fn action(
     kind: Option<String>,
     payload: Option<Box<RawValue>>,
     is_source: impl Fn(&str) -> bool,
+    kinds: Option<&KindBook>,
 ) -> Result<Action, DraftError> {
     match (backup_source, kind) {
         (Some(_), Some(_)) => {
@@ -277,7 +280,11 @@ fn action(
         (None, Some(kind)) => {
             let payload = payload.unwrap_or_else(empty_object);
             // Refused now rather than at every slot.
-            job_from_json(&kind, &payload)
+            kinds
+                .map_or_else(
+                    || KindBook::check_later(&kind, &payload),
+                    |book| book.job(&kind, &payload).map(drop),
+                )
                 .map_err(|error| DraftError::new("kind", relevo_errors::chain(&error)))?;
             Ok(Action::Job { kind, payload })
         }
@@ -319,13 +326,13 @@ mod tests {
     }
 
     fn refusal(draft: Draft) -> (&'static str, String) {
-        let error = draft.check("x", |source| source == "shop").expect_err("it is wrong");
+        let error = draft.check("x", |source| source == "shop", None).expect_err("it is wrong");
         (error.field, error.message)
     }
 
     #[test]
     fn what_is_missing_has_a_default() {
-        let schedule = draft().check("nightly", |_| false).unwrap();
+        let schedule = draft().check("nightly", |_| false, None).unwrap();
         assert_eq!((schedule.zone, schedule.enabled), (Tz::UTC, true));
         assert_eq!(schedule.policy.missed, MissedRuns::Once);
         assert_eq!(schedule.policy.max_age, Duration::hours(6));

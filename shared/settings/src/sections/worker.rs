@@ -13,6 +13,8 @@ pub struct Worker {
     pub concurrency: usize,
     /// The queues it serves; empty means every queue that its kinds use.
     pub queues: Vec<String>,
+    /// The kinds it runs; empty means every kind it has.
+    pub kinds: Vec<String>,
     /// After so long without a heartbeat its jobs go to others.
     pub lease_ttl_seconds: u64,
     /// How often it looks for work when no notification comes.
@@ -34,6 +36,13 @@ pub(crate) const SECTION: Section = Section {
             preset: Preset::Value(""),
             fixed_env: None,
             help: "The queues this worker serves; empty means all.",
+        },
+        Key {
+            name: "kinds",
+            kind: Kind::List,
+            preset: Preset::Value(""),
+            fixed_env: None,
+            help: "The kinds of jobs this worker runs; empty means all that it has.",
         },
         Key::integer(
             "lease_ttl_seconds",
@@ -65,6 +74,7 @@ impl Worker {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let concurrency = reader.integer("concurrency");
         let queues = reader.list("queues");
+        let kinds = reader.list("kinds");
         let lease_ttl_seconds = reader.integer("lease_ttl_seconds");
         let poll_interval_ms = reader.integer("poll_interval_ms");
         let grace_seconds = reader.integer("grace_seconds");
@@ -72,6 +82,7 @@ impl Worker {
         Some(Self {
             concurrency: concurrency?,
             queues: queues?,
+            kinds: kinds?,
             lease_ttl_seconds: lease_ttl_seconds?,
             poll_interval_ms: poll_interval_ms?,
             grace_seconds: grace_seconds?,

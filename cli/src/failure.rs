@@ -18,6 +18,8 @@ pub enum Exit {
     ControlPlane = 4,
     /// What was named doesn't exist.
     NotFound = 5,
+    /// Done, but rows are missing: they are set aside.
+    Quarantined = 6,
     /// Interrupted by a person.
     Interrupted = 130,
 }

@@ -2,6 +2,7 @@
 //! what the documents say.
 
 mod documents;
+mod dump_choices;
 mod refused;
 mod secrets;
 
@@ -97,7 +98,7 @@ fn the_gateways_names_alone_make_the_default_source() {
     assert_eq!(source.gateway_url, "https://tunnel.example.com");
     assert_eq!(source.api_key.expose_secret(), "key-1");
     assert_eq!(source.mode, GatewayMode::Auto);
-    assert!(!source.allow_http_fallback && !source.tinyint1_as_boolean);
+    assert!(!source.allow_http_fallback && !source.dump.translate.tinyint1_as_boolean);
     assert_eq!(source.target_schema, "public");
     assert_eq!(source.timezone.name(), "America/Mexico_City");
     assert_eq!((source.sync_interval_hours, source.retention_days), (12, 7));
@@ -263,6 +264,7 @@ fn other_value(section: &str, key: &Key) -> String {
         ("schedule.nightly", "kind" | "backup_source", _) => "other".into(),
         ("schedule.nightly", "payload", _) => "{}".into(),
         (_, "target_schema" | "api_key", _) => "other".into(),
+        ("backup.sicar", name, _) => dump_choices::other_value(name).into(),
         (section, name, _) => panic!("give a value for {section}.{name}"),
     }
 }

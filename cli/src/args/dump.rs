@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::quarantine::QuarantineCommand;
 use super::translation::TranslationArgs;
 
 /// `relevo dump …`.
@@ -21,6 +22,9 @@ pub enum DumpCommand {
         after_help = "Examples:\n  relevo dump inspect shop.sql.gz\n  relevo dump inspect shop.sql.gz --columns\n  relevo dump inspect shop.sql.gz --json"
     )]
     Inspect(InspectArgs),
+    /// Rows that imports set aside: list, show, mend, load or discard them
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
 }
 
 /// `relevo dump import`.
@@ -35,7 +39,9 @@ The rows are loaded beside the present tables, which readers go on seeing until 
 loaded, indexed and counted; then the tables are exchanged in one short transaction. With
 --cutover merge the present tables stay and their rows are changed in one transaction. When
 anything fails the present tables stay as they were. A dump that is empty or in which a table
-lost more than 30 % of its rows is refused unless --force is given.")]
+lost more than 30 % of its rows is refused unless --force is given.
+
+An import of a file that was cut off, killed or by the target's end, goes on when it is run again.")]
 pub struct ImportArgs {
     /// The dump, plain or packed with gzip, zstd, bzip2 or xz; or - for standard input
     pub file: PathBuf,
@@ -93,6 +99,18 @@ pub struct ImportArgs {
     /// Read the dump twice: bigint unsigned that fits becomes bigint, tinyint(1) of 0 and 1 only becomes boolean
     #[arg(long)]
     pub two_pass: bool,
+    /// Load into new tables in one transaction on one connection, without staging schema and ledger
+    #[arg(long, conflicts_with_all = [
+        "jobs", "map", "data_only", "into_existing", "cutover", "old_snapshots", "snapshot_wait",
+        "quarantine", "commit_size", "force",
+    ])]
+    pub single_transaction: bool,
+    /// Set up to N rows aside that are refused, and load the rest (exit code 6); see relevo dump quarantine
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub quarantine: u32,
+    /// Commit rows in pieces of so many MiB and connection; after a crash those are not loaded again
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub commit_size: u64,
     /// How many times its size a packed dump may grow to
     #[arg(long, value_name = "TIMES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub unpack_limit: u32,

@@ -3,6 +3,7 @@
 pub mod dump;
 pub mod operate;
 pub mod outside;
+pub mod quarantine;
 pub mod schedule;
 pub mod services;
 pub mod state;
@@ -31,6 +32,7 @@ Exit codes:
   3    the configuration is wrong
   4    the control plane can't be used: unreachable, refused, not migrated
   5    what was named doesn't exist
+  6    done, but rows of the dump are missing: they are in quarantine
   130  interrupted";
 
 const EXAMPLES: &str = "\

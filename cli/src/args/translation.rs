@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use clap::Args;
 use relevo_mysqldump::{
     BigintUnsigned, ColumnChoice, GeometryType, InetType, InvalidTextPolicy, JsonType, LossPolicy,
-    SetType, TranslateOptions, TypeChoice,
+    SetType, TranslateOptions, TypeChoice, choice,
 };
-use serde::de::DeserializeOwned;
 
 use super::dump::pair;
 
@@ -85,12 +84,6 @@ impl TranslationArgs {
             ..TranslateOptions::default()
         }
     }
-}
-
-/// Reads one of the library's own choices by its name.
-fn choice<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let name = serde_json::Value::String(text.replace('-', "_"));
-    serde_json::from_value(name).map_err(|error| error.to_string())
 }
 
 /// Reads `NAME=TYPE`.

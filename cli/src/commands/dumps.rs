@@ -13,7 +13,7 @@ use relevo_import::{
 use relevo_pg::PgError;
 use secrecy::SecretString;
 
-use super::dump_inspect;
+use super::{dump_inspect, dump_quarantine};
 use crate::args::DumpCommand;
 use crate::args::dump::{Cutover, ImportArgs, IntoExisting, OldSnapshotPolicy, TranslateArgs};
 use crate::certificate;
@@ -31,6 +31,7 @@ pub async fn dump(command: DumpCommand, out: Output) -> Result<(), Failure> {
         DumpCommand::Import(args) => import(args, out).await,
         DumpCommand::Translate(args) => translate(args, out).await,
         DumpCommand::Inspect(args) => dump_inspect::inspect(args, out).await,
+        DumpCommand::Quarantine(command) => dump_quarantine::run(command, out).await,
     }
 }
 
@@ -38,6 +39,8 @@ pub async fn dump(command: DumpCommand, out: Output) -> Result<(), Failure> {
 pub(super) struct Input {
     pub(super) reader: Box<dyn Read + Send>,
     pub(super) size_bytes: Option<u64>,
+    /// What it is known by when it is read again.
+    pub(super) source: Option<String>,
 }
 
 pub(super) fn open(path: &Path) -> Result<Input, Failure> {
@@ -46,9 +49,9 @@ pub(super) fn open(path: &Path) -> Result<Input, Failure> {
             return Err(Failure::new(Exit::Usage, "standard input is a terminal, no dump")
                 .advise("send a dump: mariadb-dump shop | relevo dump import - …"));
         }
-        return Ok(Input { reader: Box::new(io::stdin()), size_bytes: None });
+        return Ok(Input { reader: Box::new(io::stdin()), size_bytes: None, source: None });
     }
-    let file = File::open(path)
+    let mut file = File::open(path)
         .with_context(|| format!("the dump {} can't be read", path.display()))
         .or_exit(Exit::NotFound)?;
     let metadata = file
@@ -63,19 +66,23 @@ pub(super) fn open(path: &Path) -> Result<Input, Failure> {
     }
     // A named pipe has no size.
     let size_bytes = metadata.is_file().then_some(metadata.len());
-    Ok(Input { reader: Box::new(file), size_bytes })
+    let source = relevo_import::source_of(&mut file)
+        .with_context(|| format!("the dump {} can't be read", path.display()))?;
+    Ok(Input { reader: Box::new(file), size_bytes, source })
 }
 
 async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
     let (file, maps, two_pass) = (args.file.clone(), args.map.clone(), args.two_pass);
+    let single = args.single_transaction;
     if two_pass && file == Path::new("-") {
         return Err(Failure::new(Exit::Usage, "standard input can be read once only")
             .advise("save the dump to a file, or leave --two-pass out"));
     }
     let options = options_of(args)?;
     if maps.is_empty() {
-        let imported = import_one(&file, options, two_pass, out).await?;
-        return out.document(&imported, || certificate_text(&imported));
+        let imported = import_one(&file, options, (two_pass, single), out).await?;
+        out.document(&imported, || certificate_text(&imported))?;
+        return judge([&imported]);
     }
     if maps.len() > 1 && file == Path::new("-") {
         return Err(Failure::new(Exit::Usage, "standard input can be read once only")
@@ -86,9 +93,11 @@ async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
         let mut options = options.clone();
         options.import.database = Some(database);
         options.import.schema = schema;
-        imported.push(import_one(&file, options, two_pass, out).await?);
+        imported.push(import_one(&file, options, (two_pass, single), out).await?);
     }
-    out.document(&imported, || imported.iter().map(certificate_text).collect::<Vec<_>>().join("\n"))
+    let text = || imported.iter().map(certificate_text).collect::<Vec<_>>().join("\n");
+    out.document(&imported, text)?;
+    judge(&imported)
 }
 
 fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
@@ -120,6 +129,8 @@ fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
     options.import.translate = args.translation.into_options();
     options.import.filters = args.filters.into_iter().collect();
     options.import.unpack_limit = args.unpack_limit;
+    options.import.quarantine = args.quarantine;
+    options.commit_bytes = args.commit_size << 20;
     options.jobs = usize::from(args.jobs);
     options.cancel = shutdown::on_signal()?;
     Ok(options)
@@ -128,17 +139,23 @@ fn options_of(args: ImportArgs) -> Result<DirectOptions, Failure> {
 async fn import_one(
     file: &Path,
     mut options: DirectOptions,
-    two_pass: bool,
+    (two_pass, single): (bool, bool),
     out: Output,
 ) -> Result<Certificate, Failure> {
     if two_pass {
         choose_types(file, &mut options, out).await?;
     }
     let input = open(file)?;
+    options.source = input.source;
+    let resumable = options.source.is_some() && !single;
     let stopped = options.cancel.clone();
     let view = Arc::new(ImportView::new(out, input.size_bytes));
     let progress = Arc::clone(&view);
-    let outcome = relevo_import::import_file(input.reader, options, progress).await;
+    let outcome = if single {
+        relevo_import::import_in_one_transaction(input.reader, options, progress).await
+    } else {
+        relevo_import::import_file(input.reader, options, progress).await
+    };
     view.finish();
     let error = match outcome {
         Ok(imported) => return Ok(imported),
@@ -148,6 +165,7 @@ async fn import_one(
         return Err(Failure::new(Exit::Interrupted, "the import was interrupted")
             .advise("the previous data are untouched, what was loaded is removed"));
     }
+    let cut_off = resumable && error.is_cut_off();
     let context = match error.readers() {
         Readers::SeePrevious => "the import failed; the previous data are untouched",
         Readers::SeeNew => "the import is done: the new data are live",
@@ -156,7 +174,25 @@ async fn import_one(
              target's table relevo_ledger.import says"
         }
     };
-    Err(refused(error, context))
+    let failure = refused(error, context);
+    Err(if cut_off {
+        failure.advise("run it again when the target is back: it goes on where it was cut off")
+    } else {
+        failure
+    })
+}
+
+/// Rows that are missing are no success.
+fn judge<'a>(imported: impl IntoIterator<Item = &'a Certificate>) -> Result<(), Failure> {
+    match imported.into_iter().map(Certificate::rows_quarantined).sum() {
+        0_u64 => Ok(()),
+        rows => {
+            let message =
+                format!("the new data are live, but {rows} row(s) were refused: they are missing");
+            Err(Failure::new(Exit::Quarantined, message)
+                .advise("relevo dump quarantine list shows them"))
+        }
+    }
 }
 
 /// The first pass: types that the values allow.

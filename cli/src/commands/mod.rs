@@ -7,6 +7,7 @@ pub mod console;
 pub mod dead;
 pub mod doctor;
 mod dump_inspect;
+mod dump_quarantine;
 pub mod dumps;
 pub mod handover;
 pub mod jobs;

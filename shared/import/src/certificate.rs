@@ -34,10 +34,21 @@ pub struct Certificate {
     pub tables: Vec<TableCertificate>,
     /// The dump as a whole.
     pub dump: DumpSummary,
+    /// Views of the dump that the target had not: a rollback takes them away again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views_new: Vec<String>,
     /// Objects of the dump that are not carried over.
     pub skipped: Vec<SkippedObject>,
     /// Everything else a person should read.
     pub notices: Vec<String>,
+}
+
+impl Certificate {
+    /// Rows that were refused and set aside.
+    #[must_use]
+    pub fn rows_quarantined(&self) -> u64 {
+        self.tables.iter().filter_map(|table| table.rows_quarantined).sum()
+    }
 }
 
 /// One table of a certificate.
@@ -53,6 +64,9 @@ pub struct TableCertificate {
     /// Rows that a condition of the user took out again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_filtered: Option<u64>,
+    /// Rows that were refused and set aside: they are missing in the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_quarantined: Option<u64>,
     /// Rows counted in the target.
     pub rows_target: u64,
     /// Rows of the table it replaced, when the guard had to know.

@@ -1,25 +1,25 @@
-//! Row batches from one reader to several COPY connections.
+//! Row batches from one reader to several COPY connections, committed in pieces: the rows of a piece
+//! and the ledger row that vouches for them are one transaction.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use relevo_mysqldump::{BatchStats, InsertHeader, RowEncoder, TableDef, TranslateOptions, ddl};
 use relevo_pg::Session;
 use relevo_pg::copy::CopyIn;
-use sqlx::PgPool;
+use sqlx::{Executor as _, PgPool};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::aside::{self, Allowance, Sorter};
 use crate::batch::{Batch, Lanes, Spare};
 use crate::error::ImportError;
-use crate::identity::ImportId;
+use crate::identity::{Fence, ImportId};
+use crate::pieces::{self, Piece};
 use crate::progress::{ImportProgress, ProgressEvent};
-
-/// What was copied, by table and COPY statement.
-pub(crate) type Sent = BTreeMap<(String, String), BatchStats>;
 
 /// What the rows of one COPY have in common.
 type Kind = (Arc<TableDef>, Arc<InsertHeader>);
@@ -30,6 +30,14 @@ struct Encoded {
     encoder: RowEncoder,
     text: Vec<u8>,
     part: BatchStats,
+    number: i32,
+    crc32: u32,
+}
+
+/// What is copied next.
+enum Next {
+    Batch(Batch),
+    Ready(Box<Encoded>),
 }
 
 /// What comes after a batch.
@@ -39,11 +47,31 @@ enum Ahead {
     Other(Option<Batch>, Vec<u8>),
 }
 
+/// What a load is done with.
+pub(crate) struct LoadOptions<'a> {
+    pub(crate) translate: &'a TranslateOptions,
+    /// A transaction is committed once it holds this many bytes of COPY text.
+    pub(crate) commit_bytes: u64,
+    /// Rows that may be set aside.
+    pub(crate) allowance: Allowance,
+    /// The ordinal of the first piece.
+    pub(crate) first_ordinal: i32,
+    pub(crate) fence: Fence,
+    /// The longest silence of the target.
+    pub(crate) idle_limit: Duration,
+    pub(crate) stop: &'a CancellationToken,
+    pub(crate) progress: &'a Arc<dyn ImportProgress>,
+}
+
 /// What the connections share.
 struct Shared {
     pool: PgPool,
     id: ImportId,
     translate: TranslateOptions,
+    commit_bytes: u64,
+    allowance: Allowance,
+    fence: Fence,
+    ordinals: AtomicI32,
     idle_limit: Duration,
     stop: CancellationToken,
     progress: Arc<dyn ImportProgress>,
@@ -53,24 +81,25 @@ struct Shared {
     size_bytes: AtomicU64,
 }
 
-/// Copies everything that comes through the lanes into the staging schema, and returns what was
-/// copied: for each COPY, the rows sent are the rows that the server says it took.
+/// Copies everything that comes through the lanes into the staging schema. What was copied is in
+/// the ledger then: for each COPY, the rows sent are the rows that the server says it took.
 pub(crate) async fn copy_lanes(
     lanes: Lanes,
     pool: &PgPool,
     id: &ImportId,
-    translate: &TranslateOptions,
-    idle_limit: Duration,
-    stop: &CancellationToken,
-    progress: &Arc<dyn ImportProgress>,
-) -> Result<Sent, ImportError> {
+    options: LoadOptions<'_>,
+) -> Result<(), ImportError> {
     let shared = Arc::new(Shared {
         pool: pool.clone(),
         id: id.clone(),
-        translate: translate.clone(),
-        idle_limit,
-        stop: stop.clone(),
-        progress: Arc::clone(progress),
+        translate: options.translate.clone(),
+        commit_bytes: options.commit_bytes,
+        allowance: options.allowance,
+        fence: options.fence,
+        ordinals: AtomicI32::new(options.first_ordinal),
+        idle_limit: options.idle_limit,
+        stop: options.stop.clone(),
+        progress: Arc::clone(options.progress),
         batches: tokio::sync::Mutex::new(lanes.batches),
         spare: lanes.spare,
         rows: AtomicU64::new(0),
@@ -91,36 +120,37 @@ pub(crate) async fn copy_lanes(
         });
     }
     drop(shared);
-    let mut sent = Sent::new();
     let mut first_error = None;
     while let Some(outcome) = connections.join_next().await {
-        match outcome.map_err(|_| ImportError::Crashed { what: "copying rows" }).flatten() {
-            Ok(part) => {
-                for (key, stats) in part {
-                    *sent.entry(key).or_default() += &stats;
-                }
-            }
-            Err(error) => {
-                let known = matches!(
-                    first_error,
-                    Some(ref known) if !is_cancel(known)
-                );
-                if !known {
-                    first_error = Some(error);
-                }
-            }
+        let outcome = outcome.map_err(|_| ImportError::Crashed { what: "copying rows" }).flatten();
+        let Err(error) = outcome else { continue };
+        let known = matches!(first_error, Some(ref known) if !is_cancel(known));
+        if !known {
+            first_error = Some(error);
         }
     }
     match first_error {
         Some(error) if is_cancel(&error) => Err(ImportError::Cancelled),
         Some(error) => Err(error),
-        None => Ok(sent),
+        None => Ok(()),
     }
 }
 
 fn is_cancel(error: &ImportError) -> bool {
     use relevo_pg::PgError;
     matches!(error, ImportError::Cancelled | ImportError::Target(PgError::Cancelled { .. }))
+}
+
+/// One connection at work.
+struct Lane<'a> {
+    shared: &'a Shared,
+    session: Session,
+    /// What the open transaction has loaded; `None` where none is open.
+    open: Option<Vec<Piece>>,
+    /// Bytes of COPY text in it.
+    size_bytes: u64,
+    /// Buffers for COPY text: one is sent while the other is filled.
+    texts: Vec<Vec<u8>>,
 }
 
 impl Shared {
@@ -134,58 +164,44 @@ impl Shared {
 
     /// One connection's share. A COPY stays open for as long as batches of one kind follow one
     /// another; while one is sent, the next is encoded.
-    async fn copy_all(&self) -> Result<Sent, ImportError> {
+    async fn copy_all(&self) -> Result<(), ImportError> {
         let name = format!("{} load", self.id.program());
-        let mut session =
-            Session::open(&self.pool, &name, &[("synchronous_commit", "off")]).await?;
-        let mut sent = Sent::new();
-        // Two: one is sent while the other is filled.
-        let mut texts = [Vec::new(), Vec::new()];
-        let mut next = self.receive().await;
+        let settings = [("synchronous_commit", "off")];
+        let session = Session::open(&self.pool, &name, &settings).await?;
+        let mut lane = Lane { shared: self, session, open: None, size_bytes: 0, texts: Vec::new() };
+        let mut next = self.receive().await.map(Next::Batch);
         while let Some(first) = next.take() {
-            let table = ddl::table_name(&first.table);
-            let encoder = RowEncoder::new(&first.table, &first.insert, &self.translate)?;
-            let statement = encoder.copy_statement(&self.id.staging_schema());
-            let what = format!("copying into {table}");
-            let mut copy =
-                CopyIn::begin(&mut session, &statement, what, self.idle_limit, self.stop.clone())
-                    .await?;
-            let mut stats = BatchStats::default();
-            let mut ready = self.encode(encoder, first, std::mem::take(&mut texts[0])).await?;
-            loop {
-                let Encoded { kind, encoder, text, part } = ready;
-                let ahead = self.encode_following(&kind, encoder, std::mem::take(&mut texts[1]));
-                let send = async { copy.send(&text).await.map_err(ImportError::from) };
-                let ((), ahead) = tokio::try_join!(send, ahead)?;
-                self.report(&table, &part);
-                stats += &part;
-                match ahead {
-                    Ahead::Ready(following) => {
-                        texts[1] = text;
-                        ready = *following;
-                    }
-                    Ahead::Other(other, unused) => {
-                        texts = [text, unused];
-                        next = other;
-                        break;
-                    }
+            lane.begin().await?;
+            next = match first {
+                Next::Batch(batch) if self.allowance.is_given() => {
+                    lane.copy_aside(batch).await?;
+                    let waiting = match self.receive().now_or_never() {
+                        Some(batch) => batch,
+                        None => {
+                            // The server ends a transaction in which nothing happens for long.
+                            lane.commit().await?;
+                            self.receive().await
+                        }
+                    };
+                    waiting.map(Next::Batch)
                 }
+                Next::Batch(batch) => {
+                    let encoder = RowEncoder::new(&batch.table, &batch.insert, &self.translate)?;
+                    let text = lane.texts.pop().unwrap_or_default();
+                    let ready = self.encode(encoder, batch, text).await?;
+                    lane.copy(ready).await?
+                }
+                Next::Ready(ready) => lane.copy(*ready).await?,
+            };
+            if next.is_none() || lane.size_bytes >= self.commit_bytes {
+                lane.commit().await?;
             }
-            let taken = copy.finish().await?;
-            if taken != stats.rows {
-                return Err(ImportError::RowsDiffer {
-                    table,
-                    rows_dump: stats.rows,
-                    rows_target: taken,
-                });
-            }
-            *sent.entry((table, statement)).or_default() += &stats;
         }
         if self.stop.is_cancelled() {
             return Err(ImportError::Cancelled);
         }
-        session.close().await;
-        Ok(sent)
+        lane.session.close().await;
+        Ok(())
     }
 
     /// The next batch, encoded if it goes into the COPY at hand.
@@ -214,8 +230,9 @@ impl Shared {
         let spare = Arc::clone(&self.spare);
         let work = move || {
             let kind = (Arc::clone(&batch.table), Arc::clone(&batch.insert));
+            let (number, crc32) = (batch.number, batch.crc32());
             let part = batch.encode(&mut encoder, &mut text, &spare)?;
-            Ok(Encoded { kind, encoder, text, part })
+            Ok(Encoded { kind, encoder, text, part, number, crc32 })
         };
         tokio::task::spawn_blocking(work)
             .await
@@ -227,5 +244,126 @@ impl Shared {
         let size_bytes =
             self.size_bytes.fetch_add(part.bytes_out, Ordering::Relaxed) + part.bytes_out;
         self.progress.report(ProgressEvent::Loaded { table, rows, size_bytes });
+    }
+}
+
+impl Lane<'_> {
+    /// Opens a transaction unless one is open.
+    async fn begin(&mut self) -> Result<(), ImportError> {
+        if self.open.is_none() {
+            let begun = self.session.connection().execute("-- load_rows\nBEGIN").await;
+            begun.map_err(|source| ImportError::database("beginning to load rows", source))?;
+            self.open = Some(Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Copies a batch and those of its kind that follow, until the transaction is full.
+    async fn copy(&mut self, first: Encoded) -> Result<Option<Next>, ImportError> {
+        let shared = self.shared;
+        let table = ddl::table_name(&first.kind.0);
+        let statement = first.encoder.copy_statement(&shared.id.staging_schema());
+        let what = format!("copying into {table}");
+        let stop = shared.stop.clone();
+        let mut copy =
+            CopyIn::begin(&mut self.session, &statement, what, shared.idle_limit, stop).await?;
+        let mut piece = Piece::new(table, statement);
+        let mut ready = first;
+        let next = loop {
+            let Encoded { kind, encoder, text, part, number, crc32 } = ready;
+            let spare = self.texts.pop().unwrap_or_default();
+            let ahead = shared.encode_following(&kind, encoder, spare);
+            let send = async { copy.send(&text).await.map_err(ImportError::from) };
+            let ((), ahead) = tokio::try_join!(send, ahead)?;
+            self.texts.push(text);
+            shared.report(&piece.table, &part);
+            piece.stats += &part;
+            piece.batches.push((number, crc32));
+            let full = self.size_bytes + piece.stats.bytes_out >= shared.commit_bytes;
+            match ahead {
+                Ahead::Ready(following) if !full => ready = *following,
+                Ahead::Ready(following) => break Some(Next::Ready(following)),
+                Ahead::Other(other, unused) => {
+                    self.texts.push(unused);
+                    break other.map(Next::Batch);
+                }
+            }
+        };
+        let taken = copy.finish().await?;
+        if taken != piece.stats.rows {
+            return Err(ImportError::RowsDiffer {
+                table: piece.table,
+                rows_dump: piece.stats.rows,
+                rows_target: taken,
+            });
+        }
+        self.add(piece);
+        Ok(next)
+    }
+
+    /// Copies one batch, and sets aside what is refused.
+    async fn copy_aside(&mut self, batch: Batch) -> Result<(), ImportError> {
+        let shared = self.shared;
+        let mut encoder = RowEncoder::new(&batch.table, &batch.insert, &shared.translate)?;
+        let name = ddl::table_name(&batch.table);
+        let statement = encoder.copy_statement(&shared.id.staging_schema());
+        let mut text = self.texts.pop().unwrap_or_default();
+        let place = |byte: usize| {
+            let (offset, line) = batch.place(byte);
+            (offset, Some(line))
+        };
+        let mut sorter = Sorter {
+            session: &mut self.session,
+            table: &batch.table,
+            name: &name,
+            statement: &statement,
+            allowance: &shared.allowance,
+            idle_limit: shared.idle_limit,
+            cancel: &shared.stop,
+        };
+        let (stats, aside) = sorter.copy(&mut encoder, batch.rows(), &mut text, &place).await?;
+        self.texts.push(text);
+        shared.report(&name, &stats);
+        let mut piece = Piece::new(name, statement);
+        piece.stats = stats;
+        piece.batches.push((batch.number, batch.crc32()));
+        piece.aside = aside;
+        batch.recycle(&shared.spare);
+        self.add(piece);
+        Ok(())
+    }
+
+    /// Adds what was copied to what the open transaction vouches for.
+    fn add(&mut self, piece: Piece) {
+        self.size_bytes += piece.stats.bytes_out;
+        let pieces = self.open.get_or_insert_default();
+        match pieces.last_mut() {
+            Some(last) if last.table == piece.table && last.statement == piece.statement => {
+                last.append(piece);
+            }
+            _ => pieces.push(piece),
+        }
+    }
+
+    /// Commits the rows together with their ledger rows, unless the load is to stop.
+    async fn commit(&mut self) -> Result<(), ImportError> {
+        let Some(pieces) = self.open.take() else { return Ok(()) };
+        let shared = self.shared;
+        if shared.stop.is_cancelled() {
+            return Err(ImportError::Cancelled);
+        }
+        let count = i32::try_from(pieces.len()).unwrap_or(i32::MAX);
+        let first = shared.ordinals.fetch_add(count, Ordering::Relaxed);
+        let connection = self.session.connection();
+        for piece in &pieces {
+            aside::keep(connection, &shared.id, &piece.aside).await?;
+        }
+        if !pieces::record(connection, &shared.id, first, shared.fence, &pieces).await? {
+            return Err(ImportError::Fenced { id: shared.id.to_string() });
+        }
+        let committed = connection.execute("-- load_rows\nCOMMIT").await;
+        committed.map_err(|source| ImportError::database("committing loaded rows", source))?;
+        self.size_bytes = 0;
+        Ok(())
     }
 }

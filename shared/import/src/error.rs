@@ -9,18 +9,6 @@ use relevo_pg::cutover::CutoverError;
 use crate::guard::GuardFinding;
 use crate::packing::Packing;
 
-/// What readers of the target see after an import failed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Readers {
-    /// The previous data, untouched.
-    SeePrevious,
-    /// The new data: only clearing up is left.
-    SeeNew,
-    /// One or the other: the answer to the cutover's COMMIT was lost, and the target could not be
-    /// asked. The same step run again finds out.
-    Unknown,
-}
-
 /// Why an import, or one of its steps, failed. [`ImportError::readers`] tells whether the target's
 /// previous data are what readers see.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +75,57 @@ pub enum ImportError {
         /// The row.
         #[source]
         source: RowError,
+    },
+    /// More rows are refused than may be set aside.
+    #[error("more than {limit} row(s) are refused, which is as many as --quarantine allows")]
+    TooManyRefused {
+        /// How many may be.
+        limit: u64,
+        /// The first one too many.
+        #[source]
+        source: Box<ImportError>,
+    },
+    /// No row of this number is set aside and waits.
+    #[error("row {row} is not in quarantine, or it is loaded or discarded already")]
+    NotQuarantined {
+        /// Its number.
+        row: i64,
+    },
+    /// A row set aside has no such column.
+    #[error("table {table} has no column {column}, or the dump gives it no value")]
+    NoColumn {
+        /// The column.
+        column: String,
+        /// The table.
+        table: String,
+    },
+    /// The table that a row belongs to was replaced.
+    #[error(
+        "row {row} belongs to import {import}, but table {table} was replaced since, or rolled back: \
+         discard it"
+    )]
+    TableReplaced {
+        /// The row's number.
+        row: i64,
+        /// The table.
+        table: String,
+        /// The import that set it aside.
+        import: String,
+    },
+    /// An import in one transaction makes new tables only.
+    #[error("table {table} is there already, and --single-transaction loads into new tables only")]
+    TablePresent {
+        /// The table.
+        table: String,
+    },
+    /// The file is not the one that an import cut off earlier had begun to load.
+    #[error(
+        "byte {offset} of the dump: the rows are not those that were loaded when this import was \
+         cut off; what it had loaded is removed, run it again"
+    )]
+    OtherBytes {
+        /// Where the first rows begin that differ.
+        offset: u64,
     },
     /// The packed file grows beyond all measure.
     #[error(
@@ -367,97 +406,4 @@ fn detail_of(error: &sqlx::Error) -> String {
         .and_then(sqlx::postgres::PgDatabaseError::detail)
         .map(|detail| format!(" ({detail})"))
         .unwrap_or_default()
-}
-
-impl ImportError {
-    /// Whether the role lacks a right in the target.
-    pub(crate) fn is_missing_rights(&self) -> bool {
-        match self {
-            Self::Target(PgError::MissingRights { .. }) => true,
-            Self::Target(PgError::Database { source, .. }) => {
-                relevo_pg::error::sqlstate(source).as_deref() == Some("42501")
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether the target's disk has no room.
-    pub(crate) fn is_disk_full(&self) -> bool {
-        matches!(
-            self,
-            Self::Target(PgError::Database { source, .. })
-                if relevo_pg::error::sqlstate(source).as_deref() == Some("53100")
-        )
-    }
-
-    /// Whether the same step may succeed later without anyone changing anything.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Target(error) => error.is_transient(),
-            Self::Cutover(error) => error.is_transient(),
-            Self::Build { source, .. } => relevo_pg::error::is_transient(source),
-            Self::AfterCutover(source) => source.is_transient(),
-            Self::Read(_)
-            | Self::ChunkRead { .. }
-            | Self::Sink(_)
-            | Self::MissingChunks { .. }
-            | Self::NotSealed { .. }
-            | Self::CutoverUndecided(_)
-            | Self::Crashed { .. } => true,
-            Self::Id { .. }
-            | Self::Truncated { .. }
-            | Self::Damaged { .. }
-            | Self::Write(_)
-            | Self::Dump(_)
-            | Self::Encoder(_)
-            | Self::Row { .. }
-            | Self::RowAt { .. }
-            | Self::Swollen { .. }
-            | Self::Recount { .. }
-            | Self::Filter { .. }
-            | Self::Incomplete
-            | Self::Empty { .. }
-            | Self::SeveralDatabases { .. }
-            | Self::Format { .. }
-            | Self::TableTwice { .. }
-            | Self::Guard { .. }
-            | Self::Unknown { .. }
-            | Self::Ended { .. }
-            | Self::OtherDump { .. }
-            | Self::Fenced { .. }
-            | Self::EarlierIncarnation { .. }
-            | Self::NotLive { .. }
-            | Self::NothingKept { .. }
-            | Self::PreviousGone { .. }
-            | Self::Superseded { .. }
-            | Self::ChunkDamaged { .. }
-            | Self::RowsDiffer { .. }
-            | Self::ValuesDiffer { .. }
-            | Self::ForeignKey { .. }
-            | Self::Ledger { .. }
-            | Self::Cancelled => false,
-        }
-    }
-
-    /// What readers of the target see now.
-    #[must_use]
-    pub fn readers(&self) -> Readers {
-        match self {
-            Self::AfterCutover(_) => Readers::SeeNew,
-            Self::CutoverUndecided(_) => Readers::Unknown,
-            _ => Readers::SeePrevious,
-        }
-    }
-
-    /// The error with everything behind it in one line, for a ledger or a log.
-    #[must_use]
-    pub fn chain(&self) -> String {
-        relevo_errors::chain(self)
-    }
-
-    /// Wraps a driver's error with what was being done.
-    pub(crate) fn database(what: impl Into<String>, source: sqlx::Error) -> Self {
-        Self::Target(PgError::database(what, source))
-    }
 }

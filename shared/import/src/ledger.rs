@@ -29,10 +29,7 @@ pub(crate) async fn ensure(connection: &mut PgConnection) -> Result<(), ImportEr
     let failed = |source| ImportError::database(what, source);
     let ready: bool = sqlx::query_scalar(
         "-- find_ledger
-         SELECT to_regclass('relevo_ledger.import_step') IS NOT NULL
-            AND EXISTS (SELECT FROM pg_attribute
-                        WHERE attrelid = to_regclass('relevo_ledger.import')
-                          AND attname = 'rollback')",
+         SELECT to_regclass('relevo_ledger.quarantine') IS NOT NULL",
     )
     .fetch_one(&mut *connection)
     .await

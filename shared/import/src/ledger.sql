@@ -84,3 +84,32 @@ COMMENT ON COLUMN relevo_ledger.import.made_schema IS 'The target schema was mad
 -- Since rows may be filtered.
 ALTER TABLE relevo_ledger.import_step ADD COLUMN IF NOT EXISTS rows bigint;
 COMMENT ON COLUMN relevo_ledger.import_step.rows IS 'Rows that the statement changed; of a filter, those that it took out.';
+
+-- Since an import that was cut off is taken up again, and rows may be set aside.
+ALTER TABLE relevo_ledger.import ADD COLUMN IF NOT EXISTS source text;
+COMMENT ON COLUMN relevo_ledger.import.source IS 'The file it is loaded from: who imports it again after a crash goes on with this import.';
+ALTER TABLE relevo_ledger.import_chunk ADD COLUMN IF NOT EXISTS batches jsonb;
+COMMENT ON COLUMN relevo_ledger.import_chunk.batches IS 'Of an import without chunk files: number and CRC-32 of each batch of rows in it.';
+ALTER TABLE relevo_ledger.import_chunk ADD COLUMN IF NOT EXISTS quarantined bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN relevo_ledger.import_chunk.quarantined IS 'Rows of it that were refused and set aside.';
+
+CREATE TABLE IF NOT EXISTS relevo_ledger.quarantine (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    import_id text NOT NULL REFERENCES relevo_ledger.import ON DELETE CASCADE,
+    table_name text NOT NULL,
+    row_key jsonb NOT NULL,
+    data jsonb NOT NULL,
+    reason text NOT NULL,
+    dump_offset bigint NOT NULL,
+    dump_line bigint,
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'loaded', 'discarded')),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    edited_at timestamptz,
+    ended_at timestamptz,
+    CONSTRAINT ended_has_time CHECK ((state = 'waiting') = (ended_at IS NULL))
+);
+CREATE INDEX IF NOT EXISTS quarantine_import_idx ON relevo_ledger.quarantine (import_id);
+COMMENT ON TABLE relevo_ledger.quarantine IS 'Rows of dumps that were refused and set aside, until a person mends and loads them, or discards them.';
+COMMENT ON COLUMN relevo_ledger.quarantine.row_key IS 'Values of the primary key; {} where the table has none.';
+COMMENT ON COLUMN relevo_ledger.quarantine.data IS 'Values by column, as text that the column''s type reads; what was refused is as the dump has it.';
+COMMENT ON COLUMN relevo_ledger.quarantine.dump_offset IS 'Byte of the unpacked dump at which the row begins; of a backup''s chunk, at which the chunk does.';

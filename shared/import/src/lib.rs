@@ -8,6 +8,7 @@
 //!
 //! It knows nothing of queue, runs or settings.
 
+mod aside;
 mod batch;
 mod build;
 mod certificate;
@@ -23,21 +24,26 @@ mod ledger;
 mod manifest;
 mod options;
 mod packing;
+mod pieces;
 mod plan;
 mod precheck;
 mod progress;
+pub mod quarantine;
 mod recount;
+mod resume;
 mod scan;
 mod selection;
+mod single;
 mod split;
 pub mod steps;
 mod translate;
 mod two_pass;
+mod verdict;
 
 pub use certificate::{Certificate, PhaseDuration, TableCertificate};
 pub use chunk::{Chunk, ChunkHeader};
 pub use direct::import_file;
-pub use error::{ImportError, Readers};
+pub use error::ImportError;
 pub use guard::GuardFinding;
 pub use identity::{Fence, ImportId, previous_schema};
 pub use inspect::{Estimate, InspectedColumn, InspectedTable, Inspection, inspect};
@@ -48,7 +54,10 @@ pub use options::{
 };
 pub use packing::Packing;
 pub use progress::{ImportProgress, NoProgress, Phase, ProgressEvent};
+pub use resume::source_of;
 pub use selection::Selection;
+pub use single::import_in_one_transaction;
 pub use split::{SplitItem, split_to_chunks};
 pub use translate::{Translation, translate};
 pub use two_pass::choose_types;
+pub use verdict::Readers;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Manifest {
     /// Tables in the order of the dump, as they stand at its end.
     pub tables: Vec<TableManifest>,
-    /// Chunks by ordinal, from 0 without gaps; empty for an import without chunks.
+    /// Chunks by ordinal: from 0 without gaps; of a direct import, the pieces that were committed.
     pub chunks: Vec<ChunkEntry>,
     /// The dump as a whole.
     pub summary: DumpSummary,

@@ -33,6 +33,8 @@ pub struct ImportOptions {
     pub selection: Selection,
     /// Make the tables and leave their rows out.
     pub schema_only: bool,
+    /// So many rows that are refused are set aside; one more, and the import fails.
+    pub quarantine: u32,
     /// Conditions in SQL by the table's name in Postgres: of its rows only those stay that fit.
     pub filters: BTreeMap<String, String>,
     /// How many times its size a packed dump may grow to, once it is over 256 MiB.
@@ -60,6 +62,7 @@ impl Default for ImportOptions {
             database: None,
             selection: Selection::default(),
             schema_only: false,
+            quarantine: 0,
             filters: BTreeMap::new(),
             unpack_limit: UNPACK_LIMIT,
             existing_only: false,
@@ -206,6 +209,11 @@ pub struct DirectOptions {
     pub jobs: usize,
     /// The longest silence of the target while rows are sent.
     pub copy_timeout: Duration,
+    /// Rows are committed in pieces of so many bytes: what is committed is not loaded again when the
+    /// import is cut off.
+    pub commit_bytes: u64,
+    /// What the input is known by ([`crate::source_of`]), where it can be read again.
+    pub source: Option<String>,
     /// Stops the import; the previous data stay as they are.
     pub cancel: CancellationToken,
 }
@@ -219,6 +227,8 @@ impl DirectOptions {
             import: ImportOptions::default(),
             jobs: 2,
             copy_timeout: Duration::from_secs(300),
+            commit_bytes: 32 << 20,
+            source: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -268,6 +278,19 @@ impl SplitOptions {
             selection: Selection::default(),
             unpack_limit: UNPACK_LIMIT,
             translate: TranslateOptions::default(),
+        }
+    }
+
+    /// As an import wants it.
+    #[must_use]
+    pub fn of(import: crate::ImportId, options: ImportOptions) -> Self {
+        Self {
+            completion: options.completion,
+            database: options.database,
+            selection: options.selection,
+            unpack_limit: options.unpack_limit,
+            translate: options.translate,
+            ..Self::new(import)
         }
     }
 }

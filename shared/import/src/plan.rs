@@ -172,19 +172,22 @@ pub(crate) fn make(
 /// What the step is called that filters a table's rows.
 pub(crate) const FILTER_STEP: &str = "filter ";
 
+/// The statement that takes out the rows for which the condition is not true.
+pub(crate) fn filter_sql(schema: &str, table: &str, condition: &str) -> String {
+    let target = ident::quote_qualified(schema, table);
+    // On lines of its own: a comment in it ends with it.
+    format!("-- filter_rows\nDELETE FROM {target} WHERE (\n{condition}\n) IS NOT TRUE")
+}
+
 /// Takes out the rows for which the condition is not true.
 fn filter(staging: &str, table: &str, condition: &str) -> Task {
-    let target = ident::quote_qualified(staging, table);
     Task {
         phase: Phase::Verify,
         table: table.to_owned(),
         name: "row filter".to_owned(),
         work: Work::Filter {
             step: format!("{FILTER_STEP}{table}"),
-            // On lines of its own: a comment in it ends with it.
-            sql: format!(
-                "-- filter_rows\nDELETE FROM {target} WHERE (\n{condition}\n) IS NOT TRUE"
-            ),
+            sql: filter_sql(staging, table, condition),
         },
         exclusive: true,
         optional: false,

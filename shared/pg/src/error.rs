@@ -202,6 +202,30 @@ impl PgError {
     }
 }
 
+impl PgError {
+    /// Whether the server is not there (any more).
+    #[must_use]
+    pub fn is_connection_lost(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::ConnectTimeout { .. } | Self::NotReady { .. } => true,
+            Self::Database { source, .. } => is_connection_lost(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a driver's error says that the connection is gone, or the server going.
+#[must_use]
+pub fn is_connection_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(answer) => {
+            answer.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+        }
+        _ => false,
+    }
+}
+
 /// Whether a driver's error is about the connection or the moment rather than the statement.
 #[must_use]
 pub fn is_transient(error: &sqlx::Error) -> bool {

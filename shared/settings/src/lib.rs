@@ -39,6 +39,7 @@ pub use sections::channel::{Channel, ChannelEvent, ChannelKind, Language};
 pub use sections::chunk_store::ChunkStore;
 pub use sections::connection::{Connection, ConnectionKind};
 pub use sections::database::Database;
+pub use sections::dump::DumpChoices;
 pub use sections::notify::Notify;
 pub use sections::outbound::Outbound;
 pub use sections::schedule::ScheduleEntry;

@@ -79,6 +79,17 @@ pub enum Preset {
     Required,
 }
 
+/// The keys of two tables, one after the other.
+pub(crate) const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
+    let mut all = [first[0]; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+        at += 1;
+    }
+    all
+}
+
 impl Section {
     /// Every section, in the order of the example file.
     pub const ALL: &'static [Section] = &[
@@ -157,6 +168,14 @@ impl Key {
         help: &'static str,
     ) -> Self {
         Self { name, kind: Kind::Boolean, preset: Preset::Value(default), fixed_env: None, help }
+    }
+
+    pub(crate) const fn list(
+        name: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind: Kind::List, preset: Preset::Value(default), fixed_env: None, help }
     }
 
     pub(crate) const fn integer(

@@ -5,6 +5,7 @@ mod after_cutover;
 mod alone;
 mod asking;
 mod bad_days;
+mod choices;
 pub mod cluster;
 mod disks;
 mod failures;

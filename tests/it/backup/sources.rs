@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::cluster::{Cluster, RUN_TIMEOUT, files, prepare};
 
 /// Puts a copy of a dump somewhere, as if it had been written so long ago.
-fn put(dump: &Path, at: &Path, age: Duration) {
+pub(super) fn put(dump: &Path, at: &Path, age: Duration) {
     fs::copy(dump, at).unwrap();
     let file = File::options().append(true).open(at).unwrap();
     file.set_modified(SystemTime::now() - age).unwrap();

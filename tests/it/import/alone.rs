@@ -22,7 +22,9 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 }
 
 fn import(file: &Path, url: &str) -> Process {
-    Process::builder("relevo").args(["dump", "import"]).arg(file).args(["--to", url]).spawn()
+    let import = Process::builder("relevo").args(["dump", "import"]).arg(file);
+    // Committed often, so that what is run again finds something to go on with.
+    import.args(["--to", url, "--commit-size", "1"]).spawn()
 }
 
 async fn import_whole(file: &Path, url: &str) {

@@ -74,9 +74,11 @@ impl Work<'_> {
         let present = present_bytes(self.part).await?;
         let watermark = Watermark::new(present);
         let dump = watermark.reader(std::fs::File::open(self.part)?);
-        let mut options = SplitOptions::new(self.import.clone());
+        // Those it began with, whatever the settings say by now: the same chunks come of it.
+        let begun = steps::stored_options(self.target, self.import).await.map_err(import_stop)?;
+        let begun = begun.unwrap_or_else(|| self.step.import_options());
+        let mut options = SplitOptions::of(self.import.clone(), begun);
         options.chunk_size_bytes = usize::try_from(self.chunk_size_bytes)?;
-        options.completion = relevo_import::Completion::Required;
         let figures = Arc::new(Figures::default());
         let (pieces, thread) = splitting::start(dump, options, Arc::clone(&figures));
 
@@ -138,16 +140,20 @@ impl Work<'_> {
         room::check(context.files.data_dir(), context.chunks.root(), need)
     }
 
-    /// What it means that a dump cannot be understood. That may be what damage looks like after
-    /// unpacking: the checksum at the end of the file tells the two apart.
+    /// What it means that a dump cannot be understood, or that the target refuses a table of it.
+    /// That may be what damage looks like after unpacking: the checksum at the end of the file tells
+    /// the two apart.
     async fn judge(&self, transfer: &Transfer<'_>, error: ImportError) -> Result<Stop, Stop> {
         if !matches!(error, ImportError::Dump(_) | ImportError::Empty { .. }) {
             self.step.count_refusal(&error);
-            return Ok(import_stop(error));
+        }
+        let stop = import_stop(error);
+        if !matches!(stop, Stop::Run(_)) {
+            return Ok(stop);
         }
         self.fetch(transfer).await?;
         Ok(match splitting::is_sound_gzip(self.part, self.is_named_gzip()).await? {
-            Ok(()) => import_stop(error),
+            Ok(()) => stop,
             Err(damage) => Stop::Backup(format!("the gzip file is damaged: {damage}")),
         })
     }
@@ -224,7 +230,7 @@ impl Work<'_> {
                 Piece::Table(table) => {
                     steps::create_table(self.target, self.import, &table, self.step.fence())
                         .await
-                        .map_err(|error| Cut::Stop(import_stop(error)))?;
+                        .map_err(Cut::Dump)?;
                 }
                 Piece::Dropped(table) => {
                     steps::drop_table(self.target, self.import, &table, self.step.fence())

@@ -215,7 +215,16 @@ impl<'a> Step<'a> {
             completion: relevo_import::Completion::Required,
             ..ImportOptions::default()
         };
-        options.translate.tinyint1_as_boolean = self.source.tinyint1_as_boolean;
+        let dump = &self.source.dump;
+        options.translate = dump.translate.clone();
+        options.database.clone_from(&dump.database);
+        options.selection = relevo_import::Selection {
+            only: dump.only.clone(),
+            exclude: dump.exclude.clone(),
+            rename: dump.rename.clone(),
+        };
+        options.filters.clone_from(&dump.filters);
+        options.quarantine = dump.quarantine;
         options.cutover.mode = match self.source.cutover {
             relevo_settings::CutoverMode::Swap => relevo_import::CutoverMode::Swap,
             relevo_settings::CutoverMode::Merge => relevo_import::CutoverMode::Merge,

@@ -1,7 +1,7 @@
 //! Everything after the load, up to the certificate.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use relevo_mysqldump::BatchStats;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::begin::make_target_schema;
 use super::clean::clean;
+use super::clock::Clock;
 use super::golive::GoLive;
 use super::merging;
 use super::objects::Objects;
@@ -66,7 +67,7 @@ pub(crate) async fn finish_after(
         let manifest =
             row.manifest.clone().ok_or_else(|| ImportError::NotSealed { id: id.to_string() })?;
         let manifest: Manifest = ledger::read(id, "manifest", manifest)?;
-        let clock = Clock { progress, phases, open: None };
+        let clock = Clock::new(progress, phases);
         let mut finish = Finish {
             pool,
             id,
@@ -100,44 +101,12 @@ pub(crate) async fn finish_after(
     cleaned.await.map_err(|error| ImportError::AfterCutover(Box::new(error)))
 }
 
-/// Measures phases.
-pub(super) struct Clock<'a> {
-    progress: &'a dyn ImportProgress,
-    phases: Vec<PhaseDuration>,
-    open: Option<(Phase, Instant)>,
-}
-
-impl Clock<'_> {
-    fn enter(&mut self, phase: Phase) {
-        self.leave();
-        self.open = Some((phase, Instant::now()));
-        self.progress.report(ProgressEvent::Phase(phase));
-    }
-
-    fn leave(&mut self) {
-        if let Some((phase, started)) = self.open.take() {
-            self.phases.push(PhaseDuration { phase, duration_ms: millis(started.elapsed()) });
-        }
-    }
-
-    /// All phases, the open one up to now.
-    pub(super) fn so_far(&self) -> Vec<PhaseDuration> {
-        let open = self.open.map(|(phase, started)| PhaseDuration {
-            phase,
-            duration_ms: millis(started.elapsed()),
-        });
-        self.phases.iter().copied().chain(open).collect()
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// What the ledger says was loaded into one table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Loaded {
     pub(crate) stats: BatchStats,
+    /// Rows that were refused and set aside.
+    pub(crate) quarantined: u64,
     /// The COPY that all of its rows came with; `None` when they differ.
     pub(crate) statement: Option<String>,
 }
@@ -200,6 +169,12 @@ impl Finish<'_> {
         self.notices.extend(plan.notices.iter().cloned());
         self.notices.extend(plan::unvalidated_checks(session.connection(), &staging).await?);
         self.filtered = self.filtered_rows(session.connection()).await?;
+        for (table, loaded) in loaded.iter().filter(|(_, loaded)| loaded.quarantined > 0) {
+            let rows = loaded.quarantined;
+            self.notice(format!(
+                "{table}: {rows} row(s) were refused and set aside: they are missing"
+            ));
+        }
         self.compare(&loaded, &counted)?;
         self.objects = self.plan_objects(session.connection()).await?;
         let exchange = self.exchange();
@@ -224,9 +199,9 @@ impl Finish<'_> {
         if !missing.is_empty() {
             return Err(ImportError::MissingChunks { ordinals: missing });
         }
-        let chunks: Vec<(i32, String, i64, String, sqlx::types::JsonValue)> = sqlx::query_as(
+        let chunks: Vec<(i32, String, i64, String, sqlx::types::JsonValue, i64)> = sqlx::query_as(
             "-- list_loaded_chunks
-             SELECT ordinal, table_name, body_crc32, statement, stats
+             SELECT ordinal, table_name, body_crc32, statement, stats, quarantined
              FROM relevo_ledger.import_chunk
              WHERE import_id = $1 AND state = 'done' ORDER BY ordinal",
         )
@@ -236,7 +211,8 @@ impl Finish<'_> {
         .map_err(|source| ImportError::database("reading the chunks' ledger", source))?;
         let mut loaded: BTreeMap<String, Loaded> =
             self.manifest.tables.iter().map(|table| (table.name(), Loaded::default())).collect();
-        for (place, (ordinal, table, crc32, statement, stats)) in chunks.into_iter().enumerate() {
+        for (place, chunk) in chunks.into_iter().enumerate() {
+            let (ordinal, table, crc32, statement, stats, quarantined) = chunk;
             let entry = self.manifest.chunks.get(place).filter(|entry| {
                 entry.ordinal == ordinal
                     && entry.table == table
@@ -249,11 +225,12 @@ impl Finish<'_> {
                 });
             };
             let stats: BatchStats = ledger::read(self.id, "statistics", stats)?;
-            if stats.rows != entry.rows {
+            let quarantined = quarantined.unsigned_abs();
+            if stats.rows + quarantined != entry.rows {
                 return Err(ImportError::RowsDiffer {
                     table,
                     rows_dump: entry.rows,
-                    rows_target: stats.rows,
+                    rows_target: stats.rows + quarantined,
                 });
             }
             let first = sum.stats.rows == 0;
@@ -263,9 +240,11 @@ impl Finish<'_> {
                 _ => None,
             };
             sum.stats += &stats;
+            sum.quarantined += quarantined;
         }
         for table in &self.manifest.tables {
-            let rows_target = loaded.get(&table.name()).map_or(0, |loaded| loaded.stats.rows);
+            let taken = |loaded: &Loaded| loaded.stats.rows + loaded.quarantined;
+            let rows_target = loaded.get(&table.name()).map_or(0, taken);
             if rows_target != table.rows {
                 return Err(ImportError::RowsDiffer {
                     table: table.name(),
@@ -395,8 +374,9 @@ impl Finish<'_> {
         for table in &self.manifest.tables {
             let name = table.name();
             let (rows_target, checksum) = counted.get(&name).copied().unwrap_or_default();
-            let wanted =
-                table.rows - self.filtered.get(&name).copied().unwrap_or_default().min(table.rows);
+            let quarantined = loaded.get(&name).map_or(0, |loaded| loaded.quarantined);
+            let missing = quarantined + self.filtered.get(&name).copied().unwrap_or_default();
+            let wanted = table.rows - missing.min(table.rows);
             if rows_target != wanted {
                 return Err(ImportError::RowsDiffer {
                     table: name,

@@ -104,7 +104,9 @@ impl Finish<'_> {
             let name = table.name();
             let (rows_target, checksum_target) = counted.get(&name).copied().unwrap_or_default();
             let stats = loaded.get(&name).map(|loaded| loaded.stats.clone()).unwrap_or_default();
+            let quarantined = loaded.get(&name).map_or(0, |loaded| loaded.quarantined);
             TableCertificate {
+                rows_quarantined: (quarantined > 0).then_some(quarantined),
                 rows_dump: table.rows,
                 rows_recounted: table.rows_recounted,
                 rows_filtered: self.filtered.get(&name).copied(),

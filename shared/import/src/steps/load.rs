@@ -9,6 +9,7 @@ use sqlx::{Executor, PgConnection, PgPool};
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
+use crate::aside::{self, Allowance, Sorter};
 use crate::chunk::{ChunkReader, FRAME_TARGET_BYTES};
 use crate::error::ImportError;
 use crate::identity::{Fence, ImportId};
@@ -213,11 +214,50 @@ impl Load<'_> {
         let failed = |source| ImportError::database(format!("loading into {table}"), source);
         let mut encoder = RowEncoder::new(&header.table, &header.insert, &options.translate)?;
         session.connection().execute("-- load_chunk\nBEGIN").await.map_err(failed)?;
-
         let statement = encoder.copy_statement(&self.id.staging_schema());
+        let (stats, quarantined) = if options.quarantine > 0 {
+            let limit = options.quarantine.into();
+            self.copy_aside(session, &mut reader, &mut encoder, (&table, &statement), limit).await?
+        } else {
+            (self.copy(session, &mut reader, &mut encoder, (&table, &statement)).await?, 0)
+        };
+        if stats.rows + quarantined != header.rows {
+            return Err(ImportError::ChunkDamaged {
+                ordinal: self.ordinal,
+                reason: format!(
+                    "it holds {} rows instead of {}",
+                    stats.rows + quarantined,
+                    header.rows
+                ),
+            });
+        }
+        let figures = Figures {
+            table: &table,
+            statement: &statement,
+            stats: &stats,
+            body_crc32: i64::from(header.body_crc32),
+            quarantined,
+        };
+        if !mark_done(session.connection(), self.id, self.ordinal, self.fence, &figures).await? {
+            session.connection().execute("-- load_chunk\nROLLBACK").await.map_err(failed)?;
+            return Ok(None);
+        }
+        session.connection().execute("-- load_chunk\nCOMMIT").await.map_err(failed)?;
+        Ok(Some(stats))
+    }
+
+    /// Copies the rows of the chunk.
+    async fn copy(
+        &self,
+        session: &mut Session,
+        reader: &mut ChunkReader<impl AsyncRead + Send + Unpin>,
+        encoder: &mut RowEncoder,
+        (table, statement): (&str, &str),
+    ) -> Result<BatchStats, ImportError> {
+        let batch_offset = reader.header.offset;
         let what = format!("copying into {table}");
         let mut copy =
-            CopyIn::begin(session, &statement, what, self.limit, self.cancel.clone()).await?;
+            CopyIn::begin(session, statement, what, self.limit, self.cancel.clone()).await?;
         let mut stats = BatchStats::default();
         let mut rows = Vec::with_capacity(FRAME_TARGET_BYTES + FRAME_TARGET_BYTES / 4);
         let mut text = Vec::with_capacity(FRAME_TARGET_BYTES + FRAME_TARGET_BYTES / 4);
@@ -225,32 +265,60 @@ impl Load<'_> {
             text.clear();
             stats += &encoder
                 .encode(&rows, &mut text)
-                .map_err(|source| ImportError::Row { batch_offset: header.offset, source })?;
+                .map_err(|source| ImportError::Row { batch_offset, source })?;
             copy.send(&text).await?;
         }
         let taken = copy.finish().await?;
-        if stats.rows != header.rows {
-            return Err(ImportError::ChunkDamaged {
-                ordinal: self.ordinal,
-                reason: format!("it holds {} rows instead of {}", stats.rows, header.rows),
-            });
-        }
         if taken != stats.rows {
             return Err(ImportError::RowsDiffer {
-                table,
+                table: table.to_owned(),
                 rows_dump: stats.rows,
                 rows_target: taken,
             });
         }
-        let crc32 = i64::from(header.body_crc32);
-        let figures =
-            Figures { table: &table, statement: &statement, stats: &stats, body_crc32: crc32 };
-        if !mark_done(session.connection(), self.id, self.ordinal, self.fence, &figures).await? {
-            session.connection().execute("-- load_chunk\nROLLBACK").await.map_err(failed)?;
-            return Ok(None);
+        Ok(stats)
+    }
+
+    /// Copies the rows of the chunk frame by frame, and sets aside what is refused. Of chunks that
+    /// are loaded at the same time, those with such rows wait for one another, so that all of them
+    /// together set aside no more than is allowed.
+    async fn copy_aside(
+        &self,
+        session: &mut Session,
+        reader: &mut ChunkReader<impl AsyncRead + Send + Unpin>,
+        encoder: &mut RowEncoder,
+        (name, statement): (&str, &str),
+        limit: u64,
+    ) -> Result<(BatchStats, u64), ImportError> {
+        let taken = aside::count(session.connection(), self.id).await?;
+        let mut allowance = Allowance::new(limit, taken);
+        let header = reader.header.clone();
+        let place = |_| (header.offset, None);
+        let mut stats = BatchStats::default();
+        let mut quarantined = 0;
+        let (mut rows, mut text) = (Vec::new(), Vec::new());
+        while reader.next_frame(&mut rows).await? {
+            let mut sorter = Sorter {
+                session: &mut *session,
+                table: &header.table,
+                name,
+                statement,
+                allowance: &allowance,
+                idle_limit: self.limit,
+                cancel: self.cancel,
+            };
+            let (part, refused) = sorter.copy(encoder, &rows, &mut text, &place).await?;
+            if let (0, Some(first)) = (quarantined, refused.first()) {
+                aside::lock(session.connection(), self.id).await?;
+                let taken = aside::count(session.connection(), self.id).await?;
+                allowance = Allowance::new(limit, taken);
+                allowance.take_all(refused.len() as u64, || first.error())?;
+            }
+            aside::keep(session.connection(), self.id, &refused).await?;
+            stats += &part;
+            quarantined += refused.len() as u64;
         }
-        session.connection().execute("-- load_chunk\nCOMMIT").await.map_err(failed)?;
-        Ok(Some(stats))
+        Ok((stats, quarantined))
     }
 }
 
@@ -261,6 +329,8 @@ pub(crate) struct Figures<'a> {
     pub(crate) statement: &'a str,
     pub(crate) stats: &'a BatchStats,
     pub(crate) body_crc32: i64,
+    /// Rows that were refused and set aside.
+    pub(crate) quarantined: u64,
 }
 
 /// The last statement before COMMIT: one row, or roll back.
@@ -275,7 +345,7 @@ pub(crate) async fn mark_done(
         "-- finish_chunk
          UPDATE relevo_ledger.import_chunk AS c
          SET state = 'done', table_name = $6, rows = $7, checksum = $8, body_crc32 = $9,
-             statement = $10, stats = $11, done_at = clock_timestamp()
+             statement = $10, stats = $11, quarantined = $12, done_at = clock_timestamp()
          FROM relevo_ledger.import AS i
          WHERE c.import_id = $1 AND c.ordinal = $2 AND c.state = 'started'
            AND (c.fence_incarnation, c.fence_job_id, c.fence_epoch) = ($3, $4, $5)
@@ -293,6 +363,7 @@ pub(crate) async fn mark_done(
     .bind(figures.body_crc32)
     .bind(figures.statement)
     .bind(ledger::write(id, "statistics", figures.stats)?)
+    .bind(i64::try_from(figures.quarantined).unwrap_or(i64::MAX))
     .execute(connection)
     .await
     .map_err(|source| ImportError::database(format!("recording chunk {ordinal}"), source))?;

@@ -18,6 +18,7 @@
 mod abandon;
 mod begin;
 mod clean;
+mod clock;
 mod finish;
 mod golive;
 mod load;

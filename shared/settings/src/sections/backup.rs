@@ -10,7 +10,8 @@ use url::Url;
 use crate::check;
 use crate::connection_name;
 use crate::reader::Reader;
-use crate::schema::{BACKUP, Key, Preset, Section};
+use crate::schema::{BACKUP, Key, Preset, Section, joined};
+use crate::sections::dump::{self, DumpChoices};
 
 /// One shop: where its dumps come from, where they go, when, and how careful to be.
 #[derive(Debug, Clone)]
@@ -79,8 +80,8 @@ pub struct BackupSource {
     pub old_snapshots: OldSnapshots,
     /// How long those are waited for.
     pub snapshot_wait_seconds: u64,
-    /// `tinyint(1)` becomes boolean instead of smallint.
-    pub tinyint1_as_boolean: bool,
+    /// What of a dump is loaded, and how types and values are carried over.
+    pub dump: DumpChoices,
     /// A table that lost more of its rows than this since the last certificate stops the import.
     pub guard_shrink_percent: u8,
     /// Asked after each success, so that its keeper notices when none comes. Secret, since whoever
@@ -183,186 +184,183 @@ pub(crate) const SECTION: Section = Section {
     name: BACKUP,
     help: "One table for each source: [backup.sicar] is the one that TUNNEL_API_URL, DATABASE_URL and \
            their like speak of.",
-    keys: &[
-        Key::text(
-            "kind",
-            Preset::Value("gateway"),
-            "What dumps come from: gateway, folder (its newest complete file), file, url, or upload (through the API only).",
-        ),
-        Key::text(
-            "gateway_url",
-            Preset::Required,
-            "Base URL of the gateway, https://host:port, or connection:NAME; for the kind gateway.",
-        )
-        .fixed_env("TUNNEL_API_URL"),
-        Key::secret(
-            "api_key",
-            Preset::Required,
-            "Key that the gateway expects with every call; for the kind gateway, where no connection has it.",
-        )
-        .fixed_env("TUNNEL_API_KEY"),
-        Key::boolean(
-            "allow_http_fallback",
-            "false",
-            "Whether plain http to the same host may be tried when https cannot be had; the key then travels unencrypted.",
-        ),
-        Key::text(
-            "mode",
-            Preset::Value("auto"),
-            "webhook (needs api.public_url), sync, or auto: webhook where a public URL is known.",
-        ),
-        Key::text(
-            "path",
-            Preset::Absent("needed for the kinds folder and file"),
-            "Folder or file that dumps come from; every worker must see it.",
-        ),
-        Key::text(
-            "pattern",
-            Preset::Value("*.sql.gz"),
-            "Names in the folder that are dumps; * stands for any text, ? for one letter.",
-        ),
-        Key::integer(
-            "settle_seconds",
-            (1, 3_600),
-            "60",
-            "Seconds that a file must have been left unchanged to count as complete.",
-        ),
-        Key::secret(
-            "url",
-            Preset::Absent("needed for the kind url"),
-            "Where the dump is fetched, https://…; redirects are not followed.",
-        ),
-        Key::secret(
-            "headers",
-            Preset::Absent("the kind url asks without any"),
-            "Headers sent to the url, one NAME: VALUE per line, such as an authorisation.",
-        ),
-        Key::integer(
-            "upload_max_mb",
-            (1, 1_048_576),
-            "20480",
-            "Megabytes that an uploaded dump may have, as it is sent.",
-        ),
-        Key::secret(
-            "target_url",
-            Preset::Computed("embedded:NAME with the embedded server, else it must be given"),
-            "Postgres URL of the database to load into, embedded:NAME for a database of the embedded server, or connection:NAME for a connection.",
-        )
-        .fixed_env("DATABASE_URL"),
-        Key::text("target_schema", Preset::Value("public"), "Schema whose tables are exchanged."),
-        Key::text(
-            "timezone",
-            Preset::Value("America/Mexico_City"),
-            "Zone of the gateway's timestamps and of the schedule.",
-        ),
-        Key::boolean("schedule_enabled", "true", "Whether backups start by themselves."),
-        Key::integer(
-            "sync_interval_hours",
-            (1, 24),
-            "12",
-            "Hours between backups, counted from first_slot of each day.",
-        )
-        .fixed_env("SYNC_INTERVAL_HOURS"),
-        Key::text(
-            "first_slot",
-            Preset::Value("06:00"),
-            "Local time of the first backup of a day, HH:MM.",
-        ),
-        Key::integer(
-            "retention_days",
-            (0, 3_650),
-            "7",
-            "Days that downloaded dumps are kept; the newest good one always is.",
-        )
-        .fixed_env("BACKUP_RETENTION_DAYS"),
-        Key::integer(
-            "webhook_timeout_seconds",
-            (10, 86_400),
-            "900",
-            "Seconds that the gateway's call may take after it accepted.",
-        ),
-        Key::integer(
-            "sync_timeout_seconds",
-            (10, 86_400),
-            "720",
-            "Seconds that the gateway's synchronous answer may take.",
-        ),
-        Key::integer(
-            "gateway_patience_seconds",
-            (10, 604_800),
-            "21600",
-            "Seconds after its start that a run goes on trying a gateway that cannot be reached; also how long a download may bring nothing.",
-        ),
-        Key::integer(
-            "retry_pause_seconds",
-            (1, 3_600),
-            "60",
-            "Seconds before the gateway is asked again after a backup that failed or was no good; doubled the next time.",
-        ),
-        Key::integer(
-            "download_idle_seconds",
-            (2, 3_600),
-            "60",
-            "Seconds that a download's line may be silent before it is cut and the download resumed.",
-        ),
-        Key::integer(
-            "copy_timeout_seconds",
-            (10, 86_400),
-            "600",
-            "Seconds that loading one chunk may take.",
-        ),
-        Key::integer(
-            "statement_timeout_seconds",
-            (10, 86_400),
-            "3600",
-            "Seconds that one statement after the load (an index, a key, ANALYZE) may take.",
-        ),
-        Key::integer(
-            "lock_timeout_ms",
-            (10, 600_000),
-            "3000",
-            "Milliseconds that a statement in the target waits for a lock, those of the cutover excepted.",
-        ),
-        Key::integer(
-            "cutover_patience_seconds",
-            (1, 86_400),
-            "7200",
-            "Seconds that a run goes on trying to cut over while readers hold it up, before it fails and names them.",
-        ),
-        Key::text(
-            "cutover",
-            Preset::Value("swap"),
-            "swap (the new tables take the place of the present ones, which are kept until the next success) or merge (the present tables stay and their rows are changed in one transaction: for logical replication and readers that never end).",
-        ),
-        Key::text(
-            "old_snapshots",
-            Preset::Value("refuse"),
-            "What happens when transactions older than the load do not end in time: refuse (the import fails and names them) or proceed (they may see empty tables).",
-        ),
-        Key::integer(
-            "snapshot_wait_seconds",
-            (0, 86_400),
-            "600",
-            "Seconds that transactions older than the load are waited for before the tables are exchanged.",
-        ),
-        Key::boolean(
-            "tinyint1_as_boolean",
-            "false",
-            "Whether tinyint(1) becomes boolean instead of smallint.",
-        ),
-        Key::integer(
-            "guard_shrink_percent",
-            (0, 100),
-            "30",
-            "Percent of its rows that a table may lose against the last import before the import is refused; 100 switches the guard off.",
-        ),
-        Key::secret(
-            "heartbeat_url",
-            Preset::Absent("nobody outside notices when this machine is dead"),
-            "URL, or connection:NAME, that is asked after each success; a service such as healthchecks.io complains when that stays away.",
-        ),
-    ],
+    keys: &joined::<{ OWN.len() + dump::KEYS.len() }>(OWN, dump::KEYS),
 };
+
+const OWN: &[Key] = &[
+    Key::text(
+        "kind",
+        Preset::Value("gateway"),
+        "What dumps come from: gateway, folder (its newest complete file), file, url, or upload (through the API only).",
+    ),
+    Key::text(
+        "gateway_url",
+        Preset::Required,
+        "Base URL of the gateway, https://host:port, or connection:NAME; for the kind gateway.",
+    )
+    .fixed_env("TUNNEL_API_URL"),
+    Key::secret(
+        "api_key",
+        Preset::Required,
+        "Key that the gateway expects with every call; for the kind gateway, where no connection has it.",
+    )
+    .fixed_env("TUNNEL_API_KEY"),
+    Key::boolean(
+        "allow_http_fallback",
+        "false",
+        "Whether plain http to the same host may be tried when https cannot be had; the key then travels unencrypted.",
+    ),
+    Key::text(
+        "mode",
+        Preset::Value("auto"),
+        "webhook (needs api.public_url), sync, or auto: webhook where a public URL is known.",
+    ),
+    Key::text(
+        "path",
+        Preset::Absent("needed for the kinds folder and file"),
+        "Folder or file that dumps come from; every worker must see it.",
+    ),
+    Key::text(
+        "pattern",
+        Preset::Value("*.sql.gz"),
+        "Names in the folder that are dumps; * stands for any text, ? for one letter.",
+    ),
+    Key::integer(
+        "settle_seconds",
+        (1, 3_600),
+        "60",
+        "Seconds that a file must have been left unchanged to count as complete.",
+    ),
+    Key::secret(
+        "url",
+        Preset::Absent("needed for the kind url"),
+        "Where the dump is fetched, https://…; redirects are not followed.",
+    ),
+    Key::secret(
+        "headers",
+        Preset::Absent("the kind url asks without any"),
+        "Headers sent to the url, one NAME: VALUE per line, such as an authorisation.",
+    ),
+    Key::integer(
+        "upload_max_mb",
+        (1, 1_048_576),
+        "20480",
+        "Megabytes that an uploaded dump may have, as it is sent.",
+    ),
+    Key::secret(
+        "target_url",
+        Preset::Computed("embedded:NAME with the embedded server, else it must be given"),
+        "Postgres URL of the database to load into, embedded:NAME for a database of the embedded server, or connection:NAME for a connection.",
+    )
+    .fixed_env("DATABASE_URL"),
+    Key::text("target_schema", Preset::Value("public"), "Schema whose tables are exchanged."),
+    Key::text(
+        "timezone",
+        Preset::Value("America/Mexico_City"),
+        "Zone of the gateway's timestamps and of the schedule.",
+    ),
+    Key::boolean("schedule_enabled", "true", "Whether backups start by themselves."),
+    Key::integer(
+        "sync_interval_hours",
+        (1, 24),
+        "12",
+        "Hours between backups, counted from first_slot of each day.",
+    )
+    .fixed_env("SYNC_INTERVAL_HOURS"),
+    Key::text(
+        "first_slot",
+        Preset::Value("06:00"),
+        "Local time of the first backup of a day, HH:MM.",
+    ),
+    Key::integer(
+        "retention_days",
+        (0, 3_650),
+        "7",
+        "Days that downloaded dumps are kept; the newest good one always is.",
+    )
+    .fixed_env("BACKUP_RETENTION_DAYS"),
+    Key::integer(
+        "webhook_timeout_seconds",
+        (10, 86_400),
+        "900",
+        "Seconds that the gateway's call may take after it accepted.",
+    ),
+    Key::integer(
+        "sync_timeout_seconds",
+        (10, 86_400),
+        "720",
+        "Seconds that the gateway's synchronous answer may take.",
+    ),
+    Key::integer(
+        "gateway_patience_seconds",
+        (10, 604_800),
+        "21600",
+        "Seconds after its start that a run goes on trying a gateway that cannot be reached; also how long a download may bring nothing.",
+    ),
+    Key::integer(
+        "retry_pause_seconds",
+        (1, 3_600),
+        "60",
+        "Seconds before the gateway is asked again after a backup that failed or was no good; doubled the next time.",
+    ),
+    Key::integer(
+        "download_idle_seconds",
+        (2, 3_600),
+        "60",
+        "Seconds that a download's line may be silent before it is cut and the download resumed.",
+    ),
+    Key::integer(
+        "copy_timeout_seconds",
+        (10, 86_400),
+        "600",
+        "Seconds that loading one chunk may take.",
+    ),
+    Key::integer(
+        "statement_timeout_seconds",
+        (10, 86_400),
+        "3600",
+        "Seconds that one statement after the load (an index, a key, ANALYZE) may take.",
+    ),
+    Key::integer(
+        "lock_timeout_ms",
+        (10, 600_000),
+        "3000",
+        "Milliseconds that a statement in the target waits for a lock, those of the cutover excepted.",
+    ),
+    Key::integer(
+        "cutover_patience_seconds",
+        (1, 86_400),
+        "7200",
+        "Seconds that a run goes on trying to cut over while readers hold it up, before it fails and names them.",
+    ),
+    Key::text(
+        "cutover",
+        Preset::Value("swap"),
+        "swap (the new tables take the place of the present ones, which are kept until the next success) or merge (the present tables stay and their rows are changed in one transaction: for logical replication and readers that never end).",
+    ),
+    Key::text(
+        "old_snapshots",
+        Preset::Value("refuse"),
+        "What happens when transactions older than the load do not end in time: refuse (the import fails and names them) or proceed (they may see empty tables).",
+    ),
+    Key::integer(
+        "snapshot_wait_seconds",
+        (0, 86_400),
+        "600",
+        "Seconds that transactions older than the load are waited for before the tables are exchanged.",
+    ),
+    Key::integer(
+        "guard_shrink_percent",
+        (0, 100),
+        "30",
+        "Percent of its rows that a table may lose against the last import before the import is refused; 100 switches the guard off.",
+    ),
+    Key::secret(
+        "heartbeat_url",
+        Preset::Absent("nobody outside notices when this machine is dead"),
+        "URL, or connection:NAME, that is asked after each success; a service such as healthchecks.io complains when that stays away.",
+    ),
+];
 
 impl BackupSource {
     /// What the dumps come from, for people: without user, password and parameters, any of which
@@ -456,7 +454,7 @@ impl BackupSource {
             })
         });
         let snapshot_wait_seconds = reader.integer("snapshot_wait_seconds");
-        let tinyint1_as_boolean = reader.boolean("tinyint1_as_boolean");
+        let dump = DumpChoices::read(reader);
         let guard_shrink_percent = reader.integer("guard_shrink_percent");
         let heartbeat_url = reader.optional_secret("heartbeat_url", check::heartbeat_url);
         Some(Self {
@@ -491,7 +489,7 @@ impl BackupSource {
             cutover: cutover?,
             old_snapshots: old_snapshots?,
             snapshot_wait_seconds: snapshot_wait_seconds?,
-            tinyint1_as_boolean: tinyint1_as_boolean?,
+            dump: dump?,
             guard_shrink_percent: guard_shrink_percent?,
             heartbeat_url: heartbeat_url?,
         })

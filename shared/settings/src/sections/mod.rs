@@ -7,6 +7,7 @@ pub(crate) mod channel;
 pub(crate) mod chunk_store;
 pub(crate) mod connection;
 pub(crate) mod database;
+pub(crate) mod dump;
 pub(crate) mod notify;
 pub(crate) mod outbound;
 pub(crate) mod schedule;

@@ -1,4 +1,4 @@
-//! Random options of mariadb-dump, and what each lets a dump hold.
+//! Random options of mariadb-dump or mysqldump, and what each lets a dump hold.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -77,8 +77,18 @@ const FORMS: [&str; 21] = [
     "--databases",
 ];
 
+/// Options that the mysqldump of MySQL knows no more; their effects on what is drawn remain.
+const GONE: [&str; 6] = [
+    "--compatible=oracle",
+    "--compatible=postgresql",
+    "--compatible=mysql40",
+    "--compatible=no_table_options",
+    "--compatible=no_key_options",
+    "--compatible=no_field_options",
+];
+
 /// Draws the options of one dump.
-pub fn draw(random: &mut StdRng) -> Flags {
+pub fn draw(random: &mut StdRng, mysql: bool) -> Flags {
     let mut flags = Flags {
         options: Vec::new(),
         alphabet: Alphabet::Full,
@@ -97,6 +107,10 @@ pub fn draw(random: &mut StdRng) -> Flags {
     }
     if random.random_bool(0.5) {
         dialect(random, &mut flags);
+    }
+    if mysql {
+        // These only MariaDB has still.
+        flags.options.retain(|option| !GONE.contains(&option.as_str()));
     }
     // What comes later wins.
     flags.split = random.random_bool(0.15);

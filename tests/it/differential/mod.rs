@@ -1,5 +1,6 @@
 //! Random databases in a real MariaDB, dumped by mariadb-dump under random options, imported by
-//! `relevo dump import`, and compared with MariaDB value by value.
+//! `relevo dump import`, and compared with MariaDB value by value; views too. The same with a real
+//! MySQL and its mysqldump where the environment names one (`./dev differential --mysql`).
 //!
 //! A case is drawn from its seed alone. `./dev differential` runs many; a case that fails names
 //! its seed, and leaves its dump in `target/differential`.
@@ -7,6 +8,7 @@
 mod flags;
 mod schema;
 mod values;
+mod views;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -33,16 +35,21 @@ async fn what_mariadb_dumps_is_imported_to_the_value() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let cases = number(CASES_ENV).unwrap_or(25);
     let first = number(SEED_ENV).unwrap_or(1);
-    let peers = Peers { maria: MariaDb::start().unwrap(), target: TestDatabase::empty().await };
-    let (mut failures, mut tables, mut refused) = (Vec::new(), 0, 0);
+    let maria = match MariaDb::start_mysql().unwrap() {
+        Some(mysql) => mysql,
+        None => MariaDb::start().unwrap(),
+    };
+    let peers = Peers { maria, target: TestDatabase::empty().await };
+    let (mut failures, mut tables, mut refused, mut views) = (Vec::new(), 0, 0, 0);
     for seed in first..first + cases {
-        let case = Case::draw(seed);
+        let case = Case::draw(seed, peers.maria.is_mysql());
         let result = case.run(&peers).await;
         case.forget(&peers, result.is_ok()).await;
         match result {
             Ok(outcome) => {
                 tables += outcome.tables;
                 refused += outcome.refused;
+                views += outcome.views;
             }
             Err(reason) => {
                 let options = case.flags.options.join(" ");
@@ -53,6 +60,7 @@ async fn what_mariadb_dumps_is_imported_to_the_value() {
     assert!(failures.is_empty(), "{} of {cases}:\n{}", failures.len(), failures.join("\n"));
     // A generator whose tables MariaDB refuses would test nothing.
     assert!(tables > refused * 4, "{tables} tables made, {refused} refused");
+    assert!(views > 0 || cases < 25, "no view was compared");
 }
 
 struct Peers {
@@ -70,13 +78,15 @@ struct Case {
 struct Outcome {
     tables: usize,
     refused: usize,
+    /// Views that were compared.
+    views: usize,
 }
 
 impl Case {
-    fn draw(seed: u64) -> Self {
+    fn draw(seed: u64, mysql: bool) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let flags = flags::draw(&mut random);
-        let parts = schema::draw(&mut random, &flags);
+        let flags = flags::draw(&mut random, mysql);
+        let parts = schema::draw(&mut random, &flags, mysql);
         Self { seed, flags, parts }
     }
 
@@ -109,12 +119,22 @@ impl Case {
             }
         }
         if made.is_empty() {
-            return Ok(Outcome { tables: 0, refused: self.parts.len() });
+            return Ok(Outcome { tables: 0, refused: self.parts.len(), views: 0 });
         }
         self.dump(&peers.maria)?;
-        self.import(&peers.target).await?;
+        let told = self.import(&peers.target).await?;
         self.compare(peers, "").await?;
-        let defaults: Vec<_> = made.iter().filter_map(|part| part.with_defaults.as_ref()).collect();
+        let views = views::compare(&peers.maria, peers.target.pool(), &name, &told).await?;
+        // A default that has no translation is told of; without it the rows differ.
+        let left_out = |table: &str| {
+            let note = format!("note: {table}.");
+            told.lines().any(|l| l.starts_with(&note) && l.contains(": default left out"))
+        };
+        let defaults: Vec<_> = made
+            .iter()
+            .filter_map(|part| part.with_defaults.as_ref())
+            .filter(|table| !left_out(table))
+            .collect();
         if self.flags.counts && !defaults.is_empty() {
             for table in defaults {
                 in_database(&format!("INSERT INTO `{}` () VALUES ();", table.replace('`', "``")))?;
@@ -125,7 +145,7 @@ impl Case {
             }
             self.compare(peers, "with a row of defaults, ").await?;
         }
-        Ok(Outcome { tables: made.len(), refused: self.parts.len() - made.len() })
+        Ok(Outcome { tables: made.len(), refused: self.parts.len() - made.len(), views })
     }
 
     /// Writes the dump: in one piece, or definitions first and then rows.
@@ -142,19 +162,20 @@ impl Case {
             // The database's name comes last, and may be one of several.
             options.sort_by_key(|option| option == "--databases");
             let command = maria.dump_command(&self.name(), &options);
-            run(command.map_err(|error| error.to_string())?, &mut file)?;
+            run(command, &mut file)?;
         }
         Ok(())
     }
 
-    async fn import(&self, target: &TestDatabase) -> Result<(), String> {
+    /// Imports the dump; returns what was told.
+    async fn import(&self, target: &TestDatabase) -> Result<String, String> {
         let process = Process::builder("relevo")
             .args(["dump", "import"])
             .arg(self.dump_path())
             .args(["--to", target.url(), "--schema", &self.name()])
             .spawn();
         match process.wait_exit(IMPORT_TIMEOUT).await.success() {
-            true => Ok(()),
+            true => Ok(process.output()),
             false => Err(format!("the import failed: {}", process.output())),
         }
     }
@@ -193,7 +214,7 @@ fn run(mut command: Command, file: &mut File) -> Result<(), String> {
     let done = command.stdout(output).output().map_err(|error| error.to_string())?;
     match done.status.success() {
         true => Ok(()),
-        false => Err(format!("mariadb-dump: {}", String::from_utf8_lossy(&done.stderr))),
+        false => Err(format!("the dump: {}", String::from_utf8_lossy(&done.stderr))),
     }
 }
 

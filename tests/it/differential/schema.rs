@@ -9,6 +9,7 @@ use rand::seq::IndexedRandom as _;
 
 use super::flags::Flags;
 use super::values::{self, Values};
+use super::views;
 
 /// Names that something could take for something else.
 const NAMES: [&str; 14] = [
@@ -39,8 +40,9 @@ pub struct Part {
     pub with_defaults: Option<String>,
 }
 
-struct Column {
-    name: String,
+pub struct Column {
+    /// Its name.
+    pub name: String,
     kind: String,
     values: Values,
     null: bool,
@@ -52,14 +54,16 @@ struct Column {
 struct Draw<'a> {
     random: &'a mut StdRng,
     flags: &'a Flags,
+    /// For a MySQL, which knows fewer types than MariaDB and a few of its own.
+    mysql: bool,
     parts: Vec<Part>,
     /// Tables whose `id` may be referred to, and how many rows they have.
     parents: Vec<(String, String, u32)>,
 }
 
 /// Draws a database.
-pub fn draw(random: &mut StdRng, flags: &Flags) -> Vec<Part> {
-    let mut draw = Draw { random, flags, parts: Vec::new(), parents: Vec::new() };
+pub fn draw(random: &mut StdRng, flags: &Flags, mysql: bool) -> Vec<Part> {
+    let mut draw = Draw { random, flags, mysql, parts: Vec::new(), parents: Vec::new() };
     for nth in 0..draw.random.random_range(1..4) {
         draw.table(nth);
     }
@@ -89,7 +93,7 @@ impl Draw<'_> {
     fn columns(&mut self) -> Vec<Column> {
         (0..self.random.random_range(1..13))
             .map(|nth| {
-                let (kind, values) = values::draw(self.random, self.flags.alphabet);
+                let (kind, values) = values::draw(self.random, self.flags.alphabet, self.mysql);
                 let null = kind.ends_with(" null") || self.random.random_bool(0.6);
                 let name = self.name(nth);
                 Column { name, kind, values, null, computed_from: false }
@@ -176,6 +180,14 @@ impl Draw<'_> {
         }
         let given = with_defaults && lines.iter().all(|line| is_given(line));
         self.parts.push(Part { create, rows: sql, with_defaults: given.then_some(name) });
+        if keyed && self.one_in(3) {
+            let mut rules = Vec::new();
+            for column in &columns {
+                rules.extend(rules_of(column).into_iter().map(|(_, rule)| rule));
+            }
+            let create = views::draw(self.random, nth, &table, &rules);
+            self.parts.push(Part { create, rows: String::new(), with_defaults: None });
+        }
     }
 
     /// A default that MariaDB takes: a literal, without what only rows may hold.
@@ -184,6 +196,8 @@ impl Draw<'_> {
         match &column.values {
             Values::Enum(labels) => text_default(labels.first().expect("a label")),
             Values::Set(labels) => text_default(labels.first().expect("a label")),
+            // MySQL takes a default of such a column in parentheses only.
+            Values::Text(_) | Values::Bytes { .. } if long && self.mysql => "('x')".to_owned(),
             Values::Text(_) if long => "'x'".to_owned(),
             Values::Text(_) => {
                 let text = values::text(self.random, 10, self.flags.alphabet);
@@ -207,45 +221,7 @@ impl Draw<'_> {
         let at = self.random.random_range(0..columns.len());
         let column = &mut columns[at];
         column.computed_from = true;
-        let name = quote(&column.name);
-        let rules: Vec<(&str, String)> = match &column.values {
-            Values::Int { bits: ..=32, unsigned: false } => vec![
-                ("bigint", format!("{name} + 1")),
-                ("bigint", format!("{name} * 2 - 7")),
-                ("int", format!("{name} % 7")),
-                ("int", format!("{name} DIV 3")),
-                ("varchar(60)", format!("concat({name},'x')")),
-                ("int", format!("if({name} > 0, 1, 0)")),
-                ("int", format!("coalesce({name}, 5)")),
-                ("bigint", format!("abs({name})")),
-                ("decimal(30,4)", format!("{name} / 3")),
-                ("int", format!("case when {name} is null then 1 else 2 end")),
-                ("int", format!("greatest({name}, 0)")),
-                ("int", format!("nullif({name}, 0)")),
-                ("tinyint(1)", format!("{name} between 0 and 9")),
-            ],
-            Values::Decimal { digits: 10, .. } => vec![
-                ("decimal(12,1)", format!("round({name}, 1)")),
-                ("bigint", format!("floor({name})")),
-                ("decimal(14,3)", format!("{name} * 1.5")),
-            ],
-            Values::Text(_) => vec![
-                ("varchar(200)", format!("concat({name},'-',{name})")),
-                ("varchar(200)", format!("upper({name})")),
-                ("varchar(200)", format!("lower({name})")),
-                ("int", format!("char_length({name})")),
-                ("int", format!("length({name})")),
-                ("varchar(200)", format!("left({name}, 3)")),
-                ("varchar(200)", format!("substr({name}, 2, 4)")),
-                ("varchar(200)", format!("replace({name}, 'a', 'b')")),
-                ("varchar(200)", format!("trim({name})")),
-                ("varchar(200)", format!("ifnull({name}, 'nothing')")),
-                ("varchar(200)", format!("concat_ws('/', {name}, 'x')")),
-            ],
-            // Not of dates: those that Postgres does not have become NULL, and so would the rule.
-            Values::Json => vec![("varchar(50)", format!("json_value({name}, '$.a')"))],
-            _ => return None,
-        };
+        let rules = rules_of(column);
         let (kind, rule) = rules.choose(self.random)?;
         let kept = ["VIRTUAL", "STORED"].choose(self.random)?;
         Some(format!("`gen` {kind} GENERATED ALWAYS AS ({rule}) {kept}"))
@@ -323,10 +299,57 @@ impl Draw<'_> {
         let create = "CREATE TABLE `log` (`a` int);\nCREATE TRIGGER `on_log` BEFORE INSERT ON `log` FOR EACH \
              ROW SET NEW.`a` = NEW.`a` + 1;\nCREATE FUNCTION `twice`(x int) RETURNS int \
              DETERMINISTIC RETURN x * 2;\nCREATE VIEW `seen` AS SELECT `a`, count(*) AS `n` FROM \
-             `log` GROUP BY `a`;\nCREATE SEQUENCE `numbers` START WITH 7 INCREMENT BY 3;";
-        let rows = "INSERT INTO `log` VALUES (1),(2);\nSELECT nextval(`numbers`);";
-        let (create, rows) = (create.to_owned(), rows.to_owned());
+             `log` GROUP BY `a`;\n";
+        let rows = "INSERT INTO `log` VALUES (1),(2);\n";
+        let (mut create, mut rows) = (create.to_owned(), rows.to_owned());
+        if !self.mysql {
+            create.push_str("CREATE SEQUENCE `numbers` START WITH 7 INCREMENT BY 3;");
+            rows.push_str("SELECT nextval(`numbers`);");
+        }
         self.parts.push(Part { create, rows, with_defaults: None });
+    }
+}
+
+/// What can be computed from a column, and the type that holds it.
+fn rules_of(column: &Column) -> Vec<(&'static str, String)> {
+    let name = quote(&column.name);
+    match &column.values {
+        Values::Int { bits: ..=32, unsigned: false } => vec![
+            ("bigint", format!("{name} + 1")),
+            ("bigint", format!("{name} * 2 - 7")),
+            ("int", format!("{name} % 7")),
+            ("int", format!("{name} DIV 3")),
+            ("varchar(60)", format!("concat({name},'x')")),
+            ("int", format!("if({name} > 0, 1, 0)")),
+            ("int", format!("coalesce({name}, 5)")),
+            ("bigint", format!("abs({name})")),
+            ("decimal(30,4)", format!("{name} / 3")),
+            ("int", format!("case when {name} is null then 1 else 2 end")),
+            ("int", format!("greatest({name}, 0)")),
+            ("int", format!("nullif({name}, 0)")),
+            ("tinyint(1)", format!("{name} between 0 and 9")),
+        ],
+        Values::Decimal { digits: 10, .. } => vec![
+            ("decimal(12,1)", format!("round({name}, 1)")),
+            ("bigint", format!("floor({name})")),
+            ("decimal(14,3)", format!("{name} * 1.5")),
+        ],
+        Values::Text(_) => vec![
+            ("varchar(200)", format!("concat({name},'-',{name})")),
+            ("varchar(200)", format!("upper({name})")),
+            ("varchar(200)", format!("lower({name})")),
+            ("int", format!("char_length({name})")),
+            ("int", format!("length({name})")),
+            ("varchar(200)", format!("left({name}, 3)")),
+            ("varchar(200)", format!("substr({name}, 2, 4)")),
+            ("varchar(200)", format!("replace({name}, 'a', 'b')")),
+            ("varchar(200)", format!("trim({name})")),
+            ("varchar(200)", format!("ifnull({name}, 'nothing')")),
+            ("varchar(200)", format!("concat_ws('/', {name}, 'x')")),
+        ],
+        // Not of dates: those that Postgres does not have become NULL, and so would the rule.
+        Values::Json => vec![("varchar(50)", format!("json_value({name}, '$.a')"))],
+        _ => Vec::new(),
     }
 }
 
@@ -349,6 +372,7 @@ fn text_default(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn quote(name: &str) -> String {
+/// A name for MySQL.
+pub fn quote(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }

@@ -140,7 +140,7 @@ fn labels(random: &mut StdRng, alphabet: Alphabet, with_empty: bool) -> Vec<Stri
 }
 
 /// A type as written in SQL, and its values.
-pub fn draw(random: &mut StdRng, alphabet: Alphabet) -> (String, Values) {
+pub fn draw(random: &mut StdRng, alphabet: Alphabet, mysql: bool) -> (String, Values) {
     let fsp = random.random_range(0..7_usize);
     let charset = CHARSETS.choose(random).expect("a character set");
     match random.random_range(0..24) {
@@ -201,6 +201,15 @@ pub fn draw(random: &mut StdRng, alphabet: Alphabet) -> (String, Values) {
             (format!("{kind}({})", list.join(",")), values)
         }
         22 => ("json".to_owned(), Values::Json),
+        _ if mysql => [
+            ("geometry", Values::Geometry),
+            ("point", Values::Geometry),
+            ("binary(16)", Values::Bytes { length: 16, fixed: true }),
+            ("bit(3)", Values::Bit(3)),
+        ]
+        .choose(random)
+        .map(|(kind, values)| ((*kind).to_owned(), values.clone()))
+        .expect("a type"),
         _ => [
             ("uuid", Values::Uuid),
             ("inet4", Values::Inet4),
@@ -331,7 +340,7 @@ impl Values {
                 (*all.choose(random).expect("an address")).to_owned()
             }
             Self::Geometry => match kind == "geometry" && random.random_bool(0.5) {
-                true => "ST_GeomFromText('LINESTRING(0 0,1.5 -2,3e10 4)', 4326)".to_owned(),
+                true => "ST_GeomFromText('LINESTRING(0 0,1.5 -2,3e1 4)', 4326)".to_owned(),
                 false => format!("POINT({small}, -0.{})", small.unsigned_abs()),
             },
         }

@@ -88,7 +88,7 @@ fn dump(server: &MariaDb, flags: &Flags) -> anyhow::Result<u64> {
     let file =
         File::create(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
     let mut child = server
-        .dump_command(DATABASE, &flags.dump_option)?
+        .dump_command(DATABASE, &flags.dump_option)
         .stdout(Stdio::piped())
         .spawn()
         .context("start mariadb-dump")?;

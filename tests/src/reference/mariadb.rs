@@ -1,4 +1,4 @@
-//! The MariaDB side: structure from `information_schema`, checksums from SQL.
+//! The MariaDB or MySQL side: structure from `information_schema`, checksums from SQL.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -159,9 +159,9 @@ fn kind(data_type: &str) -> anyhow::Result<ColumnKind> {
         "time" => ColumnKind::Time,
         "char" => ColumnKind::Char,
         "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set" | "uuid"
-        | "inet4" | "inet6" => ColumnKind::Text,
+        | "inet4" | "inet6" | "json" => ColumnKind::Text,
         "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "geometry"
-        | "point" => ColumnKind::Binary,
+        | "point" | "vector" => ColumnKind::Binary,
         other => bail!("no canonical text is known for values of type {other}"),
     })
 }

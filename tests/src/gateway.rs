@@ -69,6 +69,13 @@ pub enum Fault {
     },
     /// One byte in the middle of the file is changed.
     CorruptGzip,
+    /// One bit of the file is changed.
+    FlipBit {
+        /// Its byte, from the start of the file.
+        at: u64,
+        /// Which of the byte's bits, from 0.
+        bit: u8,
+    },
     /// A sound gzip file whose dump lacks its last line, "Dump completed".
     MissingCompleted,
     /// Downloads answer 404.

@@ -47,7 +47,10 @@ pub async fn drop_schema(connection: &mut PgConnection, schema: &str) -> Result<
          BEGIN
            IF to_regnamespace({quoted}) IS NULL THEN RETURN; END IF;
            SET LOCAL lock_timeout = '{DROP_LOCK_TIMEOUT}';
-           -- all tables in one statement, since they refer to one another
+           -- all views in one statement, since they refer to one another; and all tables
+           SELECT string_agg(format('%I.%I', {schema}::text, relname), ', ') INTO things
+           FROM pg_class WHERE relnamespace = to_regnamespace({quoted}) AND relkind = 'v';
+           IF things IS NOT NULL THEN EXECUTE 'DROP VIEW ' || things; END IF;
            SELECT string_agg(format('%I.%I', {schema}::text, relname), ', ') INTO things
            FROM pg_class WHERE relnamespace = to_regnamespace({quoted}) AND relkind IN ('r', 'p');
            IF things IS NOT NULL THEN EXECUTE 'DROP TABLE ' || things; END IF;

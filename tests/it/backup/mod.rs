@@ -8,6 +8,7 @@ mod bad_days;
 mod choices;
 pub mod cluster;
 mod disks;
+mod downloads;
 mod failures;
 mod modes;
 mod notify;

@@ -1,5 +1,11 @@
 //! Views and sequences of the dump, conditions for rows, types that depend on the data.
 
+use std::sync::Arc;
+
+use relevo_import::{CutoverMode, NoProgress, OldSnapshots, import_file, steps};
+use sqlx::{AssertSqlSafe, Executor};
+use tokio_util::sync::CancellationToken;
+
 use super::dump::Dump;
 use super::target::Target;
 use crate::cli::Relevo;
@@ -36,19 +42,121 @@ async fn views_and_sequences_come_along_and_are_made_anew_by_the_next_import() {
     assert_eq!(target.count("grande").await, 1);
     assert_eq!(target.ask("SELECT nextval('folio')::text").await, "2001");
 
-    // What somebody else built upon it, and what is somebody else's, stays.
-    target.run("CREATE VIEW mine AS SELECT count(*) FROM grande").await;
+    // What somebody else built upon it sees the new one, as long as the columns are the same.
+    target.run("CREATE VIEW mine AS SELECT count(total) FROM grande").await;
     relevo.file("v.sql", with_view("> 10"));
+    relevo.json(&args).await;
+    assert_eq!(target.ask("SELECT count::text FROM mine").await, "2");
+    relevo.file("v.sql", with_view("> 100").replace("`venta`.`total` AS `total`", "1 AS `uno`"));
     let certificate = relevo.json(&args).await;
-    assert_eq!(target.count("grande").await, 1);
-    assert_eq!(target.ask("SELECT count::text FROM mine").await, "1");
+    assert_eq!(target.ask("SELECT count::text FROM mine").await, "2");
     let notices = certificate["notices"].to_string();
-    assert!(notices.contains("others depend on the present one"), "{notices}");
+    assert!(notices.contains("others depend on the columns of the present one"), "{notices}");
     assert_eq!(certificate["skipped"][0]["name"], "grande");
+    // What is somebody else's stays.
     target.run("DROP VIEW grande CASCADE; CREATE VIEW grande AS SELECT 7 AS x").await;
     let certificate = relevo.json(&args).await;
     assert_eq!(target.ask("SELECT x::text FROM grande").await, "7");
     assert_eq!(certificate["skipped"][0]["kind"], "view");
+}
+
+/// As [`with_view`]; the table has one more column, the view another one, and there are a view over
+/// that view and a new one.
+fn with_other_columns() -> String {
+    with_view("> 10")
+        .replace("`total` decimal(10,2) DEFAULT NULL,", "`total` decimal(10,2), `caja` int,")
+        .replace("(1,5.00),(2,50.00),(3,500.00)", "(1,5.00,7),(2,50.00,7),(3,500.00,8)")
+        .replace("DO SETVAL(`folio`, 2001, 0)", "DO SETVAL(`folio`, 3001, 0)")
+        .replace("`venta`.`total` AS `total` from", "`venta`.`caja` AS `caja` from")
+        .replace(
+            END,
+            &format!(
+                "{OVER}CREATE VIEW `cajas` AS select `venta`.`caja` AS `c` from `venta`;\n{END}"
+            ),
+        )
+}
+
+const OVER: &str = "CREATE VIEW `sobre` AS select `grande`.`id` AS `id` from `grande`;\n";
+
+#[tokio::test]
+async fn a_view_with_other_columns_takes_the_place_of_the_former_one_and_gives_it_back() {
+    let target = Target::new().await;
+    let app = target.role("app").await;
+    let import = async |dump: String, mode| {
+        let mut options = target.options();
+        options.import.cutover.mode = mode;
+        options.import.cutover.snapshot_wait_seconds = 0;
+        options.import.cutover.old_snapshots = OldSnapshots::Proceed;
+        let dump = std::io::Cursor::new(dump);
+        import_file(dump, options, Arc::new(NoProgress)).await.unwrap()
+    };
+    let first = with_view("> 10").replace(END, &format!("{OVER}{END}"));
+    import(first.clone(), CutoverMode::Swap).await;
+    target
+        .run(&format!(
+            "GRANT USAGE ON SCHEMA public TO {0};
+             GRANT SELECT ON grande TO {0}; GRANT SELECT (id) ON sobre TO {0};
+             GRANT USAGE ON SEQUENCE folio TO {0}",
+            app.name
+        ))
+        .await;
+    let as_app = async |sql: &str| {
+        let mut tx = target.pool().begin().await.unwrap();
+        tx.execute(AssertSqlSafe(format!("SET LOCAL ROLE {}", app.name))).await.unwrap();
+        let text: String =
+            sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut *tx).await.unwrap();
+        text
+    };
+    // A pg_dump that has listed everything and asks for the rest when all is exchanged.
+    let mut reader = target.pool().begin().await.unwrap();
+    reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    let listed = "SELECT oid::bigint FROM pg_class WHERE relname IN ('grande', 'sobre', 'folio') \
+                  AND relnamespace = 'public'::regnamespace ORDER BY relname";
+    let oids: Vec<i64> = sqlx::query_scalar(listed).fetch_all(&mut *reader).await.unwrap();
+
+    let imported = import(with_other_columns(), CutoverMode::Swap).await;
+    let seen: bool = sqlx::query_scalar(
+        "SELECT pg_get_viewdef($1::oid) <> '' AND pg_get_viewdef($2::oid) <> ''
+            AND (SELECT last_value FROM public.folio) = 3001
+            AND 'public.folio'::regclass = $3::oid",
+    )
+    .bind(oids[1])
+    .bind(oids[2])
+    .bind(oids[0])
+    .fetch_one(&mut *reader)
+    .await
+    .unwrap();
+    assert!(seen);
+    reader.rollback().await.unwrap();
+    assert_eq!(as_app("SELECT sum(caja)::text FROM grande").await, "15");
+    assert_eq!(as_app("SELECT max(id)::text FROM sobre").await, "3");
+    assert_eq!(as_app("SELECT nextval('folio')::text").await, "3001");
+    assert_eq!(target.count("cajas").await, 3);
+    assert_eq!(imported.skipped.len(), 0, "{imported:?}");
+
+    let limits = target.options().import.cutover;
+    let never = CancellationToken::new();
+    let done = steps::rollback(target.pool(), &imported.import, &limits, &never).await.unwrap();
+    assert_eq!(done.tables, ["venta"]);
+    assert_eq!(as_app("SELECT sum(total)::text FROM grande").await, "550.00");
+    assert_eq!(as_app("SELECT max(id)::text FROM sobre").await, "3");
+    assert_eq!(target.ask("SELECT coalesce(to_regclass('cajas')::text, 'gone')").await, "gone");
+
+    // Both ways again, and nothing of the former views is in the way of what is dropped.
+    import(with_other_columns(), CutoverMode::Swap).await;
+    assert_eq!(as_app("SELECT sum(caja)::text FROM grande").await, "15");
+    target.run("DROP VIEW cajas").await;
+    import(first.clone(), CutoverMode::Swap).await;
+    assert_eq!(as_app("SELECT sum(total)::text FROM grande").await, "550.00");
+    assert_eq!(target.own_schemas().await, "relevo_prev_public");
+
+    // Rows in place: the views and sequences of the dump come along all the same.
+    import(first.replace("> 10", "> 100").replace("2001", "4001"), CutoverMode::Merge).await;
+    assert_eq!(as_app("SELECT count(*)::text FROM grande").await, "1");
+    assert_eq!(as_app("SELECT nextval('folio')::text").await, "4001");
+    let renamed = first.replace("AS `total` from", "AS `suma` from");
+    import(renamed, CutoverMode::Merge).await;
+    assert_eq!(target.ask("SELECT sum(suma)::text FROM grande").await, "550.00");
 }
 
 #[tokio::test]

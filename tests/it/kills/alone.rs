@@ -32,7 +32,7 @@ const CUTOVER_ENV: &str = "RELEVO_TEST_CUTOVER";
 /// How long a process that is told to stop may take.
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// How long a kill waits for an import to get to its finish.
-const AIM_MAX: Duration = Duration::from_secs(15);
+const AIM_MAX: Duration = Duration::from_secs(60);
 /// A schedule that fires every second, as long as there is a leader.
 const PULSE: &str = "pulse";
 

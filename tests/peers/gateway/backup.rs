@@ -223,7 +223,10 @@ async fn make(
     let altering = gateway.plan.take(|fault| {
         let altering = matches!(
             fault,
-            Fault::TruncateGzip { .. } | Fault::CorruptGzip | Fault::MissingCompleted
+            Fault::TruncateGzip { .. }
+                | Fault::CorruptGzip
+                | Fault::FlipBit { .. }
+                | Fault::MissingCompleted
         );
         altering.then(|| fault.clone())
     });
@@ -272,6 +275,15 @@ fn unpacked_bytes(path: &Path) -> std::io::Result<u64> {
     Ok(u64::from(u32::from_le_bytes(size)))
 }
 
+/// Copies all, with some bits of one byte changed.
+fn change_byte(mut input: File, output: &mut File, at: u64, bits: u8) -> std::io::Result<()> {
+    std::io::copy(&mut (&mut input).take(at), output)?;
+    let mut byte = [0];
+    input.read_exact(&mut byte)?;
+    output.write_all(&[byte[0] ^ bits])?;
+    std::io::copy(&mut input, output).map(|_| ())
+}
+
 /// Writes a damaged copy of the dump.
 fn alter(source: &Path, target: &Path, altering: &Fault) -> anyhow::Result<()> {
     let input = File::open(source).with_context(|| format!("open {}", source.display()))?;
@@ -282,13 +294,9 @@ fn alter(source: &Path, target: &Path, altering: &Fault) -> anyhow::Result<()> {
         }
         Fault::CorruptGzip => {
             let middle = input.metadata()?.len() / 2;
-            let mut input = input;
-            std::io::copy(&mut (&mut input).take(middle), &mut output)?;
-            let mut byte = [0];
-            input.read_exact(&mut byte)?;
-            output.write_all(&[byte[0] ^ 0xff])?;
-            std::io::copy(&mut input, &mut output)?;
+            change_byte(input, &mut output, middle, 0xff)?;
         }
+        Fault::FlipBit { at, bit } => change_byte(input, &mut output, *at, 1 << (bit % 8))?,
         _ => {
             let mut dump = Vec::new();
             MultiGzDecoder::new(input).read_to_end(&mut dump)?;

@@ -84,7 +84,7 @@ async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
             return Err(Stop::Job(JobError::cancel("a later job has taken the chunk over")));
         }
         Err(ImportError::Cancelled) => return Err(Stop::Job(stopped(step.job))),
-        Err(error) => return Err(verdict(step, error).await?),
+        Err(error) => return Err(verdict(step, request_id, error).await?),
     }
     // Loading goes on whether or not somebody can look.
     if let Err(error) = tell(step, &target, &import).await {
@@ -96,15 +96,22 @@ async fn load(step: &Step<'_>, payload: &TranslateChunk) -> Result<(), Stop> {
 /// What an error means. A chunk of a dump that is still arriving may be unreadable because the dump
 /// is damaged, which its end will tell: until then nothing is decided. After it, a chunk that is not
 /// what was stored has suffered on the disk, from a loss of power for one: another backup is asked
-/// for.
-async fn verdict(step: &Step<'_>, error: ImportError) -> Result<Stop, Stop> {
+/// for. Where the end has told already, and the run goes by another backup, nothing of this one
+/// matters any more.
+async fn verdict(step: &Step<'_>, request_id: i64, error: ImportError) -> Result<Stop, Stop> {
     step.count_refusal(&error);
     let stop = import_stop(error);
     if let Stop::Run(reason) | Stop::Backup(reason) = &stop {
+        // In this order: a backup that is given up while we look was not sealed before.
         let run = step.context.runs.get(step.run.id).await?;
         if run.is_some_and(|run| run.phase == "download") {
             tracing::warn!("the chunk waits for the end of the download: {reason}");
             return Ok(Stop::Job(JobError::snooze(WAIT_FOR_VERDICT)));
+        }
+        let requests = backup_requests::of_run(&step.context.pool, step.run.id).await?;
+        if !is_current(&requests, request_id) {
+            let reason = "the run does not go by this backup any more";
+            return Ok(Stop::Job(JobError::cancel(reason)));
         }
     }
     Ok(stop)

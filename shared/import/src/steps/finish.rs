@@ -302,7 +302,12 @@ impl Finish<'_> {
         Exchange {
             target: self.options.schema.clone(),
             staging: self.id.staging_schema(),
-            previous: previous_schema(&self.options.schema),
+            // Of a merge nothing is kept; what goes is dropped with the rest.
+            previous: if self.merged.is_empty() {
+                previous_schema(&self.options.schema)
+            } else {
+                self.id.trash_schema()
+            },
             trash: self.id.trash_schema(),
             tables: self
                 .manifest
@@ -312,7 +317,10 @@ impl Finish<'_> {
                 .filter(|table| !self.merged.contains(table))
                 .collect(),
             retired: Vec::new(),
-            first: self.objects.first.clone(),
+            views_aside: self.objects.views_aside.clone(),
+            views_retired: Vec::new(),
+            views_replaced: self.objects.views_replaced.clone(),
+            first: Vec::new(),
             after_move: [
                 plan::after_move(self.manifest, self.options, &self.merged),
                 self.objects.after_move.clone(),

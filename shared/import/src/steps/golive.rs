@@ -139,6 +139,7 @@ impl Finish<'_> {
             rows: self.manifest.rows(),
             tables: tables.collect(),
             dump: self.manifest.summary.clone(),
+            views_new: self.objects.views_new.clone(),
             skipped: self.objects.left.clone(),
             notices,
         }

@@ -32,7 +32,8 @@ pub(super) async fn present_tables(
     Ok(present.into_iter().collect())
 }
 
-/// The merge of the tables that are `kept`; `fresh` moves in those that the target does not have.
+/// The merge of the tables that are `kept`; `fresh` moves in those that the target does not have,
+/// and makes the dump's views and sequences.
 pub(super) fn merge_of(
     id: &ImportId,
     options: &ImportOptions,
@@ -70,7 +71,7 @@ pub(super) fn merge_of(
         staging: id.staging_schema(),
         tables: kept.iter().cloned().collect(),
         keep_others: options.cutover.mode == CutoverMode::Upsert,
-        fresh: (!fresh.tables.is_empty()).then_some(fresh),
+        fresh: (!fresh.tables.is_empty() || !fresh.after_move.is_empty()).then_some(fresh),
         after,
         follow_up,
     }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::abandon::drop_staging;
 use super::clean::run_follow_up;
+use super::objects::views_back;
 use crate::certificate::Certificate;
 use crate::error::ImportError;
 use crate::identity::{ImportId, previous_schema};
@@ -140,6 +141,7 @@ async fn plan(
     // The staging schema's name, since `leftovers` finds by it what a kill leaves of the emptied
     // schema.
     let staging = id.staging_schema();
+    let views = views_back(connection, &schema, &previous, &certificate.views_new).await?;
     Ok(Exchange {
         target: schema,
         first: vec![Statement::new(
@@ -155,6 +157,9 @@ async fn plan(
         trash: id.trash_schema(),
         tables: kept,
         retired,
+        views_aside: views.aside,
+        views_retired: views.retired,
+        views_replaced: Vec::new(),
         after_move: Vec::new(),
     })
 }

@@ -17,6 +17,9 @@ pub struct ObjectSql {
     pub name: String,
     /// One statement; a sequence's value is set by a second one of the same name.
     pub sql: String,
+    /// Makes the same of one that is there already, in its place; for a view, if the columns allow
+    /// it.
+    pub sql_in_place: String,
     /// What differs from the original; empty when nothing does.
     pub note: String,
 }
@@ -42,10 +45,11 @@ pub fn objects(
     for object in skipped {
         match object.kind {
             SkippedKind::Sequence => match sequence(object, schema) {
-                Some(sql) => plan.statements.push(ObjectSql {
+                Some(Sequence { sql, sql_in_place }) => plan.statements.push(ObjectSql {
                     kind: object.kind,
                     name: cut(&object.name),
                     sql,
+                    sql_in_place,
                     note: String::new(),
                 }),
                 None => plan.left.push(object.clone()),
@@ -70,6 +74,7 @@ pub fn objects(
             plan.statements.push(ObjectSql {
                 kind: SkippedKind::View,
                 name: cut(&object.name),
+                sql_in_place: made.sql.replacen("CREATE VIEW", "CREATE OR REPLACE VIEW", 1),
                 sql: made.sql,
                 note: made.note,
             });
@@ -83,8 +88,14 @@ pub fn objects(
     plan
 }
 
+/// A sequence, made and changed.
+struct Sequence {
+    sql: String,
+    sql_in_place: String,
+}
+
 /// `CREATE SEQUENCE …` of MariaDB, or the SELECT that sets its value.
-fn sequence(object: &SkippedObject, schema: &str) -> Option<String> {
+fn sequence(object: &SkippedObject, schema: &str) -> Option<Sequence> {
     let tokens = tokenize(&object.source, LexMode::default());
     let mut cursor = Cursor::new(&object.source, &tokens);
     let name = format!("{}.{}", quote(schema), quote(&cut(&object.name)));
@@ -100,14 +111,16 @@ fn sequence(object: &SkippedObject, schema: &str) -> Option<String> {
             used = cursor.number()? != 0;
         }
         let text = crate::ddl::names::literal(&name);
-        return Some(format!("-- sequence_value\nSELECT setval({text}, {value}, {used})"));
+        let sql = format!("-- sequence_value\nSELECT setval({text}, {value}, {used})");
+        return Some(Sequence { sql_in_place: sql.clone(), sql });
     }
     while !cursor.eat("sequence") {
         cursor.next()?;
     }
     let _ = cursor.eat("if not exists");
     cursor.qualified()?;
-    let mut sql = format!("-- sequence\nCREATE SEQUENCE {name}");
+    let mut clauses = String::new();
+    let mut cycles = false;
     while !cursor.at_end() {
         let clause = [
             ("start with", "START WITH"),
@@ -121,14 +134,14 @@ fn sequence(object: &SkippedObject, schema: &str) -> Option<String> {
         .find(|(words, _)| cursor.eat(words));
         if let Some((_, clause)) = clause {
             cursor.eat_punct('=');
-            sql.push_str(&format!(" {clause} {}", number(&mut cursor)?));
+            clauses.push_str(&format!(" {clause} {}", number(&mut cursor)?));
         } else if cursor.eat("cache") {
             // Values held by one session only would be lost; Postgres counts one by one.
             cursor.eat_punct('=');
             number(&mut cursor)?;
         } else if cursor.eat("nocycle") || cursor.eat("nocache") {
         } else if cursor.eat("cycle") {
-            sql.push_str(" CYCLE");
+            cycles = true;
         } else if cursor.eat("engine") {
             cursor.eat_punct('=');
             cursor.identifier()?;
@@ -136,7 +149,24 @@ fn sequence(object: &SkippedObject, schema: &str) -> Option<String> {
             return None;
         }
     }
-    Some(sql)
+    // What is not said is as it is by default, and not as it was before. RESTART makes all that
+    // follows, the value included, part of the transaction.
+    let unsaid: String = [
+        ("INCREMENT BY", " INCREMENT BY 1"),
+        ("MINVALUE", " NO MINVALUE"),
+        ("MAXVALUE", " NO MAXVALUE"),
+    ]
+    .into_iter()
+    .filter_map(|(clause, default)| (!clauses.contains(clause)).then_some(default))
+    .collect();
+    let cycle = if cycles { " CYCLE" } else { "" };
+    let no_cycle = if cycles { " CYCLE" } else { " NO CYCLE" };
+    Some(Sequence {
+        sql: format!("-- sequence\nCREATE SEQUENCE {name}{clauses}{cycle}"),
+        sql_in_place: format!(
+            "-- sequence\nALTER SEQUENCE {name}{clauses}{unsaid}{no_cycle} RESTART"
+        ),
+    })
 }
 
 /// A whole number with its sign.
@@ -190,6 +220,25 @@ mod tests {
                 "-- sequence_value\nSELECT setval('\"s\".\"q\"', 7, false)",
                 "-- sequence_value\nSELECT setval('\"s\".\"q\"', 9, true)",
             ]
+        );
+        let in_place = |source: &str| {
+            let object = SkippedObject {
+                kind: SkippedKind::Sequence,
+                database: None,
+                name: "q".to_owned(),
+                source: source.to_owned(),
+                offset: 0,
+            };
+            sequence(&object, "s").unwrap().sql_in_place
+        };
+        assert_eq!(
+            in_place("CREATE SEQUENCE `q` start with 5 minvalue -1 maxvalue 99 nocycle"),
+            "-- sequence\nALTER SEQUENCE \"s\".\"q\" START WITH 5 MINVALUE -1 MAXVALUE 99 INCREMENT BY \
+             1 NO CYCLE RESTART"
+        );
+        assert_eq!(
+            in_place("DO SETVAL(`q`, 9)"),
+            "-- sequence_value\nSELECT setval('\"s\".\"q\"', 9, true)"
         );
     }
 

@@ -27,6 +27,7 @@ mod rights;
 mod script;
 mod snapshot;
 mod survey;
+mod views;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -76,6 +77,14 @@ pub struct Exchange {
     pub tables: Vec<String>,
     /// Tables of the target that go to `previous` without a successor.
     pub retired: Vec<String>,
+    /// Views of the target that go to `previous`; the one of the same name that stands in `staging`
+    /// or that `after_move` makes gets their owner and grants.
+    pub views_aside: Vec<String>,
+    /// Views of the target that go to `previous` without a successor.
+    pub views_retired: Vec<String>,
+    /// Views of the target that `after_move` replaces in place. `previous` keeps a copy of each as
+    /// it was.
+    pub views_replaced: Vec<String>,
     /// Run first, before anything is surveyed.
     pub first: Vec<Statement>,
     /// Run once the new tables are in place, before others' triggers are put onto them.
@@ -256,8 +265,8 @@ async fn attempt<E: From<CutoverError>>(
     }
     run_all(connection, &survey.script(exchange)).await?;
     let exchanged = Exchanged {
-        kept_previous: !survey.present.is_empty(),
-        has_trash: survey.previous_exists && !survey.present.is_empty(),
+        kept_previous: survey.keeps,
+        has_trash: survey.previous_exists && survey.keeps,
         follow_up: survey.follow_up,
         notices: survey.notices,
         changes: BTreeMap::new(),
@@ -319,7 +328,7 @@ impl Survey {
     fn script(&self, exchange: &Exchange) -> Vec<Statement> {
         let Exchange { target, staging, previous, trash, .. } = exchange;
         let mut script = self.detach.clone();
-        if !self.present.is_empty() {
+        if self.keeps {
             if self.previous_exists {
                 script.push(Statement::new(
                     format!("schema {previous}"),
@@ -331,6 +340,8 @@ impl Survey {
                 format!("CREATE SCHEMA {}", quote(previous)),
             ));
         }
+        // A view stays with the tables that it reads, whatever they are called later.
+        script.extend(self.views_kept.iter().cloned());
         for table in self.present.iter().chain(&self.retired) {
             script.push(Statement::new(
                 format!("table {target}.{table}"),

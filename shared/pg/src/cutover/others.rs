@@ -27,6 +27,8 @@ pub struct InboundKey {
 #[derive(sqlx::FromRow)]
 struct View {
     name: String,
+    /// Another one comes in its place.
+    goes: bool,
     is_mine: bool,
     owner: String,
     sql: String,
@@ -71,6 +73,7 @@ async fn views(
     let views: Vec<View> = sqlx::query_as(
         "-- carry_views
          SELECT DISTINCT format('%I.%I', vn.nspname, v.relname) AS name,
+                vn.nspname = $1 AND v.relname = ANY($3) AS goes,
                 pg_has_role(v.relowner, 'USAGE') AS is_mine,
                 pg_get_userbyid(v.relowner)::text AS owner,
                 format('CREATE OR REPLACE VIEW %I.%I%s AS %s', vn.nspname, v.relname,
@@ -90,6 +93,7 @@ async fn views(
     )
     .bind(&exchange.target)
     .bind(&exchange.tables)
+    .bind([&*exchange.views_aside, &*exchange.views_retired, &*exchange.views_replaced].concat())
     .fetch_all(connection)
     .await
     .map_err(|source| PgError::database("listing views", source))?;
@@ -104,6 +108,9 @@ async fn views(
         // Giving a view to the owner it has changes nothing, but takes the view's lock alone,
         // which LOCK TABLE would not: that locks all the view's tables too.
         survey.lock_views.push(view.lock);
+        if view.goes {
+            continue;
+        }
         survey.attach.push(Statement::new(format!("view {}", view.name), view.sql));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::{Exchange, Statement, extras, others, rights};
+use super::{Exchange, Statement, extras, others, rights, views};
 use crate::error::PgError;
 use crate::ident::{fit, quote, quote_qualified};
 
@@ -18,6 +18,10 @@ pub struct Survey {
     pub(super) retired: Vec<String>,
     /// Whether the previous schema exists.
     pub previous_exists: bool,
+    /// Whether there is anything that the previous schema is to keep.
+    pub(super) keeps: bool,
+    /// After the previous schema was made: its views.
+    pub(super) views_kept: Vec<Statement>,
     /// What cannot be carried over, each in words.
     pub obstacles: Vec<String>,
     /// What is not carried over but does not hinder.
@@ -56,10 +60,15 @@ pub async fn survey(connection: &mut PgConnection, exchange: &Exchange) -> Resul
         ..Survey::default()
     };
     present_tables(connection, exchange, &mut survey).await?;
+    survey.keeps = !survey.present.is_empty()
+        || !exchange.views_aside.is_empty()
+        || !exchange.views_retired.is_empty()
+        || !exchange.views_replaced.is_empty();
     name_collisions(connection, exchange, &mut survey).await?;
     rights::survey_owners(connection, exchange, &mut survey).await?;
     extras::survey(connection, exchange, &mut survey).await?;
     others::survey(connection, exchange, &mut survey).await?;
+    views::survey(connection, exchange, &mut survey).await?;
     rights::survey_grants(connection, exchange, &mut survey).await?;
     extras::survey_words(connection, exchange, &mut survey).await?;
     Ok(survey)
@@ -214,10 +223,20 @@ async fn name_collisions(
          WHERE c.relnamespace = to_regnamespace(quote_ident($2)) AND c.relkind = 'S'
            AND NOT EXISTS (SELECT FROM pg_depend d
                            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                             AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i'))",
+                             AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i'))
+         UNION ALL
+         SELECT format('view %s', c.oid::regclass),
+                format('ALTER VIEW %s SET SCHEMA %I', c.oid::regclass, $1)
+         FROM pg_class c
+         WHERE c.relnamespace = to_regnamespace(quote_ident($2)) AND c.relkind = 'v'
+           AND (c.relname = ANY($3)
+                OR NOT EXISTS (SELECT FROM pg_class taken
+                               WHERE taken.relnamespace = to_regnamespace(quote_ident($1))
+                                 AND taken.relname = c.relname))",
     )
     .bind(&exchange.target)
     .bind(&exchange.staging)
+    .bind(&exchange.views_aside)
     .fetch_all(connection)
     .await
     .map_err(|source| PgError::database("listing what stands beside the tables", source))?;

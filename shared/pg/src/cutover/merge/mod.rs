@@ -209,6 +209,7 @@ async fn attempt<E: From<CutoverError>>(
     run_all(connection, &woken.collect::<Vec<_>>()).await?;
     exchanged.notices.extend(rows::check(connection, merge, &plan).await?);
     if let Some(fresh) = &merge.fresh {
+        run_all(connection, &fresh.first).await?;
         let survey = survey(connection, fresh).await?;
         if !survey.obstacles.is_empty() {
             return Err(CutoverError::Entangled { objects: survey.obstacles }.into());

@@ -32,6 +32,9 @@ pub enum QuarantineCommand {
         limit: i64,
     },
     /// Show a row: its values, why it was refused, and where it stands in the dump
+    #[command(
+        after_help = "Example:\n  relevo dump quarantine show 12 --to postgres://app@db/shop"
+    )]
     Show {
         /// Its number
         row: i64,
@@ -60,12 +63,18 @@ pub enum QuarantineCommand {
         retry: bool,
     },
     /// Load rows into their tables after all
+    #[command(after_help = "Examples:
+  relevo dump quarantine retry 12 13 --to postgres://app@db/shop
+  relevo dump quarantine retry --all --to postgres://app@db/shop")]
     Retry {
         /// Which rows.
         #[command(flatten)]
         rows: RowsArgs,
     },
     /// Give rows up; they stay on the list of all
+    #[command(
+        after_help = "Example:\n  relevo dump quarantine discard --all --to postgres://app@db/shop"
+    )]
     Discard {
         /// Which rows.
         #[command(flatten)]

@@ -37,10 +37,10 @@ pub use error::QueueError;
 pub use id::{BatchId, JobId, SessionId};
 pub use new_job::{Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, Unique, UniqueScope};
 pub use queue::{CancelOutcome, Poisoned, Queue, Rescued, Retention, RetryOutcome};
+pub use statements::{Statement, statements};
 pub use view::{
     BatchState, BatchView, JobFilter, JobState, JobView, ProgressView, QueueStats, SessionView,
 };
-pub use statements::{Statement, statements};
 pub use worker::{
     BoxError, BoxFuture, CancelReason, Claimed, Finished, Handler, Job, JobError, KnownKind,
     NoObserver, Observer, Outcome, Progress, WorkerConfig, full_jitter, run_worker,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use relevo_queue::{JobState, KnownKind, NewJob, Statement, statements};
+use relevo_tests::wait_for;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -67,6 +68,13 @@ fn nodes(plan: &Value) -> Vec<&Value> {
 }
 
 async fn check_all(fixture: &Fixture, when: &str) {
+    if let Some(complaint) = complaint(fixture).await {
+        panic!("{when}: {complaint}");
+    }
+}
+
+/// What the first statement does that reads more than it may.
+async fn complaint(fixture: &Fixture) -> Option<String> {
     let mut connection = fixture.database.pool().acquire().await.unwrap();
     for statement in statements(&kinds()) {
         let plan = explain(&mut connection, &statement).await;
@@ -74,21 +82,19 @@ async fn check_all(fixture: &Fixture, when: &str) {
             .map(|key| plan[key].as_i64().unwrap_or(0))
             .iter()
             .sum::<i64>();
-        assert!(pages <= PAGES_MAX, "{when}: {} read {pages} pages\n{plan:#}", statement.name);
+        if pages > PAGES_MAX {
+            return Some(format!("{} reads {pages} pages\n{plan:#}", statement.name));
+        }
         for node in nodes(&plan) {
             let is_scan_of_jobs = node["Node Type"] == "Seq Scan" && node["Relation Name"] == "job";
+            let removed = node["Rows Removed by Filter"].as_i64().unwrap_or(0);
             // An empty table has no page that a scan could read.
-            let has_rows = node["Rows Removed by Filter"].as_i64().unwrap_or(0) > 0;
-            assert!(
-                !(is_scan_of_jobs && has_rows),
-                "{when}: {} reads all jobs\n{plan:#}",
-                statement.name
-            );
-            if let Some(removed) = node["Rows Removed by Filter"].as_i64() {
-                assert!(removed <= 64, "{when}: {} passes rows\n{plan:#}", statement.name);
+            if removed > if is_scan_of_jobs { 0 } else { 64 } {
+                return Some(format!("{} passes rows\n{plan:#}", statement.name));
             }
         }
     }
+    None
 }
 
 /// What no worker of [`kinds`] can take from the queue `default` now.
@@ -142,8 +148,12 @@ async fn what_cannot_be_taken_is_not_read() {
     fixture.execute("DELETE FROM relevo.job WHERE payload_version = 9 OR kind = 'unknown'").await;
     check_all(&fixture, "with dead rows").await;
     fixture.execute("DELETE FROM relevo.job WHERE session_id IS NULL").await;
-    fixture.execute("VACUUM relevo.job").await;
-    check_all(&fixture, "emptied, known as full").await;
+    // Who looks at this database meanwhile, as an automatic ANALYZE does, keeps rows from going.
+    wait_for("nothing to be read of what is gone", Duration::from_secs(60), async || {
+        fixture.execute("VACUUM relevo.job").await;
+        complaint(&fixture).await.is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -193,7 +203,7 @@ async fn kinds_and_versions_that_are_not_known_stay_where_they_are() {
     let mut settings = config();
     settings.kinds = kinds();
     let worker = fixture.worker(settings, |_| async { Ok(()) });
-    relevo_tests::wait_for("the known jobs to end", Duration::from_secs(60), async || {
+    wait_for("the known jobs to end", Duration::from_secs(60), async || {
         (fixture.in_state(JobState::Completed).await.len() == 3).then_some(())
     })
     .await;

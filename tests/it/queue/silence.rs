@@ -21,8 +21,8 @@ async fn connections_that_went_silent_are_noticed_within_seconds() {
     let first = fixture.queue.enqueue(job()).await.unwrap().id;
     fixture.reaches(first, JobState::Completed).await;
 
-    let before = proxy.silence();
-    assert!(before > 3, "the worker has connections of its own");
+    // At least those that claimed and finished.
+    assert!(proxy.silence() >= 2, "the worker has connections of its own");
     let silent_since = Instant::now();
     let second = fixture.queue.enqueue(job()).await.unwrap().id;
     let view = fixture.reaches(second, JobState::Completed).await;

@@ -32,6 +32,11 @@ pub fn text(certificate: &Value) -> String {
         &rows,
         "no tables\n",
     );
+    for entry in tables {
+        for change in entry.get("stats").map(changes).unwrap_or_default() {
+            text.push_str(&format!("changed in {}: {change}\n", word(entry, "table")));
+        }
+    }
     let total = figure(certificate, "rows").map(count).unwrap_or_default();
     let took = figure(certificate, "duration_ms").map(duration).unwrap_or_default();
     text.push_str(&format!(
@@ -54,6 +59,24 @@ pub fn text(certificate: &Value) -> String {
     text
 }
 
+/// What encoding a table's rows changed, from its counted statistics.
+pub fn changes(stats: &Value) -> Vec<String> {
+    let counted = |name: &str| stats.get(name).and_then(Value::as_u64).unwrap_or_default();
+    let dates = stats.get("nulled_dates").and_then(Value::as_object);
+    let dates = dates.into_iter().flatten().map(|(column, dates)| {
+        let dates = count(dates.as_u64().unwrap_or_default());
+        format!("{dates} zero or impossible date(s) of {} become NULL", clean(column))
+    });
+    let others = [
+        ("stripped_nuls", "text(s) lose NUL characters"),
+        ("replaced_text", "text(s) hold bytes that are no text and are adapted"),
+        ("adapted_values", "value(s) do not fit their type and are adapted as MySQL does"),
+    ];
+    let others = others.into_iter().map(|(name, what)| (counted(name), what));
+    let others = others.filter(|(values, _)| *values > 0);
+    dates.chain(others.map(|(values, what)| format!("{} {what}", count(values)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -65,7 +88,8 @@ mod tests {
         let text = text(&json!({
             "schema": "public", "rows": 50_220, "duration_ms": 61_000,
             "tables": [
-                {"table": "articulo", "rows_dump": 50_000, "rows_target": 50_000, "rows_before": 49_900},
+                {"table": "articulo", "rows_dump": 50_000, "rows_target": 50_000, "rows_before": 49_900,
+                 "stats": {"nulled_dates": {"alta": 3}, "stripped_nuls": 0, "adapted_values": 2}},
                 {"table": "categoria", "rows_dump": 220, "rows_target": 219, "rows_before": null},
             ],
             "skipped": [{"kind": "view", "name": "ventas_hoy", "source": "…"}],
@@ -76,6 +100,10 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("DIFFERENT"), "{text}");
+        let dates = "changed in articulo: 3 zero or impossible date(s) of alta become NULL\n";
+        assert!(text.contains(dates), "{text}");
+        let adapted = "changed in articulo: 2 value(s) do not fit their type";
+        assert!(text.contains(adapted) && !text.contains("NUL characters"), "{text}");
         assert!(text.contains("2 table(s), 50,220 rows, schema public, 61 s"), "{text}");
         assert!(text.contains("not carried over: view ventas_hoy"), "{text}");
         assert!(text.contains("note: 3 zero dates"), "{text}");

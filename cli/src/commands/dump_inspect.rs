@@ -104,20 +104,11 @@ fn column_list(tables: &[InspectedTable]) -> String {
 
 /// What encoding changes or refuses, and what the translation leaves out.
 fn findings(table: &InspectedTable) -> Vec<String> {
-    let stats = &table.stats;
     let mut findings: Vec<String> =
         table.refused.iter().map(|reason| format!("REFUSED: {reason}")).collect();
-    for (column, dates) in &stats.nulled_dates {
-        findings
-            .push(format!("{} zero or impossible date(s) of {column} become NULL", count(*dates)));
-    }
-    let counted = [
-        (stats.stripped_nuls, "text(s) lose NUL characters"),
-        (stats.replaced_text, "text(s) hold bytes that are no text and are adapted"),
-        (stats.adapted_values, "value(s) do not fit their type and are adapted as MySQL does"),
-    ];
-    let counted = counted.iter().filter(|(values, _)| *values > 0);
-    findings.extend(counted.map(|(values, what)| format!("{} {what}", count(*values))));
+    // Statistics are numbers and names: nothing in them can fail to be written as JSON.
+    let stats = serde_json::to_value(&table.stats).unwrap_or_default();
+    findings.extend(crate::certificate::changes(&stats));
     findings.extend(table.notes.iter().cloned());
     findings
 }

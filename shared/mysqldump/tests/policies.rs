@@ -266,7 +266,7 @@ proptest! {
         let literal = quoted(members.join(",").as_bytes());
         let options = TranslateOptions::default();
         let (found, _) = value(&ty, &literal, &options).unwrap();
-        prop_assert_eq!(elements(&String::from_utf8(found.unwrap()).unwrap()), members.clone());
+        prop_assert_eq!(&elements(&String::from_utf8(found.unwrap()).unwrap()), &members);
         let options = TranslateOptions { set: SetType::Text, ..options };
         let (found, _) = value(&ty, &literal, &options).unwrap();
         prop_assert_eq!(String::from_utf8(found.unwrap()).unwrap(), members.join(","));

@@ -83,7 +83,11 @@ fn in_mysql(maria: &MariaDb, database: &str, view: &str) -> Result<Vec<String>, 
         .map_err(|error| error.to_string())?;
     let columns: Vec<_> = listed
         .lines()
-        .map(|name| format!("IFNULL(HEX(CONVERT({} USING utf8mb4)), '-')", quote(name)))
+        .map(|name| {
+            // Postgres has no NUL characters: an import leaves them out.
+            let text = format!("REPLACE(CONVERT({} USING utf8mb4), '\\0', '')", quote(name));
+            format!("IFNULL(HEX({text}), '-')")
+        })
         .collect();
     let rows = maria
         .run(&format!(
@@ -130,7 +134,8 @@ fn sorted(rows: impl Iterator<Item = String>) -> Vec<String> {
     rows
 }
 
-/// A row whose decimals have no zeros at their end: both servers keep as many as they like.
+/// A row whose decimals have no zeros at their end, as each server keeps as many as it likes, and
+/// whose comparisons are numbers, as MySQL has them.
 fn trimmed(row: &str) -> String {
     let value = |hex: &str| {
         let bytes: Option<Vec<u8>> = (0..hex.len() / 2)
@@ -138,9 +143,11 @@ fn trimmed(row: &str) -> String {
             .collect();
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
         let decimal = text.contains('.') && text.parse::<f64>().is_ok();
-        match decimal {
-            true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-            false => hex.to_owned(),
+        match text.as_str() {
+            "true" => "31".to_owned(),
+            "false" => "30".to_owned(),
+            _ if decimal => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+            _ => hex.to_owned(),
         }
     };
     row.split(' ').map(value).collect::<Vec<_>>().join(" ")

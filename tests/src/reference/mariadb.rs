@@ -187,7 +187,11 @@ fn canonical(column: &Column) -> String {
             format!("IF(MONTH({name}) = 0 OR DAYOFMONTH({name}) = 0, NULL, {text})")
         }
         ColumnKind::Time if column.mysql_type.contains('(') => {
-            trim_zeros(&format!("CAST(TIME_TO_SEC({name}) AS CHAR)"))
+            // MySQL's TIME_TO_SEC knows whole seconds only.
+            trim_zeros(&format!(
+                "CONCAT(IF({name} < 0, '-', ''), ABS(TRUNCATE(TIME_TO_SEC({name}), 0)), '.', \
+                 LPAD(MICROSECOND({name}), 6, '0'))"
+            ))
         }
         ColumnKind::Time => format!("CAST(TIME_TO_SEC({name}) AS CHAR)"),
         ColumnKind::Text => text(&name),

@@ -11,6 +11,9 @@ use crate::event::{Event, InsertHeader, RowBatch};
 use crate::schema::TableDef;
 use crate::session::SessionState;
 
+/// Table and settings of an INSERT, and how its rows are numbered.
+type Target = (Arc<TableDef>, Arc<InsertHeader>, Option<Numbering>);
+
 /// An INSERT whose rows are being read.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -68,7 +71,7 @@ impl DumpSplitter {
         &mut self,
         mut head: InsertHead,
         session: SessionState,
-    ) -> Result<(Arc<TableDef>, Arc<InsertHeader>, Option<Numbering>), DumpError> {
+    ) -> Result<Target, DumpError> {
         let (offset, line) = self.begun;
         let Some(table) = self.catalog.find(head.database.as_deref(), &head.table) else {
             return Err(DumpError::UnknownTable { offset, line, table: head.table });

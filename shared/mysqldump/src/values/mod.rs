@@ -1,8 +1,10 @@
 //! MySQL literals and what becomes of them.
 
+mod cast;
 pub(crate) mod date;
 pub(crate) mod expression;
 pub(crate) mod find;
+mod format;
 mod function;
 pub(crate) mod hex;
 pub(crate) mod literal;

@@ -11,7 +11,7 @@ use super::translation::TranslationArgs;
 #[derive(Debug, Subcommand)]
 pub enum DumpCommand {
     /// Load a MySQL dump into Postgres: all of it or nothing
-    Import(ImportArgs),
+    Import(Box<ImportArgs>),
     /// Print a MySQL dump as SQL for psql
     #[command(
         after_help = "Examples:\n  relevo dump translate shop.sql.gz | psql shop\n  zcat shop.sql.gz | relevo dump translate - --schema shop > shop.pg.sql"

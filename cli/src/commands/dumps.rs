@@ -28,7 +28,7 @@ const OUT_BUFFER_BYTES: usize = 256 * 1024;
 /// Runs it.
 pub async fn dump(command: DumpCommand, out: Output) -> Result<(), Failure> {
     match command {
-        DumpCommand::Import(args) => import(args, out).await,
+        DumpCommand::Import(args) => import(*args, out).await,
         DumpCommand::Translate(args) => translate(args, out).await,
         DumpCommand::Inspect(args) => dump_inspect::inspect(args, out).await,
         DumpCommand::Quarantine(command) => dump_quarantine::run(command, out).await,

@@ -129,7 +129,7 @@ impl Sorter<'_> {
                 column => format!("column {column}: {}", error.reason),
             };
             self.allowance.take(|| row_error(error, place))?;
-            aside.push(self.row(encoder.row_values(rows, start), reason, place(start)));
+            aside.push(self.row(&encoder.row_values(rows, start), &reason, place(start)));
         }
         for (line, reason) in self.copy_lines(text).await? {
             let text = line_of(text, line);
@@ -139,7 +139,7 @@ impl Sorter<'_> {
             stats.rows -= 1;
             stats.bytes_out -= text.len() as u64 + 1;
             let at = sorted.starts.get(line).copied().unwrap_or_default();
-            aside.push(self.row(encoder.line_values(text), reason, place(at)));
+            aside.push(self.row(&encoder.line_values(text), &reason, place(at)));
         }
         Ok((stats, aside))
     }
@@ -150,8 +150,8 @@ impl Sorter<'_> {
 
     fn row(
         &self,
-        values: RowValues,
-        reason: String,
+        values: &RowValues,
+        reason: &str,
         (offset, line): (u64, Option<u64>),
     ) -> AsideRow {
         let is_key = |name: &str| {

@@ -294,7 +294,8 @@ async fn forget_unconfigured(queue: &Queue, settings: &Settings) -> Result<(), R
     let names: Vec<String> = channels(settings).into_iter().map(|channel| channel.name).collect();
     let has_heartbeat = settings.backup.values().any(|source| source.heartbeat_url.is_some());
     let of_channels = alerts::open_of(pool, Rule::Channel).await?.into_iter().filter(|alert| {
-        !names.contains(&alert.subject) && !(has_heartbeat && alert.subject == HEARTBEAT)
+        let is_heartbeat = has_heartbeat && alert.subject == HEARTBEAT;
+        !is_heartbeat && !names.contains(&alert.subject)
     });
     let of_sources = alerts::open_of(pool, Rule::Failed).await?.into_iter().filter(|alert| {
         let source = alert.subject.split_once('/').filter(|(pipeline, _)| *pipeline == PIPELINE);

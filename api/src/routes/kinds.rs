@@ -30,17 +30,17 @@ async fn list(_: Caller<Read>, State(app): State<App>) -> Result<Response, ApiEr
     let book = app.kinds.book().await?;
     let built_in = JobKind::ALL
         .into_iter()
-        .map(|kind| view(&KindSpec::of_built_in(kind), payload_schema(kind), None));
+        .map(|kind| view(&KindSpec::of_built_in(kind), &payload_schema(kind), None));
     let own = book.own().map(|published| {
         let spec = &published.spec;
         let schema = serde_json::from_str(&spec.payload_schema).unwrap_or_else(|_| json!({}));
-        view(spec, schema, Some(published.seen_at))
+        view(spec, &schema, Some(published.seen_at))
     });
     let kinds: Vec<Value> = built_in.chain(own).collect();
     Ok(Json(json!({"kinds": kinds})).into_response())
 }
 
-fn view(spec: &KindSpec, schema: Value, seen_at: Option<DateTime<Utc>>) -> Value {
+fn view(spec: &KindSpec, schema: &Value, seen_at: Option<DateTime<Utc>>) -> Value {
     json!({
         "kind": spec.name,
         "summary": spec.summary,

@@ -216,12 +216,15 @@ pub fn check_schema(schema: &str) -> Result<(), String> {
     validator(schema).map(drop)
 }
 
+/// A book, and when it was asked for.
+type Looked = (Instant, Arc<KindBook>);
+
 /// The kinds, for a process that is asked often: looks into the database every few seconds at most,
 /// unless it is asked for a kind that it has not seen. Clones share what was found.
 #[derive(Debug, Clone)]
 pub struct Kinds {
     pool: PgPool,
-    cached: Arc<Mutex<Option<(Instant, Arc<KindBook>)>>>,
+    cached: Arc<Mutex<Option<Looked>>>,
 }
 
 impl Kinds {
@@ -255,7 +258,7 @@ impl Kinds {
         self.book_within(LOOKED_AGAIN).await
     }
 
-    fn cached(&self) -> Option<(Instant, Arc<KindBook>)> {
+    fn cached(&self) -> Option<Looked> {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -3,8 +3,7 @@
 mod rounds;
 
 use relevo_runs::backup_requests::{
-    self, AskMode, BackupRequest, CloseAs, RequestState, answered_in, close_in, issue_token_in,
-    open_in,
+    self, AskMode, BackupRequest, RequestState, answered_in, issue_token_in, open_in,
 };
 use relevo_runs::{NewRun, RunId};
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use relevo_runs::backup_requests::{
 };
 use serde_json::json;
 
-use super::super::server::{GATEWAY, Server, answer};
+use super::super::server::{GATEWAY, Server};
 use super::{Asked, accepted, ask, completed, deliver, path, request};
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use relevo_runs::api_keys::Scope;
 use relevo_runs::audit::Actor;
 use relevo_runs::dead_letters::{self, EditError, Edited};
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::enqueue::refuse_payload;
 use super::jobs::{JobParams, filters, retry_answers, retry_in};
@@ -144,7 +144,10 @@ pub(crate) async fn edit_dead(
         retry_in(app, &mut audited, id).await?;
     }
     let after = json!({"payload": payload, "retry": retry});
-    let before = json!({"payload": before.payload});
+    // SQL may enqueue numbers that are too large for this parser: those are shown as text.
+    let before =
+        serde_json::to_value(&before.payload).unwrap_or_else(|_| Value::from(before.payload.get()));
+    let before = json!({"payload": before});
     audited.commit("dead_letter.edit", &id.to_string(), Some(before), Some(after)).await?;
     app.queue.job(id).await?.ok_or_else(|| dead_letter_not_found(id))
 }

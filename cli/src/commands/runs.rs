@@ -14,7 +14,7 @@ use crate::commands::handover;
 use crate::control::ControlPlane;
 use crate::failure::{Advise as _, Exit, Failure, OrFail as _};
 use crate::output::{Output, clean, compact, moment, moment_or_none, record, table, write_out};
-use crate::{certificate, shutdown, watch};
+use crate::{certificate, embedded, shutdown, watch};
 
 /// Lines of a log read at a time.
 const LOG_PAGE: u32 = 500;
@@ -41,8 +41,9 @@ async fn rollback(control: &ControlPlane, id: RunId, out: Output) -> Result<(), 
     // Interrupted, it lets go of the target's tables before it ends.
     let stop = shutdown::on_signal()?;
     let by = actor();
-    let outcome =
-        relevo_rollback::roll_back(&control.pool, &control.settings, id, &by, &stop).await;
+    let mut settings = control.settings.clone();
+    embedded::find_targets(&mut settings).await?;
+    let outcome = relevo_rollback::roll_back(&control.pool, &settings, id, &by, &stop).await;
     let (exit, advice) = match &outcome {
         Ok(_) => (Exit::Failed, None),
         Err(RollbackError::NotFound(id)) => return Err(no_run(*id)),

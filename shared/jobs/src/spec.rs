@@ -11,6 +11,8 @@ use crate::{JobKind, Policy};
 const NAME_LENGTH_MAX: usize = 100;
 /// The most characters of a summary.
 const SUMMARY_LENGTH_MAX: usize = 500;
+/// What a claim looks for one by one.
+const PAYLOAD_VERSION_MAX: i16 = 100;
 /// The most bytes of a schema.
 const SCHEMA_SIZE_BYTES_MAX: usize = 64 * 1024;
 /// The longest timeout or backoff.
@@ -160,8 +162,11 @@ impl KindSpec {
         if !(1..=NAME_LENGTH_MAX).contains(&self.queue.chars().count()) {
             return refuse(format!("its queue's name has 1 to {NAME_LENGTH_MAX} characters"));
         }
-        if self.payload_version < 1 || self.max_attempts < 1 || self.max_deaths < 1 {
-            return refuse("its version, attempts and deaths start at 1".to_owned());
+        if !(1..=PAYLOAD_VERSION_MAX).contains(&self.payload_version) {
+            return refuse(format!("its version is from 1 to {PAYLOAD_VERSION_MAX}"));
+        }
+        if self.max_attempts < 1 || self.max_deaths < 1 {
+            return refuse("its attempts and deaths start at 1".to_owned());
         }
         let times = [self.backoff_base, self.backoff_cap, self.timeout];
         if times
@@ -243,7 +248,8 @@ mod tests {
             (KindSpec { name: "1st".to_owned(), ..good.clone() }, "a letter"),
             (KindSpec { payload_schema: "{".to_owned(), ..good.clone() }, "no JSON"),
             (KindSpec { payload_schema: "{}".to_owned(), ..good.clone() }, "object"),
-            (KindSpec { payload_version: 0, ..good.clone() }, "start at 1"),
+            (KindSpec { payload_version: 0, ..good.clone() }, "from 1 to 100"),
+            (KindSpec { payload_version: 101, ..good.clone() }, "from 1 to 100"),
             (KindSpec { timeout: Duration::ZERO, ..good.clone() }, "nothing"),
             (KindSpec { queue: String::new(), ..good }, "queue"),
         ];

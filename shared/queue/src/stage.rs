@@ -9,18 +9,22 @@ const ROWS_MAX: i64 = 5_000;
 /// Statements per pass: the rest waits for the next pass, so that a pass is never long.
 const STATEMENTS_MAX: usize = 20;
 
-/// From queue to queue, each in the order of its index; the subquery that locks is evaluated row by
-/// row, so that the outer limit bounds what is locked. The literal limits keep the plan on the
-/// index of due jobs.
+/// From queue to queue, the one whose job is due longest first, each in the order of its index; the
+/// subquery that locks is evaluated row by row, so that the outer limit bounds what is locked. The
+/// literal limits keep the plan on the index of due jobs.
 pub(crate) const STAGE: &str = "-- stage_jobs
-    WITH RECURSIVE queues AS (
-        (SELECT queue FROM relevo.job WHERE state IN ('scheduled', 'retryable')
-         ORDER BY queue LIMIT 1)
+    WITH RECURSIVE heads AS (
+        (SELECT queue, run_at FROM relevo.job WHERE state IN ('scheduled', 'retryable')
+         ORDER BY queue, run_at LIMIT 1)
         UNION ALL
-        SELECT (SELECT j.queue FROM relevo.job AS j
-                WHERE j.state IN ('scheduled', 'retryable') AND j.queue > queues.queue
-                ORDER BY j.queue LIMIT 1)
-        FROM queues WHERE queues.queue IS NOT NULL
+        SELECT head.queue, head.run_at
+        FROM heads CROSS JOIN LATERAL (
+            SELECT j.queue, j.run_at FROM relevo.job AS j
+            WHERE j.state IN ('scheduled', 'retryable') AND j.queue > heads.queue
+            ORDER BY j.queue, j.run_at LIMIT 1
+        ) AS head
+    ), queues AS MATERIALIZED (
+        SELECT queue FROM heads WHERE run_at <= now() ORDER BY run_at
     ), due AS MATERIALIZED (
         SELECT j.id FROM queues CROSS JOIN LATERAL (
             SELECT j.id FROM relevo.job AS j

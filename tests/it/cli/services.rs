@@ -345,6 +345,29 @@ async fn up_without_a_database_brings_its_own_and_a_worker_finds_it() {
     relevo.refuses(&["job", "list"], 4, &["relevo up"]).await;
 }
 
+/// The whole circle on Relevo's own server, whose databases have no address until it runs.
+#[tokio::test]
+async fn a_backup_goes_into_the_embedded_server_and_is_rolled_back_there() {
+    let data = DataDir::new();
+    let relevo = Relevo::new().env("RELEVO_DATA_DIR", data.path().to_str().unwrap());
+    let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/data/shop.sql.gz");
+    relevo.file(
+        "relevo.toml",
+        format!("[backup.shop]\nkind = \"file\"\npath = \"{dump}\"\nsettle_seconds = 1\n"),
+    );
+    let port = free_port();
+    let up = start(&relevo, &["up", "--listen", &format!("127.0.0.1:{port}")], &[]);
+    ready(&up, port).await;
+    for _ in 0..2 {
+        relevo.ok(&["backup", "run", "--source", "shop", "--wait"]).await;
+    }
+    let newest = relevo.json(&["run", "list"]).await[0]["id"].to_string();
+    let done = relevo.ok(&["run", "rollback", &newest]).await;
+    assert!(done.contains("articulo"), "{done}");
+    up.terminate();
+    assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
+}
+
 #[tokio::test]
 async fn a_worker_takes_up_another_concurrency_unless_a_flag_said_it() {
     let database = TestDatabase::new().await;

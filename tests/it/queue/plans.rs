@@ -8,7 +8,7 @@ use relevo_tests::wait_for;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::support::{Fixture, KIND, config, job};
+use super::support::{Fixture, KIND, PATIENCE, config, job};
 
 /// Pages a statement may read: a few descents of indexes, and the rows of a claim.
 const PAGES_MAX: i64 = 900;
@@ -190,6 +190,44 @@ async fn priority_goes_before_kind_and_no_kind_starves_another() {
     worker.stop().await;
     let expected: Vec<_> = [5, 1, 4, 2, 3, 0].into_iter().map(|at: usize| ids[at]).collect();
     assert_eq!(*order.lock().unwrap(), expected);
+}
+
+/// The last kind in turn has low ones too, which must not fill the claim before another's better
+/// ones.
+#[tokio::test]
+async fn what_is_left_of_a_claim_goes_by_priority_too() {
+    let fixture = Fixture::new().await;
+    let jobs = [(KIND, 10), (KIND, 3), ("second", 5), ("second", 1)]
+        .map(|(kind, priority)| NewJob::new(kind, &1).unwrap().priority(priority));
+    let ids: Vec<_> =
+        fixture.queue.enqueue_many(&jobs).await.unwrap().into_iter().map(|e| e.id).collect();
+    let started = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let mut settings = config();
+    settings.kinds = kinds();
+    settings.concurrency = 3;
+    settings.prefetch_max = 0;
+    let worker = fixture.worker(settings, {
+        let (started, gate) = (started.clone(), gate.clone());
+        move |job| {
+            started.lock().unwrap().push(job.id);
+            let gate = gate.clone();
+            async move {
+                let _ = gate.acquire().await;
+                Ok(())
+            }
+        }
+    });
+    let mut first = wait_for("the first claim to run", PATIENCE, async || {
+        let started = started.lock().unwrap();
+        (started.len() == 3).then(|| started.clone())
+    })
+    .await;
+    first.sort_unstable();
+    assert_eq!(first, [ids[0], ids[1], ids[2]]);
+    gate.add_permits(4);
+    fixture.settles().await;
+    worker.stop().await;
 }
 
 #[tokio::test]

@@ -162,8 +162,8 @@ fn literal(text: &str) -> String {
 /// be: no claim happens for a session that was declared dead, nor from a paused queue.
 ///
 /// Kinds take turns by their best job, highest priority and then earliest first: each is taken from
-/// down to the best priority of the one after it, and only when that did not fill the claim, what
-/// is left of each. The subquery that locks is evaluated row by row, so that nothing is locked that
+/// down to the best priority of the one after it, the last one of its best priority, and only when
+/// that did not fill the claim, what is left of each. The subquery that locks is evaluated row by row, so that nothing is locked that
 /// is not taken; a kind whose best jobs are being claimed by somebody else yields those after them.
 fn claim_sql(known: &str, size: usize) -> String {
     format!(
@@ -175,7 +175,7 @@ fn claim_sql(known: &str, size: usize) -> String {
             FOR KEY SHARE OF s
         ), best AS MATERIALIZED (
             SELECT k.kind, k.version, b.priority, b.run_at,
-                   lead(b.priority, 1, '-32768') OVER turns AS next_priority
+                   lead(b.priority, 1, b.priority) OVER turns AS next_priority
             FROM mine CROSS JOIN (VALUES {known}) AS k(kind, version)
                  CROSS JOIN LATERAL (
                      SELECT j.priority, j.run_at FROM relevo.job AS j

@@ -16,7 +16,7 @@ use crate::identity::ImportId;
 use crate::ledger;
 
 /// A reason longer than this is cut: the server repeats values in it.
-const REASON_MAX_CHARS: usize = 500;
+pub(crate) const REASON_MAX_CHARS: usize = 500;
 
 /// How many rows of an import may be set aside, and how many are.
 #[derive(Debug)]

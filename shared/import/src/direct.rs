@@ -50,7 +50,9 @@ pub async fn import_file(
 
     let direct = Direct { pool: &pool, id: &id, fence, import: &import, options: &options };
     let outcome = direct.run(input, &progress).await;
+    // What another program has taken over or ended is its own to clear up.
     if let Err(error) = &outcome
+        && !matches!(error, ImportError::Fenced { .. } | ImportError::Ended { .. })
         && !(source.is_some() && error.is_cut_off())
         && let Err(left) = steps::abandon(&pool, &id, &error.chain()).await
     {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::types::JsonValue;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 
+use crate::aside::REASON_MAX_CHARS;
 use crate::error::ImportError;
 use crate::ledger;
 
@@ -152,9 +153,10 @@ pub async fn discard(pool: &PgPool, id: i64) -> Result<(), ImportError> {
 /// [`ImportError::NotQuarantined`] when it does not wait, [`ImportError::TableReplaced`] when the
 /// table is not that of the row's import any more, else the server's refusal.
 pub async fn retry(pool: &PgPool, id: i64) -> Result<(), ImportError> {
-    let row = get(pool, id).await?;
+    let mut row = get(pool, id).await?;
     let mut tx = begin(pool).await?;
-    end(&mut tx, id, "loaded").await?;
+    // Locked now: what is loaded is what the last edit left.
+    row.data = end(&mut tx, id, "loaded").await?;
     match insert(&mut tx, &row).await {
         Ok(()) => tx
             .commit()
@@ -179,21 +181,19 @@ async fn end(
     tx: &mut Transaction<'static, Postgres>,
     id: i64,
     state: &str,
-) -> Result<(), ImportError> {
-    let ended = sqlx::query(
+) -> Result<JsonValue, ImportError> {
+    sqlx::query_scalar(
         "-- end_refused_row
          UPDATE relevo_ledger.quarantine SET state = $2, ended_at = clock_timestamp()
-         WHERE id = $1 AND state = 'waiting'",
+         WHERE id = $1 AND state = 'waiting'
+         RETURNING data",
     )
     .bind(id)
     .bind(state)
-    .execute(&mut **tx)
+    .fetch_optional(&mut **tx)
     .await
-    .map_err(|source| ImportError::database("ending a row set aside", source))?;
-    match ended.rows_affected() {
-        1 => Ok(()),
-        _ => Err(ImportError::NotQuarantined { row: id }),
-    }
+    .map_err(|source| ImportError::database("ending a row set aside", source))?
+    .ok_or(ImportError::NotQuarantined { row: id })
 }
 
 async fn insert(
@@ -270,7 +270,7 @@ async fn note_reason(pool: &PgPool, id: i64, error: &ImportError) -> Result<(), 
          UPDATE relevo_ledger.quarantine SET reason = $2 WHERE id = $1 AND state = 'waiting'",
     )
     .bind(id)
-    .bind(error.chain())
+    .bind(error.chain().chars().take(REASON_MAX_CHARS).collect::<String>())
     .execute(pool)
     .await
     .map(|_| ())

@@ -47,7 +47,9 @@ pub fn source_of(file: &mut File) -> io::Result<Option<String>> {
     file.seek(SeekFrom::Start(0))?;
     let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let nanos = modified.map(|since| since.as_nanos()).unwrap_or_default();
-    Ok(Some(format!("{} bytes, {nanos}, {:08x}", metadata.len(), crc.sum())))
+    // Another version may translate a value another way, and one table must not hold both.
+    let version = env!("CARGO_PKG_VERSION");
+    Ok(Some(format!("{} bytes, {nanos}, {:08x}, relevo {version}", metadata.len(), crc.sum())))
 }
 
 /// The import that goes on where one was cut off, else a new one.

@@ -244,7 +244,7 @@ mod tests {
     fn what_no_kind_can_be_is_refused_with_the_reason() {
         assert!(KindSpec::of::<Taken>().unwrap_err().to_string().contains("Relevo's own"));
         let good = KindSpec::of::<Good>().unwrap();
-        let cases: [(KindSpec, &str); 6] = [
+        let cases: [(KindSpec, &str); 7] = [
             (KindSpec { name: "1st".to_owned(), ..good.clone() }, "a letter"),
             (KindSpec { payload_schema: "{".to_owned(), ..good.clone() }, "no JSON"),
             (KindSpec { payload_schema: "{}".to_owned(), ..good.clone() }, "object"),

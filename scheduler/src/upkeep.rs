@@ -17,6 +17,9 @@ use crate::{SchedulerDeps, schedule};
 /// How long one staging or rescue may take before it is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Connections of a pool that can spare one for the looks.
+const KEEPS_ONE_OF: u32 = 5;
+
 /// How often old things are deleted and partitions made ahead.
 const PRUNE_PAUSE: Duration = Duration::from_secs(120);
 
@@ -41,9 +44,22 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
     let mut look = Step::new("look", STEP_TIMEOUT);
     let mut stage = Step::new("stage", STEP_TIMEOUT);
     let mut rescue = Step::new("rescue", STEP_TIMEOUT);
+    // Kept from look to look while it works: a pool asks each connection that comes back, which
+    // would double what an idle leader asks.
+    let mut kept = None;
     while !over.is_cancelled() {
         let pause = Duration::from_millis(deps.settings.now().scheduler.upkeep_interval_ms);
-        let due = look.run(&deps.metrics, &over, deps.queue.upkeep_due()).await;
+        let looking = async {
+            let connection = match &mut kept {
+                Some(connection) => connection,
+                none => none.insert(deps.pool.acquire().await?),
+            };
+            deps.queue.upkeep_due_on(connection).await
+        };
+        let due = look.run(&deps.metrics, &over, looking).await;
+        if due.is_none() || deps.pool.options().get_max_connections() < KEEPS_ONE_OF {
+            kept = None;
+        }
         if due.is_some_and(|due| due.rescue) {
             let rescued = rescue.run(&deps.metrics, &over, deps.queue.rescue()).await;
             report(&deps.metrics, &rescued.unwrap_or_default());

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::Row as _;
+use sqlx::{PgConnection, Row as _};
 
-use crate::{Queue, QueueError};
+use crate::QueueError;
 
 /// The first due job of each queue is looked up in the order of the index, from queue to queue, so
 /// that the answer costs the same however many jobs wait. A session counts as dead by the same rule
@@ -36,8 +36,8 @@ pub struct UpkeepDue {
     pub rescue: bool,
 }
 
-pub(crate) async fn upkeep_due(queue: &Queue) -> Result<UpkeepDue, QueueError> {
-    let row = sqlx::query(UPKEEP_DUE).fetch_one(queue.pool()).await?;
+pub(crate) async fn upkeep_due(connection: &mut PgConnection) -> Result<UpkeepDue, QueueError> {
+    let row = sqlx::query(UPKEEP_DUE).fetch_one(connection).await?;
     let seconds: Option<f64> = row.try_get("stage_in_seconds")?;
     // Centuries ahead is never, as far as upkeep goes.
     let stage_in = seconds

@@ -380,8 +380,11 @@ impl Queue {
     ///
     /// # Errors
     /// Database errors.
-    pub async fn upkeep_due(&self) -> Result<UpkeepDue, QueueError> {
-        due::upkeep_due(self).await
+    pub async fn upkeep_due_on(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<UpkeepDue, QueueError> {
+        due::upkeep_due(connection).await
     }
 
     /// Upkeep: moves due scheduled and retryable jobs to available; says how many.

@@ -143,7 +143,8 @@ async fn a_running_job_without_a_session_is_rescued() {
     fixture.queue.cancel(unwanted, "by hand").await.unwrap();
     assert_eq!(fixture.queue.rescue().await.unwrap(), relevo_queue::Rescued::default());
     fixture.queue.prune(KEEP).await.unwrap();
-    assert!(fixture.queue.upkeep_due().await.unwrap().rescue);
+    let mut connection = fixture.database.pool().acquire().await.unwrap();
+    assert!(fixture.queue.upkeep_due_on(&mut connection).await.unwrap().rescue);
     let rescued = fixture.queue.rescue().await.unwrap();
     assert_eq!((rescued.jobs, rescued.cancelled), (1, 1));
     let view = fixture.view(id).await;

@@ -52,7 +52,7 @@ async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
 
 /// What each queue holds; those of the built-in kinds are there at zero, too.
 fn read_queues(deps: &SchedulerDeps, queues: &[QueueStats]) {
-    const STATES: [&str; 4] = ["scheduled", "available", "running", "retryable"];
+    const STATES: [&str; 5] = ["scheduled", "waiting", "available", "running", "retryable"];
     let leader = &deps.metrics.leader;
     // A queue that is empty and gone from the database must not keep its last figures.
     leader.queue_jobs.reset();
@@ -70,7 +70,8 @@ fn read_queues(deps: &SchedulerDeps, queues: &[QueueStats]) {
     }
     for queue in queues {
         let name = queue.queue.as_str();
-        let counts = [queue.scheduled, queue.available, queue.running, queue.retryable];
+        let counts =
+            [queue.scheduled, queue.waiting, queue.available, queue.running, queue.retryable];
         for (state, jobs) in STATES.into_iter().zip(counts) {
             leader.queue_jobs.with_label_values(&[name, state]).set(whole(jobs));
         }

@@ -65,12 +65,12 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
             report(&deps.metrics, &rescued.unwrap_or_default());
         }
         let stage_in = due.and_then(|due| due.stage_in);
-        if stage_in.is_some_and(|wait| wait.is_zero()) {
+        if stage_in.is_some_and(|wait| wait.is_zero()) || due.is_some_and(|due| due.admit) {
             stage.run(&deps.metrics, &over, deps.queue.stage()).await;
         }
         // With nothing to do the next look may wait twice as long, unless a job is due before.
         let wait = match due {
-            Some(due) if !due.rescue => stage_in.unwrap_or(IDLE_MAX).clamp(pause, pause * 2),
+            Some(due) if !due.rescue && !due.admit => stage_in.unwrap_or(IDLE_MAX).clamp(pause, pause * 2),
             _ => pause,
         };
         tokio::select! {

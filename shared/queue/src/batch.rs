@@ -12,7 +12,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row as _};
 
 use crate::enqueue;
-use crate::{BatchId, FailedMemberPolicy, JobId, NewJob, QueueError};
+use crate::sql::entry_state;
+use crate::{BatchId, FailedMemberPolicy, JobId, NewJob, OnDead, QueueError};
 
 const OPEN: &str = "-- open_batch
     INSERT INTO relevo.batch (policy, completion, run_id)
@@ -45,7 +46,8 @@ const SETTLE: &str = "-- settle_batches
     RETURNING b.id, b.state = 'sealed' AND b.pending = 0 AS is_done";
 
 /// The row lock on the batch makes this happen once: whoever comes second finds it completed.
-const COMPLETE: &str = "-- complete_batches
+const COMPLETE: &str = concat!(
+    "-- complete_batches
     WITH done AS (
         UPDATE relevo.batch
         SET state = 'completed', completed_at = now(),
@@ -54,19 +56,24 @@ const COMPLETE: &str = "-- complete_batches
         RETURNING completion_job_id, completion
     )
     INSERT INTO relevo.job (id, kind, payload, payload_version, queue, priority, max_attempts,
-                            max_deaths, run_id, traceparent, run_at, state)
+                            max_deaths, run_id, traceparent, ordering_key, on_dead, limit_key, run_at,
+                            state)
     SELECT done.completion_job_id, c.kind, done.completion -> 'payload', c.payload_version,
-           c.queue, c.priority, c.max_attempts, c.max_deaths, c.run_id, c.traceparent, d.due,
-           CASE WHEN d.due > now() THEN 'scheduled' ELSE 'available' END::relevo.job_state
+           c.queue, c.priority, c.max_attempts, c.max_deaths, c.run_id, c.traceparent,
+           c.ordering_key, c.on_dead::relevo.order_on_dead, c.limit_key, d.due, ",
+    entry_state!("c.", "d.due"),
+    "
     FROM done
          CROSS JOIN LATERAL jsonb_to_record(done.completion)
              AS c(kind text, payload_version smallint, queue text, priority smallint,
                   max_attempts integer, max_deaths smallint, run_id bigint, traceparent text,
-                  run_at timestamptz, delay_seconds float8)
+                  run_at timestamptz, delay_seconds float8, ordering_key text, on_dead text,
+                  limit_key text)
          CROSS JOIN LATERAL (
              SELECT greatest(c.run_at, now()) + make_interval(secs => c.delay_seconds) AS due
          ) AS d
-    RETURNING queue";
+    RETURNING queue"
+);
 
 const REVIVE: &str = "-- revive_batch_member
     UPDATE relevo.batch
@@ -100,6 +107,9 @@ struct Completion<'a> {
     traceparent: Option<&'a str>,
     run_at: Option<chrono::DateTime<chrono::Utc>>,
     delay_seconds: f64,
+    ordering_key: Option<&'a str>,
+    on_dead: Option<OnDead>,
+    limit_key: Option<&'a str>,
 }
 
 /// Members of one batch that ended in one transaction.
@@ -137,6 +147,9 @@ pub(crate) async fn open(
         traceparent: completion.traceparent.as_deref(),
         run_at: completion.run_at,
         delay_seconds: completion.delay.unwrap_or_default().as_secs_f64(),
+        ordering_key: completion.ordering.as_ref().map(|order| order.key.as_str()),
+        on_dead: completion.ordering.as_ref().map(|order| order.on_dead),
+        limit_key: completion.limit_key.as_deref(),
     };
     Ok(sqlx::query_scalar(OPEN)
         .bind(policy.as_str())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{Acquire as _, PgConnection, Row as _};
 
+use crate::admit::{self, Keys};
 use crate::batch::{self, Ended};
 use crate::queue::CancelOutcome;
 use crate::sql::{CHANNEL_CONTROL, history_columns, storable};
@@ -11,7 +12,7 @@ use crate::view::JobState;
 use crate::{BatchId, JobId, QueueError};
 
 const LOCK_JOB: &str = "-- lock_job
-    SELECT state::text AS state FROM relevo.job WHERE id = $1 FOR UPDATE";
+    SELECT state::text AS state, ordering_key, limit_key FROM relevo.job WHERE id = $1 FOR UPDATE";
 
 const REQUEST: &str = "-- request_cancel
     UPDATE relevo.job
@@ -34,18 +35,19 @@ const FIND_ENDED: &str = "-- find_ended_state
     SELECT state::text AS state FROM relevo.job_history WHERE id = $1
     UNION ALL SELECT 'dead' FROM relevo.dead_letter WHERE id = $1";
 
-/// In a transaction of its own, or as a part of the caller's.
+/// In a transaction of its own, or as a part of the caller's; with the keys to admit at after it.
 pub(crate) async fn cancel(
     connection: &mut PgConnection,
     id: JobId,
     reason: &str,
-) -> Result<CancelOutcome, QueueError> {
+) -> Result<(CancelOutcome, Keys), QueueError> {
     let reason = storable(reason);
     let mut transaction = connection.begin().await?;
+    let mut keys = Keys::default();
     let outcome = match lock(&mut transaction, id).await? {
         Found::Nowhere => CancelOutcome::NotFound,
         Found::Ended(state) => CancelOutcome::AlreadyEnded(state),
-        Found::Locked(JobState::Running) => {
+        Found::Locked(JobState::Running, _) => {
             let row =
                 sqlx::query(REQUEST).bind(id).bind(&reason).fetch_one(&mut *transaction).await?;
             let session: i64 = row.try_get("session_id")?;
@@ -56,7 +58,8 @@ pub(crate) async fn cancel(
                 .await?;
             CancelOutcome::Requested
         }
-        Found::Locked(_) => {
+        Found::Locked(_, freed) => {
+            keys = freed;
             let batch: Option<BatchId> = sqlx::query_scalar(CANCEL)
                 .bind(id)
                 .bind(&reason)
@@ -70,13 +73,13 @@ pub(crate) async fn cancel(
         }
     };
     transaction.commit().await?;
-    Ok(outcome)
+    Ok((outcome, keys))
 }
 
 /// Where a job is.
 pub(crate) enum Found {
-    /// Unfinished, and locked.
-    Locked(JobState),
+    /// Unfinished, and locked; with its keys.
+    Locked(JobState, Keys),
     /// In the history or the dead letters.
     Ended(JobState),
     /// There is none.
@@ -88,10 +91,9 @@ pub(crate) enum Found {
 pub(crate) async fn lock(connection: &mut PgConnection, id: JobId) -> Result<Found, QueueError> {
     for _ in 0..2 {
         // The lock waits for a claim or finish in flight, so the state is what it will have come to.
-        let state: Option<JobState> =
-            sqlx::query_scalar(LOCK_JOB).bind(id).fetch_optional(&mut *connection).await?;
-        if let Some(state) = state {
-            return Ok(Found::Locked(state));
+        let row = sqlx::query(LOCK_JOB).bind(id).fetch_optional(&mut *connection).await?;
+        if let Some(row) = row {
+            return Ok(Found::Locked(row.try_get("state")?, admit::keys_of(&row)?));
         }
         if let Some(state) = ended_state(connection, id).await? {
             return Ok(Found::Ended(state));

@@ -4,16 +4,29 @@ use sqlx::{Acquire as _, PgConnection};
 
 use crate::{NewJob, QueueError, enqueue};
 
+/// By the index of what takes up room under a limit, which is as small as the limits.
+const STAND_BACK: &str = "-- stand_back
+    UPDATE relevo.job SET state = 'waiting'
+    WHERE id = ANY (ARRAY (
+        SELECT id FROM relevo.job
+        WHERE limit_key IS NOT NULL AND state IN ('available', 'running') AND state = 'available'
+          AND queue = $1
+        FOR UPDATE SKIP LOCKED))";
+
 pub(crate) async fn pause(connection: &mut PgConnection, name: &str) -> Result<bool, QueueError> {
     NewJob::check_queue(name)?;
+    let mut transaction = connection.begin().await?;
     // Claims look at this table themselves, so nobody needs to be told.
     let paused = sqlx::query(
         "-- pause_queue
         INSERT INTO relevo.queue_control (queue) VALUES ($1) ON CONFLICT (queue) DO NOTHING",
     )
     .bind(name)
-    .execute(connection)
+    .execute(&mut *transaction)
     .await?;
+    // What it had admitted makes room for the limit's jobs in other queues.
+    sqlx::query(STAND_BACK).bind(name).execute(&mut *transaction).await?;
+    transaction.commit().await?;
     Ok(paused.rows_affected() > 0)
 }
 

@@ -21,6 +21,8 @@ pub(crate) const UPKEEP_DUE: &str = "-- upkeep_due
         ) AS later
     )
     SELECT extract(epoch FROM (SELECT min(run_at) FROM first) - now())::float8 AS stage_in_seconds,
+           (SELECT j.id FROM relevo.job AS j WHERE j.state = 'waiting'
+            ORDER BY j.queue LIMIT 1) IS NOT NULL AS admit,
            EXISTS (SELECT FROM relevo.session
                    WHERE ended_at IS NOT NULL
                       OR greatest(heartbeat_at, pg_postmaster_start_time())
@@ -32,6 +34,8 @@ pub struct UpkeepDue {
     /// When the next scheduled or retryable job is due, and [`Queue::stage`] has work; zero when
     /// it has already.
     pub stage_in: Option<Duration>,
+    /// Jobs wait to be admitted, and [`Queue::stage`] may have work.
+    pub admit: bool,
     /// Sessions have died or ended: [`Queue::rescue`] has work.
     pub rescue: bool,
 }
@@ -42,5 +46,5 @@ pub(crate) async fn upkeep_due(connection: &mut PgConnection) -> Result<UpkeepDu
     // Centuries ahead is never, as far as upkeep goes.
     let stage_in = seconds
         .map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
-    Ok(UpkeepDue { stage_in, rescue: row.try_get("rescue")? })
+    Ok(UpkeepDue { stage_in, admit: row.try_get("admit")?, rescue: row.try_get("rescue")? })
 }

@@ -11,6 +11,9 @@ pub enum QueueError {
     /// A job that cannot be stored as it is.
     #[error("the job cannot be enqueued: {0}")]
     InvalidJob(String),
+    /// A limit that makes no sense.
+    #[error("the limit cannot be set: {0}")]
+    InvalidLimit(String),
     /// The lease under which a handler acts is no longer its own; whatever it was about to write
     /// must not be written.
     #[error("the lease of job {job} is lost: another worker may be running it")]

@@ -10,6 +10,7 @@
 //! never reset. Every write-back names both and changes nothing when either is stale. Heartbeats
 //! touch the session's row only; rescue looks for dead sessions, by the database's clock.
 
+mod admit;
 mod batch;
 mod cancel;
 mod control;
@@ -19,6 +20,7 @@ mod enqueue;
 mod error;
 mod id;
 mod lease;
+mod limit;
 mod new_job;
 mod notify;
 mod prune;
@@ -29,19 +31,25 @@ mod sql;
 mod stage;
 mod statements;
 mod text_enum;
+mod throughput;
 mod view;
 mod worker;
 
+pub use dead::EditedKey;
 pub use due::UpkeepDue;
 pub use error::QueueError;
 pub use id::{BatchId, JobId, SessionId};
-pub use new_job::{Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, Unique, UniqueScope};
+pub use limit::{Limit, LimitView, Rate};
+pub use new_job::{
+    Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, OnDead, Ordering, Unique, UniqueScope,
+};
 pub use queue::{CancelOutcome, Poisoned, Queue, Rescued, Retention, RetryOutcome};
 pub use statements::{Statement, statements};
+pub use throughput::{Lately, Throughput};
 pub use view::{
     BatchState, BatchView, JobFilter, JobState, JobView, ProgressView, QueueStats, SessionView,
 };
 pub use worker::{
     BoxError, BoxFuture, CancelReason, Claimed, Finished, Handler, Job, JobError, KnownKind,
-    NoObserver, Observer, Outcome, Progress, WorkerConfig, full_jitter, run_worker,
+    Listen, NoObserver, Observer, Outcome, Progress, WorkerConfig, full_jitter, run_worker,
 };

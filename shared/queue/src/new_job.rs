@@ -46,7 +46,35 @@ pub struct NewJob {
     pub run_id: Option<i64>,
     /// W3C trace context of the enqueuer.
     pub traceparent: Option<String>,
+    /// Jobs with the same key run one at a time, in the order in which they were enqueued.
+    pub ordering: Option<Ordering>,
+    /// The limit it is under, 1 to 100 characters, see [`Limit`](crate::Limit).
+    pub limit_key: Option<String>,
 }
+
+/// One job at a time, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordering {
+    /// 1 to 500 characters, global: prefix it with what it is about.
+    pub key: String,
+    /// What this job's death means to those behind it.
+    pub on_dead: OnDead,
+}
+
+/// What a dead letter means to the jobs behind it with the same ordering key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDead {
+    /// They wait until somebody retries or discards it.
+    Block,
+    /// They go on without it.
+    Skip,
+}
+
+text_enum!(OnDead, "policy for a dead job in a line", {
+    Block => "block",
+    Skip => "skip",
+});
 
 /// A key that makes repeated enqueues have one effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +162,8 @@ impl NewJob {
             batch_id: None,
             run_id: None,
             traceparent: None,
+            ordering: None,
+            limit_key: None,
         }
     }
 
@@ -221,6 +251,20 @@ impl NewJob {
         self
     }
 
+    /// After every unfinished job with this key that was enqueued before, and before those after.
+    #[must_use]
+    pub fn ordering_key(mut self, key: impl Into<String>, on_dead: OnDead) -> Self {
+        self.ordering = Some(Ordering { key: key.into(), on_dead });
+        self
+    }
+
+    /// Puts it under a limit.
+    #[must_use]
+    pub fn limit_key(mut self, limit: impl Into<String>) -> Self {
+        self.limit_key = Some(limit.into());
+        self
+    }
+
     /// Refuses a name no queue can have.
     pub(crate) fn check_queue(name: &str) -> Result<(), QueueError> {
         check_name("queue", name)
@@ -261,6 +305,12 @@ impl NewJob {
         if let Some(unique) = &self.unique {
             check_key("unique key", &unique.key)?;
         }
+        if let Some(ordering) = &self.ordering {
+            check_key("ordering key", &ordering.key)?;
+        }
+        if let Some(limit) = &self.limit_key {
+            check_name("limit", limit)?;
+        }
         if self.traceparent.as_ref().is_some_and(|text| text.len() > 200 || text.contains('\0')) {
             return Err(QueueError::InvalidJob("the traceparent is not one".to_owned()));
         }
@@ -268,7 +318,7 @@ impl NewJob {
     }
 }
 
-fn check_name(what: &str, name: &str) -> Result<(), QueueError> {
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), QueueError> {
     // Bytes bound characters from above; counting them is for the rare long name.
     let fits = !name.is_empty()
         && (name.len() <= NAME_LENGTH_MAX || name.chars().count() <= NAME_LENGTH_MAX);

@@ -12,7 +12,7 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use sqlx::{Acquire as _, AssertSqlSafe, PgConnection};
 
 use crate::queue::Retention;
-use crate::{JobId, Queue, QueueError, dead};
+use crate::{JobId, Queue, QueueError, admit, dead, limit};
 
 /// Today and so many days after it have a partition.
 const DAYS_AHEAD: u64 = 7;
@@ -115,11 +115,13 @@ pub(crate) async fn prune(queue: &Queue, keep: Retention) -> Result<u64, QueueEr
             }
         }
     }
-    for _ in 0..STATEMENTS_MAX {
-        let deleted = sqlx::query(PRUNE_KEYS).execute(&mut *connection).await?.rows_affected();
-        gone += deleted;
-        if deleted < ROWS_MAX {
-            break;
+    for statement in [PRUNE_KEYS, limit::PRUNE_USE] {
+        for _ in 0..STATEMENTS_MAX {
+            let deleted = sqlx::query(statement).execute(&mut *connection).await?.rows_affected();
+            gone += deleted;
+            if deleted < ROWS_MAX {
+                break;
+            }
         }
     }
     let adopted = sqlx::query(ADOPT_STRANDED).execute(&mut *connection).await?.rows_affected();
@@ -135,7 +137,10 @@ pub(crate) async fn prune(queue: &Queue, keep: Retention) -> Result<u64, QueueEr
         for id in ids {
             let mut connection = queue.pool().acquire().await?;
             let reason = "discarded: its retention is over";
-            gone += u64::from(dead::discard(&mut connection, id, reason).await?);
+            let discarded = dead::discard(&mut connection, id, reason).await?;
+            drop(connection);
+            gone += u64::from(discarded.is_some());
+            admit::now(queue.pool(), discarded.unwrap_or_default()).await;
         }
     }
     Ok(gone)

@@ -7,12 +7,14 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
 
+use crate::admit::{Admitter, Keys};
 use crate::notify::Notifier;
 use crate::spare::Spare;
 use crate::view::{self, BatchView, JobFilter, JobState, JobView, QueueStats, SessionView};
 use crate::{
-    BatchId, Enqueued, FailedMemberPolicy, JobId, NewJob, QueueError, UpkeepDue, batch, cancel,
-    control, dead, due, enqueue, prune, rescue, stage,
+    BatchId, EditedKey, Enqueued, FailedMemberPolicy, JobId, Lately, Limit, LimitView, NewJob,
+    QueueError, UpkeepDue, admit, batch, cancel, control, dead, due, enqueue, limit, prune, rescue,
+    stage, throughput,
 };
 
 /// The durable queue in one database. Cheap to clone; clones share the throttle of notifications.
@@ -21,6 +23,7 @@ pub struct Queue {
     pool: PgPool,
     pub(crate) notifier: Arc<Notifier>,
     pub(crate) spare: Arc<Spare>,
+    pub(crate) admitter: Arc<Admitter>,
 }
 
 /// What became of a cancel.
@@ -43,7 +46,7 @@ pub enum CancelOutcome {
 pub enum RetryOutcome {
     /// It may be claimed now.
     Retried,
-    /// It needs no retry: it is available, running, completed or cancelled.
+    /// It needs no retry: it is waiting, available, running, completed or cancelled.
     NotRetryable(JobState),
     /// Another job holds its unique key by now.
     UniqueKeyHeld(JobId),
@@ -87,7 +90,7 @@ pub struct Retention {
 impl Queue {
     /// The queue in the database of `pool`, whose control plane must be migrated.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, notifier: Arc::default(), spare: Arc::default() }
+        Self { pool, notifier: Arc::default(), spare: Arc::default(), admitter: Arc::default() }
     }
 
     /// The pool it works through.
@@ -191,7 +194,10 @@ impl Queue {
     /// Database errors.
     pub async fn cancel(&self, id: JobId, reason: &str) -> Result<CancelOutcome, QueueError> {
         let mut connection = self.pool.acquire().await?;
-        cancel::cancel(&mut connection, id, reason).await
+        let (outcome, keys) = cancel::cancel(&mut connection, id, reason).await?;
+        drop(connection);
+        admit::now(&self.pool, keys).await;
+        Ok(outcome)
     }
 
     /// As [`Queue::cancel`], in the caller's transaction.
@@ -204,7 +210,7 @@ impl Queue {
         id: JobId,
         reason: &str,
     ) -> Result<CancelOutcome, QueueError> {
-        cancel::cancel(tx, id, reason).await
+        Ok(cancel::cancel(tx, id, reason).await?.0)
     }
 
     /// Makes a dead, retryable or scheduled job available now. A dead one starts over with its
@@ -214,7 +220,10 @@ impl Queue {
     /// Database errors.
     pub async fn retry(&self, id: JobId) -> Result<RetryOutcome, QueueError> {
         let mut connection = self.pool.acquire().await?;
-        dead::retry(&mut connection, id).await
+        let (outcome, keys) = dead::retry(&mut connection, id).await?;
+        drop(connection);
+        admit::now(&self.pool, keys).await;
+        Ok(outcome)
     }
 
     /// As [`Queue::retry`], in the caller's transaction.
@@ -226,7 +235,7 @@ impl Queue {
         tx: &mut PgConnection,
         id: JobId,
     ) -> Result<RetryOutcome, QueueError> {
-        dead::retry(tx, id).await
+        Ok(dead::retry(tx, id).await?.0)
     }
 
     /// Ends a dead letter as cancelled; false when there is none with this id.
@@ -235,7 +244,11 @@ impl Queue {
     /// Database errors.
     pub async fn discard_dead(&self, id: JobId) -> Result<bool, QueueError> {
         let mut connection = self.pool.acquire().await?;
-        dead::discard(&mut connection, id, "discarded by hand").await
+        let discarded = dead::discard(&mut connection, id, "discarded by hand").await?;
+        drop(connection);
+        let is_discarded = discarded.is_some();
+        admit::now(&self.pool, discarded.unwrap_or_default()).await;
+        Ok(is_discarded)
     }
 
     /// As [`Queue::discard_dead`], in the caller's transaction and for a reason.
@@ -248,7 +261,7 @@ impl Queue {
         id: JobId,
         reason: &str,
     ) -> Result<bool, QueueError> {
-        dead::discard(tx, id, reason).await
+        Ok(dead::discard(tx, id, reason).await?.is_some())
     }
 
     /// How many dead letters match; the filter's states and limit are not looked at.
@@ -311,8 +324,8 @@ impl Queue {
         dead::lock_one(tx, id).await
     }
 
-    /// Gives a dead letter another payload in the caller's transaction; false when there is none
-    /// with this id. Whether the payload fits the kind is the caller's affair.
+    /// Gives a dead letter another payload, and with it another unique key where that follows from
+    /// the payload, in the caller's transaction; false when there is none with this id. Whether the payload fits the kind is the caller's affair.
     ///
     /// # Errors
     /// [`QueueError::InvalidJob`] for what no queue can store; database errors.
@@ -322,8 +335,9 @@ impl Queue {
         id: JobId,
         payload: &RawValue,
         payload_version: i16,
+        key: EditedKey<'_>,
     ) -> Result<bool, QueueError> {
-        dead::edit(tx, id, payload, payload_version).await
+        dead::edit(tx, id, payload, payload_version, key).await
     }
 
     /// What every queue holds, by name. Reads every unfinished job: ask every few seconds, not more.
@@ -332,6 +346,15 @@ impl Queue {
     /// Database errors.
     pub async fn stats(&self) -> Result<Vec<QueueStats>, QueueError> {
         view::stats(&self.pool).await
+    }
+
+    /// What ended within the last `window`, by queue and kind; of a busy queue only the newest
+    /// 100,000 jobs.
+    ///
+    /// # Errors
+    /// Database errors; a window longer than an interval of Postgres can be.
+    pub async fn lately(&self, window: Duration) -> Result<Lately, QueueError> {
+        throughput::lately(&self.pool, window).await
     }
 
     /// Stops claims from a queue; what runs goes on. False when it was paused before.
@@ -368,6 +391,52 @@ impl Queue {
         control::resume(tx, queue).await
     }
 
+    /// Sets a limit, in place of one with the same name, and admits what it has room for. A lower
+    /// one takes nothing back: what is claimable or running goes on.
+    ///
+    /// # Errors
+    /// [`QueueError::InvalidJob`] for its name, [`QueueError::InvalidLimit`]; database errors.
+    pub async fn set_limit(&self, limit: &Limit) -> Result<(), QueueError> {
+        let mut connection = self.pool.acquire().await?;
+        limit::set(&mut connection, limit).await?;
+        drop(connection);
+        admit::now(&self.pool, Keys::limit(&limit.name)).await;
+        Ok(())
+    }
+
+    /// As [`Queue::set_limit`], in the caller's transaction; the next staging admits.
+    ///
+    /// # Errors
+    /// As [`Queue::set_limit`].
+    pub async fn set_limit_in(
+        &self,
+        tx: &mut PgConnection,
+        limit: &Limit,
+    ) -> Result<(), QueueError> {
+        limit::set(tx, limit).await
+    }
+
+    /// Removes a limit in the caller's transaction: from the next staging on nothing holds its jobs
+    /// back. False when there was none.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn remove_limit_in(
+        &self,
+        tx: &mut PgConnection,
+        name: &str,
+    ) -> Result<bool, QueueError> {
+        limit::remove(tx, name).await
+    }
+
+    /// The limits that are set, by name.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn limits(&self) -> Result<Vec<LimitView>, QueueError> {
+        limit::list(&self.pool).await
+    }
+
     /// The living sessions, oldest first.
     ///
     /// # Errors
@@ -387,7 +456,8 @@ impl Queue {
         due::upkeep_due(connection).await
     }
 
-    /// Upkeep: moves due scheduled and retryable jobs to available; says how many.
+    /// Upkeep: moves due scheduled and retryable jobs on, and admits those waiting for which there
+    /// is room; says how many were due.
     ///
     /// # Errors
     /// Database errors.

@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 
 use sqlx::{Acquire as _, PgConnection, Row as _};
 
+use crate::admit::Keys;
 use crate::batch::{self, Ended};
 use crate::queue::{Poisoned, Rescued};
-use crate::sql::{dead_columns, history_columns};
+use crate::sql::{dead_columns, history_columns, ready_state};
 use crate::{BatchId, JobId, Queue, QueueError, SessionId, enqueue};
 
 const JOBS_MAX: usize = 1_000;
@@ -38,19 +39,23 @@ const ENDED_SESSIONS: &str = "-- ended_sessions
 /// Jobs whose handler holds the row in a transaction of its own (see `Job::fence`) are skipped:
 /// when that transaction ends, the next pass sees what became of it.
 pub(crate) const LOCK_ORPHANS: &str = "-- lock_orphaned_jobs
-    SELECT id, session_id, batch_id, queue, kind, cancel_requested_at IS NOT NULL AS is_cancelled,
+    SELECT id, session_id, batch_id, queue, kind, ordering_key, limit_key, cancel_requested_at IS NOT NULL AS is_cancelled,
            deaths + 1 >= max_deaths AS is_last_death, deaths = 0 OR started AS would_count
     FROM relevo.job
     WHERE state = 'running' AND session_id = ANY ($1)
     ORDER BY session_id, id LIMIT 1000 FOR UPDATE SKIP LOCKED";
 
-const GIVE_BACK: &str = "-- rescue_jobs
+const GIVE_BACK: &str = concat!(
+    "-- rescue_jobs
     UPDATE relevo.job AS j
-    SET state = 'available', attempt = greatest(j.attempt - 1, 0),
+    SET state = ",
+    ready_state!("j."),
+    ", attempt = greatest(j.attempt - 1, 0),
         deaths = j.deaths + r.death::integer, session_id = NULL, claimed_at = NULL, claim_no = NULL,
         started = false
     FROM unnest($1::bigint[], $2::boolean[]) AS r(id, death)
-    WHERE j.id = r.id";
+    WHERE j.id = r.id"
+);
 
 /// The last death is counted first, so that what is buried is what the CHECKs want to see.
 const COUNT_DEATH: &str = "-- count_last_death
@@ -91,6 +96,8 @@ struct Orphan {
     batch: Option<BatchId>,
     queue: String,
     kind: String,
+    ordering_key: Option<String>,
+    limit_key: Option<String>,
     is_cancelled: bool,
     is_last_death: bool,
     would_count: bool,
@@ -110,7 +117,7 @@ pub(crate) async fn rescue(queue: &Queue) -> Result<Rescued, QueueError> {
         return Ok(rescued);
     }
     for _ in 0..ROUNDS_MAX {
-        if take_back(&mut connection, &died, &mut rescued).await? < JOBS_MAX {
+        if take_back(queue, &mut connection, &died, &mut rescued).await? < JOBS_MAX {
             break;
         }
     }
@@ -121,6 +128,7 @@ pub(crate) async fn rescue(queue: &Queue) -> Result<Rescued, QueueError> {
 
 /// One round, one transaction; says how many jobs it took.
 async fn take_back(
+    queue: &Queue,
     connection: &mut PgConnection,
     died: &BTreeMap<SessionId, bool>,
     rescued: &mut Rescued,
@@ -139,6 +147,8 @@ async fn take_back(
                 batch: row.try_get("batch_id")?,
                 queue: row.try_get("queue")?,
                 kind: row.try_get("kind")?,
+                ordering_key: row.try_get("ordering_key")?,
+                limit_key: row.try_get("limit_key")?,
                 is_cancelled: row.try_get("is_cancelled")?,
                 is_last_death: row.try_get("is_last_death")?,
                 would_count: row.try_get("would_count")?,
@@ -187,6 +197,11 @@ async fn take_back(
     enqueue::notify(&mut transaction, &queues).await?;
     transaction.commit().await?;
 
+    let mut keys = Keys::default();
+    for orphan in &orphans {
+        keys.add(orphan.ordering_key.as_deref(), orphan.limit_key.as_deref());
+    }
+    queue.admitter.soon(queue.pool(), keys);
     rescued.jobs += back.len() as u64;
     let is_poisoned = |orphan: &Orphan| poisoned.contains(&orphan.id);
     rescued.poisoned.extend(orphans.iter().filter(|orphan| is_poisoned(orphan)).map(|orphan| {

@@ -14,11 +14,43 @@ macro_rules! dead_columns {
     () => {
         "id, lease_epoch, run_at, created_at, session_id, claimed_at, batch_id, run_id, attempt, \
          max_attempts, unique_scope, priority, deaths, max_deaths, payload_version, queue, kind, \
-         payload, unique_key, traceparent"
+         payload, unique_key, traceparent, ordering_key, limit_key, on_dead"
     };
 }
 
-pub(crate) use {dead_columns, history_columns};
+/// The state of a row of `relevo.job` whose time has come: who is under a limit, or has an order and
+/// not the turn, is admitted first. The argument names the row, as in `"j."`.
+macro_rules! ready_state {
+    ($row:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $row,
+            "limit_key IS NOT NULL OR (",
+            $row,
+            "ordering_key IS NOT NULL AND NOT ",
+            $row,
+            "in_turn) THEN 'waiting' ELSE 'available' END::relevo.job_state"
+        )
+    };
+}
+
+/// The state of a job that enters `relevo.job` at the time `$due`: as `ready_state`, for a row that
+/// cannot have the turn yet.
+macro_rules! entry_state {
+    ($row:literal, $due:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $due,
+            " > now() THEN 'scheduled' WHEN ",
+            $row,
+            "limit_key IS NOT NULL OR ",
+            $row,
+            "ordering_key IS NOT NULL THEN 'waiting' ELSE 'available' END::relevo.job_state"
+        )
+    };
+}
+
+pub(crate) use {dead_columns, entry_state, history_columns, ready_state};
 
 /// The channel on which queues with new work are named.
 pub(crate) const CHANNEL_JOB: &str = "relevo_job";

@@ -1,8 +1,10 @@
-//! Staging: scheduled and retryable jobs whose time has come become available.
+//! Staging: scheduled and retryable jobs whose time has come become available, or wait to be
+//! admitted; and who waits is looked at anew.
 
 use sqlx::Row as _;
 
-use crate::{Queue, QueueError};
+use crate::sql::ready_state;
+use crate::{Queue, QueueError, admit};
 
 const ROWS_MAX: i64 = 5_000;
 
@@ -12,7 +14,8 @@ const STATEMENTS_MAX: usize = 20;
 /// From queue to queue, the one whose job is due longest first, each in the order of its index; the
 /// subquery that locks is evaluated row by row, so that the outer limit bounds what is locked. The
 /// literal limits keep the plan on the index of due jobs.
-pub(crate) const STAGE: &str = "-- stage_jobs
+pub(crate) const STAGE: &str = concat!(
+    "-- stage_jobs
     WITH RECURSIVE heads AS (
         (SELECT queue, run_at FROM relevo.job WHERE state IN ('scheduled', 'retryable')
          ORDER BY queue, run_at LIMIT 1)
@@ -34,12 +37,15 @@ pub(crate) const STAGE: &str = "-- stage_jobs
         ) AS j
         LIMIT 5000
     ), staged AS (
-        UPDATE relevo.job SET state = 'available'
+        UPDATE relevo.job SET state = ",
+    ready_state!(""),
+    "
         WHERE id = ANY (ARRAY (SELECT id FROM due)) RETURNING queue
     ), counted AS (
         SELECT queue, count(*) AS jobs FROM staged GROUP BY queue
     )
-    SELECT jobs, pg_notify('relevo_job', queue) FROM counted";
+    SELECT jobs, pg_notify('relevo_job', queue) FROM counted"
+);
 
 pub(crate) async fn stage(queue: &Queue) -> Result<u64, QueueError> {
     let mut staged = 0;
@@ -53,5 +59,6 @@ pub(crate) async fn stage(queue: &Queue) -> Result<u64, QueueError> {
             break;
         }
     }
+    admit::sweep(queue).await?;
     Ok(staged)
 }

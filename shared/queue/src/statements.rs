@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::worker::{self, KnownKind};
-use crate::{due, prune, rescue, stage};
+use crate::{admit, due, prune, rescue, stage};
 
 /// A statement of the hot path.
 #[derive(Debug, Clone)]
@@ -23,12 +23,17 @@ pub struct Statement {
 /// `find_claimed_jobs` (session, number of the claim), `lock_orphaned_jobs` (sessions); the others
 /// have none.
 pub fn statements(kinds: &[KnownKind]) -> Vec<Statement> {
-    let of_worker = |name, sql: Arc<str>| Statement { name, sql, settings: Some(worker::SETTINGS) };
+    let of_worker =
+        |name, sql: Arc<str>| Statement { name, sql, settings: Some(worker::settings()) };
     let of_upkeep = |name, sql: &str| Statement { name, sql: sql.into(), settings: None };
     let mut all = vec![
         of_worker("find_claimed_jobs", worker::VOID_FIND.into()),
         of_upkeep("stage_jobs", stage::STAGE),
         of_upkeep("upkeep_due", due::UPKEEP_DUE),
+        of_upkeep("give_turns", admit::GIVE_TURNS),
+        Statement { name: "admit_jobs", sql: admit::ADMIT.into(), settings: Some(admit::SETTINGS) },
+        of_upkeep("waiting_ordering_keys", admit::WAITING_ORDERS),
+        of_upkeep("waiting_limit_keys", admit::WAITING_LIMITS),
         of_upkeep("lock_orphaned_jobs", rescue::LOCK_ORPHANS),
         of_upkeep("adopt_stranded_jobs", prune::ADOPT_STRANDED),
     ];

@@ -16,7 +16,10 @@ use crate::{BatchId, FailedMemberPolicy, JobId, QueueError, SessionId};
 pub enum JobState {
     /// Waits for its time. Set by enqueue and snooze.
     Scheduled,
-    /// May be claimed. Set by enqueue, staging, rescue, give-back and retry by hand.
+    /// Due, but held back by its ordering key or its limit. Set by enqueue, staging, rescue,
+    /// give-back and retry by hand.
+    Waiting,
+    /// May be claimed. Set by enqueue, staging, admission, rescue, give-back and retry by hand.
     Available,
     /// Leased to a session. Set by claim.
     Running,
@@ -32,6 +35,7 @@ pub enum JobState {
 
 text_enum!(JobState, "job state", {
     Scheduled => "scheduled",
+    Waiting => "waiting",
     Available => "available",
     Running => "running",
     Retryable => "retryable",
@@ -91,6 +95,10 @@ pub struct JobView {
     pub cancel_requested: bool,
     /// Why it was, or is to be, cancelled.
     pub cancel_reason: Option<String>,
+    /// The line it stands in, or stood in when it died.
+    pub ordering_key: Option<String>,
+    /// The limit it is under, or was under when it died.
+    pub limit_key: Option<String>,
     /// What its handler last reported.
     pub progress: Option<ProgressView>,
 }
@@ -148,6 +156,8 @@ impl FromRow<'_, PgRow> for JobView {
             last_error: row.try_get("last_error")?,
             cancel_requested: row.try_get("cancel_requested")?,
             cancel_reason: row.try_get("cancel_reason")?,
+            ordering_key: row.try_get("ordering_key")?,
+            limit_key: row.try_get("limit_key")?,
             progress,
         })
     }
@@ -193,12 +203,19 @@ struct Place {
 }
 
 const HOT: Place = Place {
-    states: &[JobState::Scheduled, JobState::Available, JobState::Running, JobState::Retryable],
+    states: &[
+        JobState::Scheduled,
+        JobState::Waiting,
+        JobState::Available,
+        JobState::Running,
+        JobState::Retryable,
+    ],
     columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, \
               max_attempts, deaths, max_deaths, run_at, created_at, claimed_at, \
               NULL::timestamptz AS finished_at, session_id, lease_epoch, batch_id, run_id, \
               unique_key, traceparent, last_error, \
-              cancel_requested_at IS NOT NULL AS cancel_requested, cancel_reason",
+              cancel_requested_at IS NOT NULL AS cancel_requested, cancel_reason, ordering_key, \
+              limit_key",
     table: "relevo.job",
     has_state: true,
 };
@@ -207,7 +224,8 @@ const HISTORY: Place = Place {
     columns: "id, kind, queue, state::text AS state, priority, payload, payload_version, attempt, \
               max_attempts, deaths, max_deaths, run_at, created_at, claimed_at, finished_at, session_id, \
               lease_epoch, batch_id, run_id, NULL::text AS unique_key, traceparent, last_error, \
-              false AS cancel_requested, cancel_reason",
+              false AS cancel_requested, cancel_reason, NULL::text AS ordering_key, \
+              NULL::text AS limit_key",
     table: "relevo.job_history",
     has_state: true,
 };
@@ -217,7 +235,7 @@ const DEAD: Place = Place {
               payload_version, attempt, max_attempts, deaths, max_deaths, run_at, created_at, \
               claimed_at, died_at AS finished_at, session_id, lease_epoch, batch_id, run_id, \
               unique_key, traceparent, last_error, false AS cancel_requested, \
-              NULL::text AS cancel_reason",
+              NULL::text AS cancel_reason, ordering_key, limit_key",
     table: "relevo.dead_letter",
     has_state: false,
 };
@@ -299,6 +317,8 @@ pub struct QueueStats {
     pub queue: String,
     /// Jobs waiting for their time.
     pub scheduled: i64,
+    /// Jobs held back by an ordering key or a limit.
+    pub waiting: i64,
     /// Jobs that may be claimed.
     pub available: i64,
     /// Jobs leased to sessions.
@@ -318,6 +338,7 @@ pub(crate) async fn stats(pool: &PgPool) -> Result<Vec<QueueStats>, QueueError> 
         WITH unfinished AS (
             SELECT queue,
                    count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
+                   count(*) FILTER (WHERE state = 'waiting') AS waiting,
                    count(*) FILTER (WHERE state = 'available') AS available,
                    count(*) FILTER (WHERE state = 'running') AS running,
                    count(*) FILTER (WHERE state = 'retryable') AS retryable,
@@ -326,7 +347,8 @@ pub(crate) async fn stats(pool: &PgPool) -> Result<Vec<QueueStats>, QueueError> 
         ), dead AS (
             SELECT queue, count(*) AS dead FROM relevo.dead_letter GROUP BY queue
         )
-        SELECT queue, coalesce(u.scheduled, 0) AS scheduled, coalesce(u.available, 0) AS available,
+        SELECT queue, coalesce(u.scheduled, 0) AS scheduled, coalesce(u.waiting, 0) AS waiting,
+               coalesce(u.available, 0) AS available,
                coalesce(u.running, 0) AS running, coalesce(u.retryable, 0) AS retryable,
                coalesce(d.dead, 0) AS dead, u.oldest_available, c.queue IS NOT NULL AS paused
         FROM unfinished u FULL JOIN dead d USING (queue)

@@ -1,5 +1,6 @@
 //! Tests of the queue: real Postgres, real workers, and processes that are really killed.
 
+mod admission;
 mod batches;
 mod cancel;
 mod child;
@@ -9,6 +10,7 @@ mod faults;
 mod fencing;
 mod keys;
 mod plans;
+mod pooled;
 mod progress;
 mod rescue;
 mod scripts;

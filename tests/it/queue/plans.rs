@@ -25,6 +25,9 @@ fn arguments(name: &str) -> &'static str {
         "probe_queues" => "('{}'::text[])",
         "find_claimed_jobs" => "(7::bigint, 1::bigint)",
         "lock_orphaned_jobs" => "('{1,2,3}'::bigint[])",
+        "give_turns" => "('{held,free,absent}'::text[])",
+        "admit_jobs" => "('full')",
+        "waiting_ordering_keys" | "waiting_limit_keys" => "('')",
         _ => "",
     }
 }
@@ -41,6 +44,8 @@ async fn explain(connection: &mut PgConnection, statement: &Statement) -> Value 
         "probe_queues" => "(text[])",
         "find_claimed_jobs" => "(bigint, bigint)",
         "lock_orphaned_jobs" => "(bigint[])",
+        "give_turns" => "(text[])",
+        "admit_jobs" | "waiting_ordering_keys" | "waiting_limit_keys" => "(text)",
         _ => "",
     };
     if let Some(settings) = statement.settings {
@@ -107,6 +112,17 @@ const OTHERS: &str = "
            CASE n % 4 WHEN 3 THEN 'scheduled' ELSE 'available' END::relevo.job_state
     FROM generate_series(1, 80000) AS n";
 
+/// Behind one key that somebody holds, and under one limit that is full.
+const WAITING: &str = "
+    INSERT INTO relevo.job (kind, payload, payload_version, queue, max_attempts, max_deaths, state,
+                            ordering_key, on_dead, limit_key, in_turn, run_at)
+    SELECT 'test', '{}', 1, 'default', 3, 3,
+           CASE WHEN n = 1 OR n > 100000 THEN 'available' ELSE 'waiting' END::relevo.job_state,
+           CASE WHEN n <= 50000 THEN 'held' END,
+           CASE WHEN n <= 50000 THEN 'block' END::relevo.order_on_dead,
+           CASE WHEN n > 50000 THEN 'full' END, n = 1, now() + interval '1 second' * (n % 7)
+    FROM generate_series(1, 100002) AS n";
+
 const LEASED: &str = "
     INSERT INTO relevo.job (kind, payload, payload_version, queue, max_attempts, max_deaths, state,
                             session_id, claimed_at, claim_no, attempt, lease_epoch)
@@ -136,7 +152,8 @@ async fn what_cannot_be_taken_is_not_read() {
     fixture.execute("ANALYZE relevo.job").await;
     check_all(&fixture, "empty and analysed").await;
 
-    for fill in [OTHERS, LEASED, HISTORY] {
+    fixture.execute("INSERT INTO relevo.job_limit (name, concurrency) VALUES ('full', 2)").await;
+    for fill in [OTHERS, WAITING, LEASED, HISTORY] {
         fixture.execute(fill).await;
     }
     let mine = [job(), NewJob::new("second", &1).unwrap().payload_version(2)];

@@ -10,6 +10,7 @@ use sqlx::types::Json;
 
 use super::refused;
 use crate::batch;
+use crate::sql::entry_state;
 use crate::{BatchId, Enqueued, JobId, NewJob, QueueError};
 
 /// How often an enqueue looks again for the holder of a key that was gone when it looked.
@@ -18,25 +19,31 @@ const KEY_ATTEMPTS_MAX: u32 = 5;
 /// Jobs with everything. Their ids are drawn before, so that rows left out by a unique key are
 /// known by the absence of their id; ordered by that key, so that two enqueues meeting in several
 /// keys wait for each other in one direction only.
-const ENQUEUE_FULL: &str = "-- enqueue_keyed_jobs
+const ENQUEUE_FULL: &str = concat!(
+    "-- enqueue_keyed_jobs
     INSERT INTO relevo.job (id, kind, payload, payload_version, queue, priority, max_attempts,
                             max_deaths, run_id, traceparent, batch_id, unique_key, unique_scope,
-                            run_at, state)
+                            ordering_key, on_dead, limit_key, run_at, state)
     SELECT j.id, j.kind, j.payload, j.payload_version, j.queue, j.priority, j.max_attempts,
            j.max_deaths, j.run_id, j.traceparent, j.batch_id, j.unique_key,
-           j.unique_scope::relevo.unique_scope, d.due,
-           CASE WHEN d.due > now() THEN 'scheduled' ELSE 'available' END::relevo.job_state
+           j.unique_scope::relevo.unique_scope, j.ordering_key, j.on_dead::relevo.order_on_dead,
+           j.limit_key, d.due, ",
+    entry_state!("j.", "d.due"),
+    "
     FROM unnest($1::bigint[], $2::text[], $3::jsonb[], $4::smallint[], $5::text[], $6::smallint[],
                 $7::integer[], $8::smallint[], $9::bigint[], $10::text[], $11::bigint[],
-                $12::text[], $13::text[], $14::timestamptz[], $15::float8[])
+                $12::text[], $13::text[], $14::timestamptz[], $15::float8[], $16::text[],
+                $17::text[], $18::text[])
              AS j(id, kind, payload, payload_version, queue, priority, max_attempts, max_deaths,
-                  run_id, traceparent, batch_id, unique_key, unique_scope, run_at, delay_seconds)
+                  run_id, traceparent, batch_id, unique_key, unique_scope, run_at, delay_seconds,
+                  ordering_key, on_dead, limit_key)
          CROSS JOIN LATERAL (
              SELECT coalesce(j.run_at, now()) + make_interval(secs => j.delay_seconds) AS due
          ) AS d
     ORDER BY j.unique_key
     ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-    RETURNING id";
+    RETURNING id"
+);
 
 const DRAW_IDS: &str = "-- draw_job_ids
     SELECT nextval('relevo.job_id_seq') FROM generate_series(1, $1)";
@@ -61,6 +68,7 @@ const POINT_IDEMPOTENCY_KEYS: &str = "-- point_idempotency_keys
 
 const FIND_UNIQUE_KEYS: &str = "-- find_unique_keys
     SELECT unique_key, id FROM relevo.job WHERE unique_key = ANY ($1)";
+
 /// Fills `answers` for `jobs`: first the idempotency keys decide, then the unique keys.
 pub(super) async fn insert_full(
     connection: &mut PgConnection,
@@ -274,6 +282,9 @@ async fn insert_full_statement(
         .bind(column(jobs, open, |job| job.unique.as_ref().map(|unique| unique.scope.as_str())))
         .bind(run_ats)
         .bind(delays_seconds)
+        .bind(column(jobs, open, |job| job.ordering.as_ref().map(|order| order.key.as_str())))
+        .bind(column(jobs, open, |job| job.ordering.as_ref().map(|order| order.on_dead.as_str())))
+        .bind(column(jobs, open, |job| job.limit_key.as_deref()))
         .fetch_all(connection)
         .await
         .map_err(refused)

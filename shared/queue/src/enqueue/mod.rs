@@ -8,8 +8,9 @@ use sqlx::types::Json;
 use sqlx::{Acquire as _, PgConnection, Row as _};
 
 use self::keyed::insert_full;
+use crate::admit::Keys;
 use crate::sql::CHANNEL_JOB;
-use crate::{Enqueued, JobId, NewJob, Queue, QueueError};
+use crate::{Enqueued, JobId, NewJob, Queue, QueueError, admit};
 
 /// Rows per statement: beyond it a statement's memory grows and its speed does not.
 const ROWS_MAX: usize = 5_000;
@@ -108,6 +109,12 @@ pub(crate) async fn many(queue: &Queue, jobs: &[NewJob]) -> Result<Vec<Enqueued>
             queue.notifier.trail(queue.pool(), name);
         }
     }
+    let mut keys = Keys::default();
+    for job in jobs {
+        let ordering_key = job.ordering.as_ref().map(|order| order.key.as_str());
+        keys.add(ordering_key, job.limit_key.as_deref());
+    }
+    admit::now(queue.pool(), keys).await;
     Ok(enqueued)
 }
 
@@ -145,13 +152,21 @@ fn validate(jobs: &[NewJob]) -> Result<(), QueueError> {
 /// The queues in which some job can be claimed at once.
 fn announced(jobs: &[NewJob]) -> BTreeSet<&str> {
     jobs.iter()
-        .filter(|job| job.delay.is_none_or(|delay| delay.is_zero()))
+        .filter(|job| !is_admitted(job) && job.delay.is_none_or(|delay| delay.is_zero()))
         .map(|job| job.queue.as_str())
         .collect()
 }
 
 fn is_keyed(job: &NewJob) -> bool {
-    job.idempotency_key.is_some() || job.unique.is_some() || job.batch_id.is_some()
+    job.idempotency_key.is_some()
+        || job.unique.is_some()
+        || job.batch_id.is_some()
+        || is_admitted(job)
+}
+
+/// Whether it waits for its admission before it can be claimed.
+fn is_admitted(job: &NewJob) -> bool {
+    job.ordering.is_some() || job.limit_key.is_some()
 }
 
 fn is_simple(job: &NewJob) -> bool {

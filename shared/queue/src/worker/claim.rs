@@ -37,6 +37,8 @@ pub(crate) struct Row {
     pub(crate) run_id: Option<i64>,
     pub(crate) traceparent: Option<String>,
     pub(crate) created_at: DateTime<Utc>,
+    pub(crate) ordering_key: Option<Box<str>>,
+    pub(crate) limit_key: Option<Box<str>>,
     /// From being due to being claimed, by the database's clock.
     pub(crate) wait: Duration,
 }
@@ -46,7 +48,8 @@ macro_rules! columns {
         "j.id, j.kind, j.payload, j.payload_version, j.queue, j.priority, j.attempt, \
          j.max_attempts, j.deaths, j.lease_epoch, j.batch_id, j.run_id, j.traceparent, \
          j.created_at, \
-         greatest(extract(epoch FROM j.claimed_at - j.run_at), 0)::float8 AS wait_seconds"
+         greatest(extract(epoch FROM j.claimed_at - j.run_at), 0)::float8 AS wait_seconds, \
+         j.ordering_key, j.limit_key"
     };
 }
 
@@ -163,8 +166,11 @@ fn literal(text: &str) -> String {
 ///
 /// Kinds take turns by their best job, highest priority and then earliest first: each is taken from
 /// down to the best priority of the one after it, the last one of its best priority, and only when
-/// that did not fill the claim, what is left of each. The subquery that locks is evaluated row by row, so that nothing is locked that
-/// is not taken; a kind whose best jobs are being claimed by somebody else yields those after them.
+/// that did not fill the claim, what is left of each. The subquery that locks is evaluated row by row,
+/// so that nothing is locked that is not taken; a kind whose best jobs are being claimed by somebody
+/// else yields those after them.
+///
+/// What is taken under a limit with a rate is written down: admission counts it for a period.
 fn claim_sql(known: &str, size: usize) -> String {
     format!(
         "-- claim_jobs
@@ -195,14 +201,19 @@ fn claim_sql(known: &str, size: usize) -> String {
             ) AS t
             ORDER BY round, priority DESC, run_at
         ), next AS MATERIALIZED (
-            SELECT j.id FROM turns AS t CROSS JOIN LATERAL (
-                SELECT j.id FROM relevo.job AS j
+            SELECT j.id, j.limit_key FROM turns AS t CROSS JOIN LATERAL (
+                SELECT j.id, j.limit_key FROM relevo.job AS j
                 WHERE j.queue = $2 AND j.state = 'available' AND j.kind = t.kind
                   AND j.payload_version = t.version AND j.priority BETWEEN t.low AND t.high
                 ORDER BY j.priority DESC, j.run_at, j.id
                 LIMIT {size} FOR UPDATE OF j SKIP LOCKED
             ) AS j
             LIMIT {size}
+        ), used AS (
+            INSERT INTO relevo.limit_use (limit_key, jobs)
+            SELECT limit_key, count(*) FROM next
+            WHERE limit_key IN (SELECT l.name FROM relevo.job_limit AS l WHERE l.rate IS NOT NULL)
+            GROUP BY limit_key
         )
         UPDATE relevo.job AS j
         SET state = 'running', attempt = j.attempt + 1, lease_epoch = j.lease_epoch + 1,
@@ -278,6 +289,8 @@ fn decode(row: &PgRow) -> Result<Row, sqlx::Error> {
         traceparent: row.try_get(12)?,
         created_at: row.try_get(13)?,
         wait: Duration::try_from_secs_f64(wait_seconds).unwrap_or_default(),
+        ordering_key: row.try_get(15)?,
+        limit_key: row.try_get(16)?,
     })
 }
 

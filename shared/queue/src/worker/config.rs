@@ -1,7 +1,9 @@
 //! How a worker is set.
 
+use std::fmt;
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::watch;
 
 use crate::QueueError;
@@ -14,6 +16,28 @@ pub struct KnownKind {
     /// The newest payload version its handler understands, 1 to 100; older ones it must understand
     /// too.
     pub max_payload_version: i16,
+}
+
+/// Where a worker listens for notifications, which make it faster and are never needed.
+#[derive(Clone)]
+pub enum Listen {
+    /// Where its pool leads.
+    Pool,
+    /// Elsewhere: past a pooler in transaction mode, where nobody can listen.
+    At(Box<PgConnectOptions>),
+    /// Nowhere: jobs and cancels are found by polling.
+    Nowhere,
+}
+
+impl fmt::Debug for Listen {
+    /// Without the address, which may hold a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Pool => "Pool",
+            Self::At(_) => "At(…)",
+            Self::Nowhere => "Nowhere",
+        })
+    }
 }
 
 /// How a worker is set.
@@ -34,6 +58,8 @@ pub struct WorkerConfig {
     pub prefetch_max: usize,
     /// How long a heartbeat holds its leases; a heartbeat is sent every third of it.
     pub lease_ttl: Duration,
+    /// Where it listens for notifications.
+    pub listen: Listen,
     /// How often it looks for work that no notification announced; jittered.
     pub poll_interval: Duration,
     /// From shutdown to return: handlers may finish, then are cancelled, then given back.
@@ -52,6 +78,7 @@ impl Default for WorkerConfig {
             concurrency_now: None,
             prefetch_max: 1000,
             lease_ttl: Duration::from_secs(15),
+            listen: Listen::Pool,
             poll_interval: Duration::from_secs(1),
             grace: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(5),

@@ -1,6 +1,7 @@
 //! Connections of a worker's own: neither handlers that keep the pool busy nor each other can make
 //! heartbeats, claims and finishes wait.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -23,21 +24,34 @@ pub(crate) enum Purpose {
 /// The rest bounds waits, on the server's side too: a server process that cannot send a claim's rows
 /// to a host that is gone would hold its locks, and keep the dead session from being rescued, for as
 /// long as TCP tries.
-pub(crate) const SETTINGS: &str = "-- settings
-    SELECT set_config('enable_seqscan', 'off', false),
-           set_config('enable_bitmapscan', 'off', false),
-           set_config('enable_mergejoin', 'off', false),
-           set_config('enable_nestloop', 'off', false),
-           set_config('plan_cache_mode', 'force_generic_plan', false),
-           set_config('jit', 'off', false),
-           set_config('statement_timeout', '30s', false),
-           set_config('lock_timeout', '5s', false),
-           set_config('idle_in_transaction_session_timeout', '60s', false),
-           set_config('TimeZone', 'UTC', false),
-           set_config('tcp_user_timeout', '20000', false),
-           set_config('tcp_keepalives_idle', '10', false),
-           set_config('tcp_keepalives_interval', '5', false),
-           set_config('tcp_keepalives_count', '3', false)";
+///
+/// A connection begins with them, so that a pooler in transaction mode can make them hold for each
+/// transaction (`relevo_pg` does).
+const SETTINGS: [(&str, &str); 14] = [
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_nestloop", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+    ("TimeZone", "UTC"),
+    ("tcp_user_timeout", "20000"),
+    ("tcp_keepalives_idle", "10"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// The same as a statement, for who wants to see what plans the worker gets.
+pub(crate) fn settings() -> &'static str {
+    static STATEMENT: LazyLock<String> = LazyLock::new(|| {
+        let calls = SETTINGS.map(|(name, value)| format!("set_config('{name}', '{value}', false)"));
+        format!("-- settings\nSELECT {}", calls.join(", "))
+    });
+    &STATEMENT
+}
 
 /// How long an answer is waited for after `failures` failed tries in a row: what usually takes
 /// milliseconds gets seconds, since a connection that went silent says nothing. Doubled with every
@@ -61,13 +75,8 @@ pub(crate) async fn connect(pool: &PgPool, purpose: Purpose) -> Result<PgConnect
         Purpose::Claim => "relevo claim",
         Purpose::Finish => "relevo finish",
     };
-    let options = pool.connect_options().as_ref().clone().application_name(name);
-    within(CONNECT_TIMEOUT, async {
-        let mut connection = PgConnection::connect_with(&options).await?;
-        sqlx::query(SETTINGS).execute(&mut connection).await?;
-        Ok(connection)
-    })
-    .await
+    let options = pool.connect_options().as_ref().clone().application_name(name).options(SETTINGS);
+    within(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await
 }
 
 /// Bounds a database step: past the limit it counts as an I/O error, and the connection as dead.

@@ -16,7 +16,7 @@ use super::job::Lease;
 use super::{Handler, Job, Outcome};
 use crate::batch::{self, Ended};
 use crate::enqueue;
-use crate::sql::{dead_columns, history_columns};
+use crate::sql::{dead_columns, history_columns, ready_state};
 use crate::{BatchId, JobId, QueueError, SessionId};
 
 /// What is to be written for one job.
@@ -116,9 +116,12 @@ const CANCEL: &str = concat!(
 );
 
 /// Jobs that somebody cancelled while they ran are left out: they are not to run again.
-const PUT_BACK: &str = "-- put_back_jobs
+const PUT_BACK: &str = concat!(
+    "-- put_back_jobs
     UPDATE relevo.job AS j
-    SET state = a.state::relevo.job_state,
+    SET state = CASE WHEN a.state = 'available' THEN ",
+    ready_state!("j."),
+    " ELSE a.state::relevo.job_state END,
         run_at = CASE WHEN a.state = 'available' THEN j.run_at
                       ELSE now() + make_interval(secs => a.delay_seconds) END,
         attempt = j.attempt - a.refund, last_error = coalesce(a.error, j.last_error),
@@ -127,7 +130,8 @@ const PUT_BACK: &str = "-- put_back_jobs
              AS a(id, epoch, state, delay_seconds, refund, error)
     WHERE j.id = ANY ($1) AND j.id = a.id AND j.lease_epoch = a.epoch AND j.session_id = $3
       AND j.cancel_requested_at IS NULL
-    RETURNING j.id";
+    RETURNING j.id"
+);
 
 const BURY: &str = concat!(
     "-- bury_job

@@ -18,6 +18,7 @@ use super::connect::{self, ANSWER_TIMEOUT_MAX, Purpose, patience, pause, within}
 use super::finish::{self, Ack, Ending};
 use super::observer::{Finished, Outcome};
 use super::tenure::Tenure;
+use crate::admit::Keys;
 use crate::{JobId, QueueError};
 
 /// Outcomes waiting to be written, beyond which handlers keep their slots.
@@ -164,6 +165,11 @@ impl Writer {
         };
         self.connection = Some(connection);
         self.tenure.observer.finish_written(group.len(), started.elapsed());
+        let mut keys = Keys::default();
+        for ack in group {
+            keys.add(ack.lease.ordering_key.as_deref(), ack.lease.limit_key.as_deref());
+        }
+        self.tenure.queue.admitter.soon(self.tenure.queue.pool(), keys);
         self.report(group, known.as_ref());
         Ok(())
     }

@@ -83,6 +83,8 @@ pub(crate) struct Lease {
     pub(crate) kind: Arc<str>,
     pub(crate) queue_name: Arc<str>,
     pub(crate) batch: Option<BatchId>,
+    pub(crate) ordering_key: Option<Box<str>>,
+    pub(crate) limit_key: Option<Box<str>>,
     pub(crate) attempt: i32,
     pub(crate) max_attempts: i32,
     /// From being due to being claimed.
@@ -123,6 +125,8 @@ impl Lease {
             queue_name: names.0,
             kind: names.1,
             batch: row.batch,
+            ordering_key: row.ordering_key.clone(),
+            limit_key: row.limit_key.clone(),
             attempt: row.attempt,
             max_attempts: row.max_attempts,
             wait: row.wait,

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Executor as _;
-use sqlx::postgres::{PgListener, PgNotification, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 
+use super::Listen;
 use super::connect::{pause, within};
 use super::job::CancelReason;
 use super::tenure::Tenure;
@@ -23,9 +24,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Listens until aborted.
 pub(crate) async fn run(tenure: Arc<Tenure>) {
+    let options = match &tenure.config.listen {
+        Listen::Pool => tenure.queue.pool().connect_options().as_ref().clone(),
+        Listen::At(options) => options.as_ref().clone(),
+        Listen::Nowhere => return,
+    };
+    let options = options.application_name("relevo listen");
     let mut failures = 0;
     loop {
-        match listen(&tenure, &mut failures).await {
+        match listen(&tenure, options.clone(), &mut failures).await {
             Ok(never) => match never {},
             Err(error) => {
                 failures += 1;
@@ -43,14 +50,14 @@ pub(crate) async fn run(tenure: Arc<Tenure>) {
 
 async fn listen(
     tenure: &Tenure,
+    options: PgConnectOptions,
     failures: &mut u32,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
-    let options = tenure.queue.pool().connect_options().as_ref().clone();
     // A pool of one is what the listener takes; it never gives it back.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(Duration::from_secs(10))
-        .connect_lazy_with(options.application_name("relevo listen"));
+        .connect_lazy_with(options);
     let mut listener = within(Duration::from_secs(15), async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);

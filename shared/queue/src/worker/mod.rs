@@ -24,8 +24,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use claim::{Claims, VOID_FIND};
-pub use config::{KnownKind, WorkerConfig};
-pub(crate) use connect::SETTINGS;
+pub use config::{KnownKind, Listen, WorkerConfig};
+pub(crate) use connect::settings;
 pub use handler::{BoxError, BoxFuture, Handler, JobError, full_jitter};
 pub use job::{CancelReason, Job, Progress};
 pub use observer::{Claimed, Finished, NoObserver, Observer, Outcome};

@@ -273,6 +273,23 @@ impl Metrics {
         }
     }
 
+    /// How many jobs this process has claimed so far, and how many of them have ended here, in
+    /// whatever way.
+    #[must_use]
+    pub fn jobs_taken(&self) -> (u64, u64) {
+        let sum = |counter: &IntCounterVec| {
+            let families = counter.collect();
+            let series = families.iter().flat_map(|family| family.get_metric());
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "counts of jobs"
+            )]
+            series.map(|one| one.get_counter().get_value() as u64).sum()
+        };
+        (sum(&self.jobs_claimed), sum(&self.jobs_finished))
+    }
+
     /// Creates a queue's series at zero.
     pub fn declare_queue(&self, queue: &str) {
         self.jobs_claimed.with_label_values(&[queue]);

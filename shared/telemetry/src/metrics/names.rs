@@ -176,7 +176,7 @@ metrics! {
 
     /// Depth by state.
     QUEUE_JOBS = Metric::leader("relevo_queue_jobs", &[QUEUE, STATE],
-        "Jobs in the queue by state: scheduled, available, running, retryable.");
+        "Jobs in the queue by state: scheduled, waiting, available, running, retryable.");
     /// Paused queues.
     QUEUE_PAUSED = Metric::leader("relevo_queue_paused", &[QUEUE],
         "1 where a queue is paused and nothing is claimed from it, else 0.");

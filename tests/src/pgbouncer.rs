@@ -22,6 +22,17 @@ impl PgBouncer {
     /// Starts one before the server of `url`. It takes no notice of the `ignored` settings that a
     /// session begins with, and refuses those that are neither ignored nor known to it.
     pub async fn start(url: &str, ignored: &str) -> Self {
+        let ignored = format!("ignore_startup_parameters = extra_float_digits{ignored}\n");
+        Self::with(url, 4, &ignored).await
+    }
+
+    /// Starts one before the server of `url`, on so many connections to each of its databases, that
+    /// takes nothing but what it knows.
+    pub async fn on_connections(url: &str, connections: u32) -> Self {
+        Self::with(url, connections, "").await
+    }
+
+    async fn with(url: &str, connections: u32, more: &str) -> Self {
         let server: PgConnectOptions = url.parse().expect("the server's address");
         let folder = TempDir::with_prefix("relevo-pgbouncer-").expect("a folder for the pooler");
         let port = free_port();
@@ -29,8 +40,8 @@ impl PgBouncer {
         let text = format!(
             "[databases]\n* = host={} port={} user={}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
-             auth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n\
-             ignore_startup_parameters = extra_float_digits{ignored}\n",
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = {connections}\n\
+             {more}",
             server.get_host(),
             server.get_port(),
             server.get_username(),

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use relevo_pg::{PgError, PoolOptions};
+use relevo_settings::{Database, Pooler};
 use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
@@ -42,15 +43,68 @@ pub(crate) async fn connect(url: &SecretString) -> Result<PgConnection, PgError>
 
 /// Asks a database everything that does not depend on what it is for.
 pub(crate) async fn ask(subject: String, url: SecretString, embedded: bool) -> Vec<Finding> {
-    let mut connection = match connect(&url).await {
+    let connected = connect(&url).await;
+    let advice = "give the server's own address: through a pooler LISTEN, session locks, prepared statements and the settings of a session belong to nobody, so nothing is imported there";
+    ask_on(connected, subject, advice, embedded).await
+}
+
+/// The same of the control plane, where a pooler may stand in between if the settings say so.
+pub(crate) async fn ask_control_plane(
+    subject: String,
+    url: SecretString,
+    settings: &Database,
+    embedded: bool,
+) -> Vec<Finding> {
+    let is_pooled = settings.pooler == Pooler::Transaction;
+    let options = PoolOptions::named("relevo-doctor").transaction_pooler(is_pooled);
+    let connected = relevo_pg::connect_proved(&url, &options).await;
+    let advice = "set database.pooler = \"transaction\" and, for listening and migrations, database.direct_url to the server's own address; or give the server's own address as database.url";
+    let mut findings = ask_on(connected, subject.clone(), advice, embedded).await;
+    if is_pooled {
+        findings.push(judge_way_past(&subject, settings.direct_url.as_ref()).await);
+    }
+    findings
+}
+
+/// Whether there is a way to the server that does not lead through the pooler.
+async fn judge_way_past(subject: &str, direct_url: Option<&SecretString>) -> Finding {
+    let Some(url) = direct_url else {
+        return Finding::warning(
+            "postgres.pooler",
+            subject,
+            "the control plane is reached through a pooler in transaction mode alone: workers find jobs and cancels by polling, and migrations can't be run from here",
+            "set database.direct_url to the server's own address",
+        );
+    };
+    match connect(url).await {
+        Ok(_) => Finding::ok(
+            "postgres.pooler",
+            subject,
+            "the control plane is reached through a pooler in transaction mode, and by database.direct_url past it",
+        ),
+        Err(error) => Finding::problem(
+            "postgres.pooler",
+            subject,
+            format!(
+                "database.direct_url does not lead past the pooler: {}",
+                relevo_errors::chain(&error)
+            ),
+            "database.direct_url is to be the server's own address",
+        ),
+    }
+}
+
+async fn ask_on(
+    connected: Result<PgConnection, PgError>,
+    subject: String,
+    advice_on_pooler: &str,
+    embedded: bool,
+) -> Vec<Finding> {
+    let mut connection = match connected {
         Ok(connection) => connection,
         Err(error @ PgError::Pooler { .. }) => {
-            return vec![Finding::problem(
-                "postgres.pooler",
-                &subject,
-                error.to_string(),
-                "give the server's own address: through a pooler LISTEN, session locks, prepared statements and the settings of a session belong to nobody, so Relevo refuses to work there",
-            )];
+            let message = error.to_string();
+            return vec![Finding::problem("postgres.pooler", &subject, message, advice_on_pooler)];
         }
         // The control plane's own unreachability is told by whoever tried to open it.
         Err(_) if subject == "database" => return Vec::new(),

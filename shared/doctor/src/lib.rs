@@ -149,7 +149,8 @@ pub async fn examine(mut patient: Patient) -> Report {
         ("outside.asked", "outside".to_owned(), Box::pin(outside::ask(&patient))),
     ];
     if let Some(url) = settings.database.url.clone() {
-        let asked = database::ask("database".to_owned(), url, patient.embedded);
+        let (subject, database) = ("database".to_owned(), &settings.database);
+        let asked = database::ask_control_plane(subject, url, database, patient.embedded);
         questions.push(("postgres.asked", "database".to_owned(), Box::pin(asked)));
     }
     if let Some(pool) = &patient.pool {

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row as _};
 
 use crate::error::{PgError, sqlstate};
+use crate::pooled::{self, Encryption, Upstream};
 use crate::{pooler, socket};
 
 /// The oldest server the SQL of this workspace was written for.
@@ -86,6 +87,9 @@ pub struct PoolOptions {
     /// Session settings sent at the start of each connection, such as
     /// `("statement_timeout", "30s")`.
     pub settings: Vec<(String, String)>,
+    /// Whether the URL leads to a pooler in transaction mode: then nothing may count on a session,
+    /// and the settings hold for each transaction alone.
+    pub transaction_pooler: bool,
 }
 
 impl Default for PoolOptions {
@@ -96,6 +100,7 @@ impl Default for PoolOptions {
             connect_timeout: Duration::from_secs(10),
             acquire_timeout: Duration::from_secs(30),
             settings: Vec::new(),
+            transaction_pooler: false,
         }
     }
 }
@@ -111,6 +116,13 @@ impl PoolOptions {
     #[must_use]
     pub fn max_connections(mut self, max_connections: u32) -> Self {
         self.max_connections = max_connections;
+        self
+    }
+
+    /// Says whether the URL leads to a pooler in transaction mode.
+    #[must_use]
+    pub fn transaction_pooler(mut self, transaction_pooler: bool) -> Self {
+        self.transaction_pooler = transaction_pooler;
         self
     }
 
@@ -209,6 +221,7 @@ pub fn connect_options(
     options: &PoolOptions,
 ) -> Result<PgConnectOptions, PgError> {
     let url = checked_url(url.expose_secret())?;
+    let upstream = |parsed: &PgConnectOptions| upstream(parsed, &url);
     // The parser's message quotes parts of the URL: say only that it failed.
     let mut parsed = PgConnectOptions::from_str(&url).map_err(|_| PgError::Url {
         reason: "host, port, database name or sslmode cannot be read".to_owned(),
@@ -221,7 +234,51 @@ pub fn connect_options(
         !by_url.contains(name) && !options.settings.iter().any(|(own, _)| own == name)
     });
     let settings = options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    Ok(parsed.options(bounds.chain(settings)).disable_statement_logging())
+    let parsed = parsed.options(bounds.chain(settings)).disable_statement_logging();
+    if !options.transaction_pooler {
+        return Ok(parsed);
+    }
+    let upstream = upstream(&parsed)?;
+    pooled::route(parsed, upstream).map_err(|source| PgError::Refused {
+        address: "the loopback interface, where the way to the pooler begins".to_owned(),
+        source,
+    })
+}
+
+/// Where the pooler of a URL is.
+fn upstream(parsed: &PgConnectOptions, url: &str) -> Result<Upstream, PgError> {
+    let refuse = |reason: &str| Err(PgError::Url { reason: reason.to_owned() });
+    if tcp_port(parsed).is_none() {
+        return refuse("a pooler in transaction mode is reached by host and port, not by a socket");
+    }
+    let parameter = |wanted: &str| {
+        let (_, query) = url.split_once('?')?;
+        let named =
+            |parameter: &&str| parameter.split_once('=').is_some_and(|(name, _)| name == wanted);
+        query.split('&').find(named)?.split_once('=').map(|(_, value)| value.to_owned())
+    };
+    if parameter("sslcert").is_some() {
+        return refuse(
+            "through a pooler in transaction mode a client certificate is not supported",
+        );
+    }
+    let encryption = match (parsed.get_ssl_mode(), parameter("sslrootcert")) {
+        (PgSslMode::Disable | PgSslMode::Allow, _) => Encryption::None,
+        (PgSslMode::Prefer, _) => Encryption::Preferred,
+        (PgSslMode::Require, None) => Encryption::Required,
+        (PgSslMode::Require | PgSslMode::VerifyFull, Some(roots)) => {
+            Encryption::Verified(roots.into())
+        }
+        (PgSslMode::VerifyFull, None) => {
+            return refuse(
+                "through a pooler in transaction mode sslmode=verify-full needs sslrootcert",
+            );
+        }
+        (PgSslMode::VerifyCa, _) => {
+            return refuse("through a pooler in transaction mode use sslmode=verify-full");
+        }
+    };
+    Ok(Upstream { host: parsed.get_host().to_owned(), port: parsed.get_port(), encryption })
 }
 
 /// Checks scheme and parameters, and takes out the parameters that mean nothing here.
@@ -253,8 +310,11 @@ fn checked_url(url: &str) -> Result<String, PgError> {
 /// again.
 async fn probe(options: &PgConnectOptions, limit: Duration) -> Result<(), PgError> {
     let mut connection = open(options, limit).await?;
-    // First of all: through a pooler even the next question may get another session's answer.
-    if pooler::stands_between(&mut connection, options, limit).await {
+    // First of all: through a pooler even the next question may get another session's answer, unless
+    // it is asked in the way that a pooler takes.
+    if pooled::leads_to(options).is_none()
+        && pooler::stands_between(&mut connection, options, limit).await
+    {
         return Err(PgError::Pooler { address: address(options) });
     }
     // -- probe
@@ -298,8 +358,11 @@ fn tcp_port(options: &PgConnectOptions) -> Option<u16> {
     (!by_socket).then(|| options.get_port())
 }
 
-/// `host:port`, or the socket's path.
+/// `host:port`, or the socket's path; of the pooler, where one is gone through.
 fn address(options: &PgConnectOptions) -> String {
+    if let Some(pooler) = pooled::leads_to(options) {
+        return pooler;
+    }
     match options.get_socket() {
         Some(path) => path.display().to_string(),
         None => format!("{}:{}", options.get_host(), options.get_port()),
@@ -328,6 +391,9 @@ fn explain(options: &PgConnectOptions, error: sqlx::Error) -> PgError {
         }
         other if pooler::refuses_settings(&other) => PgError::Pooler { address },
         other => match sqlstate(&other).as_deref() {
+            Some(pooled::UNREACHABLE) => {
+                PgError::Refused { address, source: io::Error::other(other) }
+            }
             Some("28P01") => PgError::Password { address, user, source: other },
             Some("28000") => PgError::NotAdmitted { address, user, source: other },
             Some("3D000") => PgError::MissingDatabase {

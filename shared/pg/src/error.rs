@@ -123,7 +123,7 @@ pub enum PgError {
     },
     /// A pooler in between, whose sessions are not one's own.
     #[error(
-        "a connection pooler stands at {address}, in transaction mode or refusing the settings a session begins with; queue and imports need sessions of their own: give the server's own address"
+        "a connection pooler stands at {address}, in transaction mode or refusing the settings a session begins with; sessions of one's own are needed here: give the server's own address, or for the control plane set database.pooler"
     )]
     Pooler {
         /// `host:port` or the socket's path.
@@ -218,7 +218,11 @@ impl PgError {
 #[must_use]
 pub fn is_connection_lost(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        // A protocol error: an answer was cut off in its middle.
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(answer) => {
             answer.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
         }

@@ -7,6 +7,7 @@ pub mod cutover;
 pub mod embedded;
 pub mod error;
 pub mod ident;
+mod pooled;
 mod pooler;
 pub mod session;
 mod socket;

@@ -38,7 +38,7 @@ pub use sections::backup::{BackupSource, CutoverMode, GatewayMode, OldSnapshots,
 pub use sections::channel::{Channel, ChannelEvent, ChannelKind, Language};
 pub use sections::chunk_store::ChunkStore;
 pub use sections::connection::{Connection, ConnectionKind};
-pub use sections::database::Database;
+pub use sections::database::{Database, Pooler};
 pub use sections::dump::DumpChoices;
 pub use sections::notify::Notify;
 pub use sections::outbound::Outbound;

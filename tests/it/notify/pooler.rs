@@ -33,7 +33,8 @@ async fn a_pooler_before_the_control_plane_is_found_and_refused() {
             let found = found.unwrap_or_else(|| panic!("{subject}{ignored}: {report:#}"));
             assert_eq!(found["level"], "problem");
             let advice = found["advice"].as_str().unwrap();
-            assert!(advice.contains("own address") && advice.contains("LISTEN"), "{advice}");
+            let wanted = if subject == "database" { "direct_url" } else { "LISTEN" };
+            assert!(advice.contains("own address") && advice.contains(wanted), "{advice}");
         }
         for command in [&["job", "list"][..], &["migrate"], &["worker"], &["scheduler"], &["api"]] {
             let answer = relevo.run(command).await;

@@ -51,6 +51,14 @@ pub struct EmbeddedServer {
     adopted: bool,
 }
 
+/// The major version of the newest server binaries on this machine.
+///
+/// # Errors
+/// When there are none, or none that is new enough, with what to do about it.
+pub fn installed_major() -> Result<u32, EmbeddedError> {
+    Ok(binaries::choose(Path::new(""), None)?.major)
+}
+
 /// How to reach a running embedded server.
 #[derive(Clone)]
 pub struct EmbeddedHandle {

@@ -26,6 +26,8 @@ pub struct Api {
     pub connections_per_address_max: usize,
     /// Whether the webhook is also taken without a token, known by the id that the gateway promised.
     pub bare_webhook: bool,
+    /// Seconds for which it goes on answering when it is told to stop, saying that it is not ready.
+    pub drain_seconds: u64,
 }
 
 pub(crate) const SECTION: Section = Section {
@@ -70,12 +72,18 @@ pub(crate) const SECTION: Section = Section {
             "connections_per_address_max",
             (16, 100_000),
             "768",
-            "How many of them one address may have. A reverse proxy is one address.",
+            "How many of them one address may have. A reverse proxy is one address, and so is an IPv6 network of 64 bits.",
         ),
         Key::boolean(
             "bare_webhook",
             "true",
             "Whether /webhook/backup-ready is also taken without a token, known by the id that the gateway promised; false takes the unguessable address only.",
+        ),
+        Key::integer(
+            "drain_seconds",
+            (0, 300),
+            "0",
+            "Seconds for which the API goes on answering when it is told to stop, while /readyz says that it is not ready: longer than a balancer before several APIs takes to notice.",
         ),
     ],
 };
@@ -90,6 +98,7 @@ impl Api {
         let connections_max = reader.integer("connections_max");
         let connections_per_address_max = reader.integer("connections_per_address_max");
         let bare_webhook = reader.boolean("bare_webhook");
+        let drain_seconds = reader.integer("drain_seconds");
         Some(Self {
             listen: listen?,
             public_url: public_url?,
@@ -99,6 +108,7 @@ impl Api {
             connections_max: connections_max?,
             connections_per_address_max: connections_per_address_max?,
             bare_webhook: bare_webhook?,
+            drain_seconds: drain_seconds?,
         })
     }
 }

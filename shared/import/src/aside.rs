@@ -1,5 +1,6 @@
 //! Rows that are set aside: what the translation or the server refuses, where the user allows it.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ use crate::ledger;
 
 /// A reason longer than this is cut: the server repeats values in it.
 pub(crate) const REASON_MAX_CHARS: usize = 500;
+
+/// After a line was refused, so many lines go together at first.
+const LINES_AFTER_REFUSAL: usize = 64;
 
 /// How many rows of an import may be set aside, and how many are.
 #[derive(Debug)]
@@ -94,6 +98,22 @@ impl AsideRow {
 /// Where a row stands in the dump.
 pub(crate) type Place<'a> = &'a (dyn Fn(usize) -> (u64, Option<u64>) + Sync);
 
+/// A line of COPY text that the server refused.
+struct RefusedLine {
+    number: usize,
+    /// Where it is, its end included.
+    bytes: Range<usize>,
+    reason: String,
+}
+
+/// Why the server took none of several lines.
+struct Refusal {
+    error: PgError,
+    reason: String,
+    /// The one that it names, counted from 1.
+    line: Option<usize>,
+}
+
 /// What the rows of one COPY go through.
 pub(crate) struct Sorter<'a> {
     pub(crate) session: &'a mut Session,
@@ -131,14 +151,14 @@ impl Sorter<'_> {
             self.allowance.take(|| row_error(error, place))?;
             aside.push(self.row(&encoder.row_values(rows, start), &reason, place(start)));
         }
-        for (line, reason) in self.copy_lines(text).await? {
-            let text = line_of(text, line);
+        for RefusedLine { number, bytes, reason } in self.copy_lines(text).await? {
+            let text = text[bytes].strip_suffix(b"\n").unwrap_or_default();
             let mut one = Checksum::default();
             one.add_row(text);
             stats.checksum = Checksum(stats.checksum.0.wrapping_sub(one.0));
             stats.rows -= 1;
             stats.bytes_out -= text.len() as u64 + 1;
-            let at = sorted.starts.get(line).copied().unwrap_or_default();
+            let at = sorted.starts.get(number).copied().unwrap_or_default();
             aside.push(self.row(&encoder.line_values(text), &reason, place(at)));
         }
         Ok((stats, aside))
@@ -180,52 +200,60 @@ impl Sorter<'_> {
     }
 
     /// Copies lines; those that the server refuses are returned with its reason. As long as it
-    /// refuses none this is one COPY within a savepoint; after that the lines before and behind the
-    /// refused one are copied again, and where the server names no line, halves.
-    async fn copy_lines(&mut self, text: &[u8]) -> Result<Vec<(usize, String)>, ImportError> {
+    /// refuses none this is one COPY within a savepoint. After that the lines before the refused
+    /// one are copied again, then itself; where the server names no line, it is found by halves. Who
+    /// follows goes in parts that begin small and double: a part that is refused is never much
+    /// larger than what went well before it, so that many refusals cost no more than they must.
+    async fn copy_lines(&mut self, text: &[u8]) -> Result<Vec<RefusedLine>, ImportError> {
+        let Some(mut refusal) = self.copy_or_undo(text).await? else { return Ok(Vec::new()) };
+        let ends: Vec<usize> = memchr::memchr_iter(b'\n', text).map(|at| at + 1).collect();
+        let start_of = |line: usize| if line == 0 { 0 } else { ends[line - 1] };
         let mut refused = Vec::new();
-        // (byte range, number of its first line), the last one is the next.
-        let mut open = vec![(0..text.len(), 0)];
-        while let Some((range, first)) = open.pop() {
-            if range.is_empty() {
-                continue;
-            }
-            let part = &text[range.clone()];
-            self.run("-- copy_lines\nSAVEPOINT rows").await?;
-            let error = match self.copy_part(part).await {
-                Ok(()) => {
-                    self.run("-- copy_lines\nRELEASE SAVEPOINT rows").await?;
-                    continue;
+        // The first line that is not copied yet, and how many of them were refused together.
+        let (mut from, mut count) = (0, ends.len());
+        loop {
+            let Refusal { error, reason, line } = refusal;
+            // How many go next, and how many then if these go well; twice as many if not given.
+            let (mut next, mut then) = match line.filter(|line| (1..=count).contains(line)) {
+                _ if count <= 1 => {
+                    self.allowance.take(|| error.into())?;
+                    let bytes = start_of(from)..ends.get(from).copied().unwrap_or(text.len());
+                    refused.push(RefusedLine { number: from, bytes, reason });
+                    from += 1;
+                    (LINES_AFTER_REFUSAL, None)
                 }
-                Err(error) => error,
+                Some(line) => ((line - 1).max(1), Some(1)),
+                None => (count / 2, Some((count / 4).max(1))),
             };
-            let Some((reason, hint)) = refusal(&error) else { return Err(error.into()) };
-            self.run("-- copy_lines\nROLLBACK TO SAVEPOINT rows; RELEASE SAVEPOINT rows").await?;
-            let lines = memchr::memchr_iter(b'\n', part).count();
-            if lines <= 1 {
-                self.allowance.take(|| error.into())?;
-                refused.push((first, reason));
-                continue;
-            }
-            let ends: Vec<usize> =
-                memchr::memchr_iter(b'\n', part).map(|at| range.start + at + 1).collect();
-            let start_of = |line: usize| if line == 0 { range.start } else { ends[line - 1] };
-            match hint.filter(|line| (1..=lines).contains(line)) {
-                Some(line) => {
-                    let (begin, end) = (start_of(line - 1), ends[line - 1]);
-                    open.push((end..range.end, first + line));
-                    open.push((begin..end, first + line - 1));
-                    open.push((range.start..begin, first));
+            refusal = loop {
+                if from >= ends.len() {
+                    return Ok(refused);
                 }
-                None => {
-                    let middle = lines / 2;
-                    open.push((start_of(middle)..range.end, first + middle));
-                    open.push((range.start..start_of(middle), first));
+                count = next.min(ends.len() - from);
+                let part = &text[start_of(from)..ends[from + count - 1]];
+                if let Some(refusal) = self.copy_or_undo(part).await? {
+                    break refusal;
                 }
-            }
+                from += count;
+                next = then.unwrap_or(count * 2);
+                then = then.map(|lines| (lines / 2).max(1));
+            };
         }
-        refused.sort_unstable();
-        Ok(refused)
+    }
+
+    /// Copies lines, or none of them when the server refuses one.
+    async fn copy_or_undo(&mut self, part: &[u8]) -> Result<Option<Refusal>, ImportError> {
+        if part.is_empty() {
+            return Ok(None);
+        }
+        self.run("-- copy_lines\nSAVEPOINT rows").await?;
+        let Err(error) = self.copy_part(part).await else {
+            self.run("-- copy_lines\nRELEASE SAVEPOINT rows").await?;
+            return Ok(None);
+        };
+        let Some((reason, line)) = refusal(&error) else { return Err(error.into()) };
+        self.run("-- copy_lines\nROLLBACK TO SAVEPOINT rows; RELEASE SAVEPOINT rows").await?;
+        Ok(Some(Refusal { error, reason, line }))
     }
 
     async fn run(&mut self, sql: &'static str) -> Result<(), ImportError> {
@@ -272,36 +300,38 @@ fn refusal(error: &PgError) -> Option<(String, Option<usize>)> {
     Some((reason, number.and_then(|digits| digits.parse().ok())))
 }
 
-/// One line of COPY text, without its end.
-fn line_of(text: &[u8], number: usize) -> &[u8] {
-    text.split(|byte| *byte == b'\n').nth(number).unwrap_or_default()
-}
-
 /// Keeps rows in the target's ledger.
 pub(crate) async fn keep(
     connection: &mut PgConnection,
     id: &ImportId,
     rows: &[AsideRow],
 ) -> Result<(), ImportError> {
-    for row in rows {
-        sqlx::query(
-            "-- keep_refused_row
-             INSERT INTO relevo_ledger.quarantine
-                 (import_id, table_name, row_key, data, reason, dump_offset, dump_line)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(id.as_str())
-        .bind(&row.table)
-        .bind(ledger::write(id, "refused row", &row.key)?)
-        .bind(ledger::write(id, "refused row", &row.data)?)
-        .bind(row.reason.replace('\0', "\u{fffd}"))
-        .bind(i64::try_from(row.offset).unwrap_or(i64::MAX))
-        .bind(row.line.map(|line| i64::try_from(line).unwrap_or(i64::MAX)))
-        .execute(&mut *connection)
-        .await
-        .map_err(|source| ImportError::database("keeping a refused row", source))?;
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let json = |value: &dyn Fn(&AsideRow) -> &JsonValue| {
+        let written = rows.iter().map(|row| ledger::write(id, "refused row", value(row)));
+        written.collect::<Result<Vec<_>, _>>()
+    };
+    if rows.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    sqlx::query(
+        "-- keep_refused_rows
+         INSERT INTO relevo_ledger.quarantine
+             (import_id, table_name, row_key, data, reason, dump_offset, dump_line)
+         SELECT $1, r.* FROM unnest($2::text[], $3::jsonb[], $4::jsonb[], $5::text[], $6::bigint[],
+                                    $7::bigint[]) AS r",
+    )
+    .bind(id.as_str())
+    .bind(rows.iter().map(|row| row.table.as_str()).collect::<Vec<_>>())
+    .bind(json(&|row| &row.key)?)
+    .bind(json(&|row| &row.data)?)
+    .bind(rows.iter().map(|row| row.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| number(row.offset)).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.line.map(number)).collect::<Vec<_>>())
+    .execute(connection)
+    .await
+    .map(|_| ())
+    .map_err(|source| ImportError::database("keeping refused rows", source))
 }
 
 /// Waits for others that set rows of the import aside, until their transaction ends; who comes next

@@ -82,7 +82,7 @@ impl Batch {
         let part = self.places.partition_point(|place| place.at <= byte).saturating_sub(1);
         let Some(&Place { at, offset, line }) = self.places.get(part) else { return (0, 0) };
         let before = &self.bytes[at..byte.clamp(at, self.bytes.len())];
-        let lines = before.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lines = memchr::memchr_iter(b'\n', before).count() as u64;
         (offset + before.len() as u64, line + lines)
     }
 }

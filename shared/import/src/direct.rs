@@ -44,7 +44,8 @@ pub async fn import_file(
     let source = options.source.as_deref();
     // Held as long as this function runs; a killed program loses it.
     let Claim { id, fence, presence } = resume::claim(&pool, source, &import).await?;
-    if let Err(error) = sweep_direct(&pool).await {
+    let spared = source.filter(|_| options.more_follow);
+    if let Err(error) = sweep_direct(&pool, spared).await {
         tracing::warn!(error = %error, "could not clear up after an earlier import");
     }
 
@@ -137,9 +138,6 @@ impl Direct<'_> {
                         Found::Rows(batch) => feeder.push(batch),
                         Found::Table(table) => {
                             handle.block_on(steps::create_table(&pool, &id, table, fence))
-                        }
-                        Found::Dropped(table) => {
-                            handle.block_on(steps::drop_table(&pool, &id, table, fence))
                         }
                     }
                 })?;

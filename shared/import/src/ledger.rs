@@ -89,6 +89,21 @@ pub(crate) async fn get(pool: &PgPool, id: &ImportId) -> Result<ImportRow, Impor
     find(pool, id).await?.ok_or_else(|| ImportError::Unknown { id: id.to_string() })
 }
 
+/// Reads an import once whoever is changing it is through: a COMMIT whose answer was lost may still
+/// be on its way.
+pub(crate) async fn get_settled(pool: &PgPool, id: &ImportId) -> Result<ImportRow, ImportError> {
+    let failed = |source| ImportError::database("waiting for the import ledger", source);
+    let mut tx = pool.begin().await.map_err(failed)?;
+    tx.execute("-- wait_for_import\nSET LOCAL lock_timeout = '60s'").await.map_err(failed)?;
+    sqlx::query("-- wait_for_import\nSELECT FROM relevo_ledger.import WHERE id = $1 FOR SHARE")
+        .bind(id.as_str())
+        .execute(&mut *tx)
+        .await
+        .map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    get(pool, id).await
+}
+
 /// Takes an import over: sets its fence to `fence` unless a later writer holds it. One that is live
 /// is returned as it is, unless an earlier incarnation of the control plane made it: a control
 /// plane restored from a backup counts its runs once more, and must not take the old ones for its

@@ -214,6 +214,9 @@ pub struct DirectOptions {
     pub commit_bytes: u64,
     /// What the input is known by ([`crate::source_of`]), where it can be read again.
     pub source: Option<String>,
+    /// Other imports of the same source follow: what is left of those that were cut off is theirs
+    /// to go on with.
+    pub more_follow: bool,
     /// Stops the import; the previous data stay as they are.
     pub cancel: CancellationToken,
 }
@@ -229,6 +232,7 @@ impl DirectOptions {
             copy_timeout: Duration::from_secs(300),
             commit_bytes: 32 << 20,
             source: None,
+            more_follow: false,
             cancel: CancellationToken::new(),
         }
     }

@@ -58,11 +58,14 @@ pub(crate) async fn claim(
     source: Option<&str>,
     options: &ImportOptions,
 ) -> Result<Claim, ImportError> {
-    for (id, epoch) in cut_off(pool, source, options).await? {
-        if let Some(presence) = show_presence(pool, &id).await? {
+    for id in cut_off(pool, source, options).await? {
+        let Some(presence) = show_presence(pool, &id).await? else { continue };
+        // Read now that nobody else is at it: whoever was may have ended it meanwhile.
+        if let Some(epoch) = unfinished_epoch(pool, &id).await? {
             let fence = Fence { epoch: epoch + 1, ..Fence::default() };
             return Ok(Claim { id, fence, presence });
         }
+        presence.close().await;
     }
     let id = new_id(pool).await?;
     // Nobody else knows the name.
@@ -71,19 +74,24 @@ pub(crate) async fn claim(
     Ok(Claim { id, fence: Fence::default(), presence })
 }
 
-/// Imports of the same source with the same options that are not through, the latest first.
+/// Imports of the same source with the same options that are not through, the latest first. Not
+/// those with tables that are not logged: a crash of the server empties such a table, and the
+/// ledger, which is logged, goes on vouching for its rows.
 async fn cut_off(
     pool: &PgPool,
     source: Option<&str>,
     options: &ImportOptions,
-) -> Result<Vec<(ImportId, i64)>, ImportError> {
+) -> Result<Vec<ImportId>, ImportError> {
     let Some(source) = source else { return Ok(Vec::new()) };
     let wanted = serde_json::to_value(options).unwrap_or_default();
-    let found: Result<Vec<(String, i64)>, _> = sqlx::query_as(
+    let found: Result<Vec<String>, _> = sqlx::query_scalar(
         "-- find_cut_off
-         SELECT id, fence_epoch FROM relevo_ledger.import
-         WHERE owner = $1 AND state IN ('loading', 'sealed') AND source = $2 AND options = $3
-         ORDER BY begun_at DESC LIMIT 10",
+         SELECT i.id FROM relevo_ledger.import i
+         WHERE i.owner = $1 AND i.state IN ('loading', 'sealed')
+           AND i.source = $2 AND i.options = $3
+           AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                           WHERE n.nspname = i.staging AND c.relpersistence = 'u')
+         ORDER BY i.begun_at DESC LIMIT 10",
     )
     .bind(DIRECT_OWNER)
     .bind(source)
@@ -91,10 +99,23 @@ async fn cut_off(
     .fetch_all(pool)
     .await;
     match found {
-        Ok(found) => found.into_iter().map(|(id, epoch)| Ok((ImportId::new(id)?, epoch))).collect(),
+        Ok(found) => found.into_iter().map(ImportId::new).collect(),
         Err(error) if ledger::is_missing_ledger(&error) => Ok(Vec::new()),
         Err(source) => Err(ImportError::database("looking for an import that was cut off", source)),
     }
+}
+
+/// The fence of an import's last writer, if it is not through.
+async fn unfinished_epoch(pool: &PgPool, id: &ImportId) -> Result<Option<i64>, ImportError> {
+    sqlx::query_scalar(
+        "-- find_unfinished_epoch
+         SELECT fence_epoch FROM relevo_ledger.import
+         WHERE id = $1 AND state IN ('loading', 'sealed')",
+    )
+    .bind(id.as_str())
+    .fetch_optional(pool)
+    .await
+    .map_err(|source| ImportError::database("looking for an import that was cut off", source))
 }
 
 /// Takes the lock that says that an import is being worked on; `None` when somebody has it.

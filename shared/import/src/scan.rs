@@ -23,10 +23,10 @@ const NO_LAST_LINE: &str = "the dump's tool ends a dump with the line \"-- Dump 
 
 /// What a scan hands on.
 pub(crate) enum Found<'a> {
-    /// A table's definition.
+    /// A table's definition: before its first rows or, of a table without rows, at the dump's end.
+    /// What a dump makes and drops again is never handed on, so that who reads it a second time,
+    /// with the tables of the first time in the target, finds the same ones.
     Table(&'a Arc<TableDef>),
-    /// A table without rows is dropped again by the dump itself.
-    Dropped(&'a Arc<TableDef>),
     /// Whole rows.
     Rows(RowBatch<'a>),
 }
@@ -51,6 +51,8 @@ pub(crate) struct TableTally {
     pub(crate) rows_recounted: Option<u64>,
     /// What the second count names it by.
     key: String,
+    /// Whether it was handed on.
+    handed_on: bool,
 }
 
 /// What a scan takes and what it insists on.
@@ -106,6 +108,7 @@ pub(crate) fn scan(
         return Err(ImportError::Incomplete);
     }
     scan.note_rows();
+    scan.hand_on_the_rest()?;
     let Scan { mut tables, skipped, mut warnings, passed_over, read, .. } = scan;
     let recounted = recount.finish();
     compare(&read, &recounted)?;
@@ -202,7 +205,7 @@ impl Scan<'_> {
             }
             Event::Dropped(table) if self.wanted(&table) => {
                 let table = self.rename(table);
-                self.dropped(&table)
+                self.dropped(&ddl::table_name(&table))
             }
             Event::Rows(batch) => {
                 self.note(&batch);
@@ -274,7 +277,6 @@ impl Scan<'_> {
                 .collect();
             return Err(ImportError::SeveralDatabases { databases, table: name });
         }
-        (self.sink)(Found::Table(&table))?;
         self.places.insert(name.clone(), self.tables.len());
         self.tables.push(TableTally {
             name,
@@ -283,17 +285,25 @@ impl Scan<'_> {
             rows_bytes: 0,
             rows_recounted: None,
             key,
+            handed_on: false,
         });
         Ok(())
     }
 
-    fn dropped(&mut self, table: &Arc<TableDef>) -> Result<(), ImportError> {
-        let name = ddl::table_name(table);
-        let Some(place) = self.places.remove(&name) else { return Ok(()) };
-        if self.tables[place].rows > 0 {
-            return Err(ImportError::TableTwice { table: name });
+    /// Tables without rows.
+    fn hand_on_the_rest(&mut self) -> Result<(), ImportError> {
+        for tally in self.tables.iter_mut().filter(|tally| !tally.handed_on) {
+            tally.handed_on = true;
+            (self.sink)(Found::Table(&tally.definition))?;
         }
-        (self.sink)(Found::Dropped(table))?;
+        Ok(())
+    }
+
+    fn dropped(&mut self, name: &str) -> Result<(), ImportError> {
+        let Some(place) = self.places.remove(name) else { return Ok(()) };
+        if self.tables[place].handed_on {
+            return Err(ImportError::TableTwice { table: name.to_owned() });
+        }
         self.tables.remove(place);
         for later in self.places.values_mut().filter(|later| **later > place) {
             *later -= 1;
@@ -312,6 +322,10 @@ impl Scan<'_> {
             },
         };
         let tally = &mut self.tables[place];
+        if !tally.handed_on {
+            tally.handed_on = true;
+            (self.sink)(Found::Table(&tally.definition))?;
+        }
         tally.rows += batch.rows;
         tally.rows_bytes += batch.bytes.len() as u64;
         (self.sink)(Found::Rows(batch))

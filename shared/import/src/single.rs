@@ -27,6 +27,9 @@ use crate::scan::{Found, ScanOptions, Tally, scan};
 
 /// The longest a single statement may take.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(6 * 3600);
+/// How long a COMMIT whose answer was lost is waited for, and how often it is asked about.
+const COMMIT_WAIT: Duration = Duration::from_secs(60);
+const COMMIT_POLL: Duration = Duration::from_millis(100);
 
 /// Imports a dump into new tables in one transaction.
 ///
@@ -64,13 +67,8 @@ pub async fn import_in_one_transaction(
     outcome
 }
 
-/// Asks for a change of the schema between two COPYs.
-enum Request {
-    Create(Arc<TableDef>),
-    Drop(Arc<TableDef>),
-}
-
-type Asked = (Request, oneshot::Sender<()>);
+/// Asks for a table between two COPYs.
+type Asked = (Arc<TableDef>, oneshot::Sender<()>);
 
 /// What comes next from the reader.
 enum Next {
@@ -113,7 +111,7 @@ impl Single<'_> {
         self.progress.report(ProgressEvent::Phase(Phase::Verify));
         let tables = self.verify(&tally, &filtered).await?;
         let finished_at = self.clock().await?;
-        self.commit(&tables).await?;
+        self.commit().await?;
         self.session.close().await;
         let warnings = tally.warnings.into_iter().map(|warning| warning.message);
         Ok(Certificate {
@@ -189,10 +187,10 @@ impl Single<'_> {
                     unpack_limit: import.unpack_limit,
                     translate: &import.translate,
                 };
-                let wait = |request| {
+                let create = |table| {
                     // Nobody answers any more: the connection's own error says why.
                     let (answer, answered) = oneshot::channel();
-                    ask.blocking_send((request, answer)).map_err(|_| ImportError::Cancelled)?;
+                    ask.blocking_send((table, answer)).map_err(|_| ImportError::Cancelled)?;
                     answered.blocking_recv().map_err(|_| ImportError::Cancelled)
                 };
                 let tally = scan(input, &options, &*progress, &mut |found| {
@@ -201,8 +199,7 @@ impl Single<'_> {
                     }
                     match found {
                         Found::Rows(batch) => feeder.push(batch),
-                        Found::Table(table) => wait(Request::Create(Arc::clone(table))),
-                        Found::Dropped(table) => wait(Request::Drop(Arc::clone(table))),
+                        Found::Table(table) => create(Arc::clone(table)),
                     }
                 })?;
                 feeder.finish()?;
@@ -233,11 +230,8 @@ impl Single<'_> {
         loop {
             next = match next {
                 Next::End => return Ok(()),
-                Next::Asked((request, answer)) => {
-                    match request {
-                        Request::Create(table) => self.create(&table).await?,
-                        Request::Drop(table) => self.drop_table(&table).await?,
-                    }
+                Next::Asked((table, answer)) => {
+                    self.create(&table).await?;
                     // A reader that is gone has an error of its own.
                     let _ = answer.send(());
                     receive(lanes, asked).await
@@ -257,11 +251,6 @@ impl Single<'_> {
         let note = |note: &ddl::Note| format!("{}: {}", note.table, note.message);
         self.notices.extend(made.notes.iter().map(note));
         self.execute("create_table", &made.sql).await.map(|_| ())
-    }
-
-    async fn drop_table(&mut self, table: &TableDef) -> Result<(), ImportError> {
-        let name = ident::quote_qualified(&self.import.schema, &ddl::table_name(table));
-        self.execute("drop_table", &format!("DROP TABLE {name}")).await.map(|_| ())
     }
 
     /// Copies a batch and those of its kind that follow.
@@ -437,21 +426,38 @@ impl Single<'_> {
         Ok(tables)
     }
 
-    /// Commits. Should the answer be lost, whether a table is there tells: none was before.
-    async fn commit(&mut self, tables: &[TableCertificate]) -> Result<(), ImportError> {
+    /// Commits. Should the answer be lost, the server knows what became of the transaction.
+    async fn commit(&mut self) -> Result<(), ImportError> {
+        let transaction: i64 = self.ask("SELECT txid_current()").await?;
         let Err(error) = self.execute("commit", "COMMIT").await else { return Ok(()) };
-        let Some(first) = tables.first() else { return Err(error) };
-        let name = ident::quote_qualified(&self.import.schema, &first.table);
-        let there: Result<bool, _> =
-            sqlx::query_scalar("-- find_committed\nSELECT to_regclass($1) IS NOT NULL")
-                .bind(name)
-                .fetch_one(self.pool)
-                .await;
-        match there {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(error),
-            Err(_) => Err(ImportError::CutoverUndecided(Box::new(error))),
+        match self.committed(transaction).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(error),
+            None => Err(ImportError::CutoverUndecided(Box::new(error))),
         }
+    }
+
+    /// Whether a transaction was committed; waits, bounded, for one that is still at it. `None` when
+    /// the server cannot be asked, or does not end it.
+    async fn committed(&self, transaction: i64) -> Option<bool> {
+        let asked = tokio::time::timeout(COMMIT_WAIT, async {
+            loop {
+                let status: Option<String> =
+                    sqlx::query_scalar("-- find_committed\nSELECT txid_status($1)")
+                        .bind(transaction)
+                        .fetch_one(self.pool)
+                        .await
+                        .ok()?;
+                match status.as_deref() {
+                    Some("committed") => return Some(true),
+                    Some("aborted") => return Some(false),
+                    // Long forgotten, or none of this server's.
+                    None => return None,
+                    Some(_) => tokio::time::sleep(COMMIT_POLL).await,
+                }
+            }
+        });
+        asked.await.ok().flatten()
     }
 }
 
@@ -459,7 +465,7 @@ impl Single<'_> {
 async fn receive(lanes: &mut Lanes, asked: &mut mpsc::Receiver<Asked>) -> Next {
     tokio::select! {
         biased;
-        Some(request) = asked.recv() => Next::Asked(request),
+        Some(table) = asked.recv() => Next::Asked(table),
         Some(batch) = lanes.batches.recv() => Next::Rows(batch),
         else => Next::End,
     }

@@ -18,8 +18,6 @@ use crate::scan::{Found, ScanOptions, scan};
 pub enum SplitItem {
     /// A table's definition, before its rows.
     Table(Arc<TableDef>),
-    /// A table handed on before is dropped again by the dump itself; it held no rows.
-    Dropped(Arc<TableDef>),
     /// A chunk.
     Chunk(Chunk),
 }
@@ -77,7 +75,6 @@ impl Split<'_> {
     fn take(&mut self, found: Found<'_>) -> Result<(), ImportError> {
         match found {
             Found::Table(table) => self.send(SplitItem::Table(Arc::clone(table))),
-            Found::Dropped(table) => self.send(SplitItem::Dropped(Arc::clone(table))),
             Found::Rows(batch) => {
                 // A chunk is one table under one INSERT header. Compared by value: how often the
                 // header is parsed anew is the dump's business.

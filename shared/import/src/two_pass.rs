@@ -40,7 +40,7 @@ pub fn choose_types(
     let mut pass = Pass { translate: &options.translate, open: None, unfit: BTreeSet::new() };
     let tally = scan(input, &scan_options, progress, &mut |found| match found {
         Found::Rows(batch) => pass.take(&batch),
-        Found::Table(_) | Found::Dropped(_) => Ok(()),
+        Found::Table(_) => Ok(()),
     })?;
     let mut unfit = pass.unfit;
     let tables: Vec<&TableDef> = tally.tables.iter().map(|table| &*table.definition).collect();

@@ -1,6 +1,7 @@
 //! What an error means: for readers of the target, and for who may try again.
 
 use relevo_pg::PgError;
+use relevo_pg::cutover::CutoverError;
 
 use crate::error::ImportError;
 
@@ -93,12 +94,15 @@ impl ImportError {
         }
     }
 
-    /// Whether the target went away: what is loaded is still there, for the same import run again.
+    /// Whether the target went away, or fell silent: what is loaded is still there, for the same import run again.
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         match self {
-            Self::Target(error) => error.is_connection_lost(),
+            Self::Target(error) => is_gone(error),
+            Self::Cutover(CutoverError::Server(error)) => is_gone(error),
             Self::Build { source, .. } => relevo_pg::error::is_connection_lost(source),
+            // Should it be live all the same, then running it again finds nothing to go on with.
+            Self::CutoverUndecided(_) => true,
             _ => false,
         }
     }
@@ -122,5 +126,12 @@ impl ImportError {
     /// Wraps a driver's error with what was being done.
     pub(crate) fn database(what: impl Into<String>, source: sqlx::Error) -> Self {
         Self::Target(PgError::database(what, source))
+    }
+}
+
+fn is_gone(error: &PgError) -> bool {
+    match error {
+        PgError::Timeout { .. } | PgError::UnknownHost { .. } => true,
+        error => error.is_connection_lost(),
     }
 }

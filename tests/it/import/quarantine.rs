@@ -127,3 +127,42 @@ async fn refused_rows_are_set_aside_mended_and_loaded() {
     assert!(said.contains("was replaced since"), "{said}");
     assert_eq!(target.count("nota").await, 3_000);
 }
+
+#[tokio::test]
+async fn rows_that_wait_for_a_table_that_is_still_theirs_outlive_many_imports() {
+    let target = Target::new().await;
+    let relevo = Relevo::new();
+    let url = target.url();
+    relevo.file("nota.sql", dump(10, &[3], &[]));
+    let args = ["dump", "import", "nota.sql", "--to", url, "--column", "nota.ref=uuid"];
+    ends(&relevo, &[&args[..], &["--quarantine", "1"]].concat(), 6).await;
+    // More than are kept, all of them later.
+    let many = "INSERT INTO relevo_ledger.import (id, owner, schema, staging, state,
+                    fence_incarnation, fence_job_id, fence_epoch, options, ended_at)
+                SELECT 'many_' || n, '', 'public', '', 'failed', 0, 0, 0, '{}', clock_timestamp()
+                FROM generate_series(1, 60) n
+                RETURNING (SELECT count(*)::text FROM relevo_ledger.import)";
+    assert_eq!(target.ask(many).await, "1");
+    let other = ["dump", "import", "nota.sql", "--to", url, "--rename", "nota=otra"];
+    relevo.ok(&other).await;
+    assert_eq!(rows(&relevo, url).await.len(), 1);
+    // Once the table is replaced they are of no use, and go with the record of their import.
+    relevo.file("nota.sql", dump(10, &[], &[]));
+    relevo.ok(&args).await;
+    assert_eq!(rows(&relevo, url).await.len(), 0);
+}
+
+#[tokio::test]
+async fn thousands_of_refusals_cost_no_more_than_they_must() {
+    let target = Target::new().await;
+    let relevo = Relevo::new();
+    let bad: Vec<u32> = (1..=3_000).map(|place| place * 2).collect();
+    relevo.file("nota.sql", dump(8_000, &bad, &[]));
+    let args = ["dump", "import", "nota.sql", "--to", target.url(), "--column", "nota.ref=uuid"];
+    // Were all rows behind a refused one sent again each time, it would take minutes.
+    ends(&relevo, &[&args[..], &["--quarantine", "3000"]].concat(), 6).await;
+    assert_eq!(target.count("nota").await, 5_000);
+    let sent = "SELECT string_agg(DISTINCT (row_key ->> 'id')::int % 2 || '', ' ') || ' ' || count(*)
+                FROM relevo_ledger.quarantine";
+    assert_eq!(target.ask(sent).await, "0 3000");
+}

@@ -8,7 +8,7 @@ use relevo_tests::{OwnPostgres, Process, wait_for};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 
-use super::dump::Dump;
+use super::dump::{Dump, gzip};
 use super::target::Target;
 
 /// No import of this size takes longer, even on a busy machine.
@@ -63,20 +63,32 @@ impl Gate {
 }
 
 fn write(dump: &Dump) -> (TempDir, PathBuf) {
+    write_text(&dump.sql())
+}
+
+fn write_text(sql: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tienda.sql.gz");
-    std::fs::write(&file, dump.gzip()).unwrap();
+    std::fs::write(&file, gzip(sql.as_bytes())).unwrap();
     (folder, file)
 }
 
 fn start(file: &Path, url: &str) -> Process {
+    start_with(file, url, &[])
+}
+
+fn start_with(file: &Path, url: &str, options: &[&str]) -> Process {
     let import = Process::builder("relevo").args(["dump", "import"]).arg(file);
-    import.args(["--to", url, "--jobs", "1", "--commit-size", "1"]).spawn()
+    import.args(["--to", url, "--jobs", "1", "--commit-size", "1"]).args(options).spawn()
 }
 
 /// Imports to the end and returns what was said.
 async fn whole(file: &Path, url: &str) -> String {
-    let process = start(file, url);
+    whole_with(file, url, &[]).await
+}
+
+async fn whole_with(file: &Path, url: &str, options: &[&str]) -> String {
+    let process = start_with(file, url, options);
     let status = process.wait_exit(TIMEOUT).await;
     assert!(status.success(), "{}", process.output());
     process.output()
@@ -97,7 +109,11 @@ const GOES_ON: &str = "goes on with an import that was cut off";
 async fn a_killed_import_of_a_file_goes_on_with_what_it_had_committed() {
     let target = Target::new().await;
     target.import(&Dump::new(10, "antes")).await.unwrap();
-    let (_folder, file) = write(&Dump::new(ARTICLES, "dos"));
+    // A table of the name that the dump itself drops again is none that has to be there.
+    let first = "CREATE TABLE `articulo` (`otro` int);\nDROP TABLE `articulo`;\n";
+    let sql = Dump::new(ARTICLES, "dos").sql();
+    let (before, rest) = sql.split_at(sql.find("CREATE TABLE").unwrap());
+    let (_folder, file) = write_text(&format!("{before}{first}{rest}"));
     let gate = Gate::shut(target.url()).await;
     let process = start(&file, target.url());
     gate.reached().await;
@@ -156,5 +172,62 @@ async fn an_import_whose_server_crashed_says_so_and_goes_on() {
     session.close().await.unwrap();
     whole(&file, &url).await;
     assert_eq!(ask(&url, STATES).await, "live live");
+    assert_eq!(ask(&url, ARTICLE_ROWS).await, format!("{ARTICLES} {ARTICLES}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_databases_the_one_that_was_cut_off_goes_on() {
+    let target = Target::new().await;
+    let small = Dump { complete: false, ..Dump::new(10, "uno") };
+    let (_folder, file) = write_text(&format!(
+        "CREATE DATABASE `una`;\nUSE `una`;\n{}CREATE DATABASE `otra`;\nUSE `otra`;\n{}",
+        small.sql(),
+        Dump::new(ARTICLES, "dos").sql()
+    ));
+    let maps = ["--map", "una=una", "--map", "otra=otra"];
+    // The ledger has to be there for the gate.
+    target.import(&Dump::new(10, "antes")).await.unwrap();
+    let gate = Gate::shut(target.url()).await;
+    let process = start_with(&file, target.url(), &maps);
+    gate.reached().await;
+    process.kill();
+    gate.open().await;
+    assert_eq!(target.ask(STATES).await, "live live loading");
+    let said = whole_with(&file, target.url(), &maps).await;
+    assert!(said.contains(GOES_ON), "{said}");
+    assert_eq!(target.ask(STATES).await, "live live live live");
+    assert_eq!(target.count("una.articulo").await, 10);
+    assert_eq!(target.count("otra.articulo").await, i64::from(ARTICLES));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_crash_of_the_server_may_have_emptied_are_loaded_again() {
+    let server = OwnPostgres::start().await;
+    let url = server.database("tienda").await;
+    let (_small_folder, small) = write(&Dump::new(10, "antes"));
+    whole(&small, &url).await;
+    // Staged rows that all subscribers would be sent are not logged.
+    let mut session = PgConnection::connect(&url).await.unwrap();
+    session.execute("CREATE PUBLICATION todo FOR ALL TABLES").await.unwrap();
+    session.close().await.unwrap();
+    let (_folder, file) = write(&Dump::new(ARTICLES, "dos"));
+    let merge = ["--cutover", "merge"];
+    let gate = Gate::shut(&url).await;
+    let process = start_with(&file, &url, &merge);
+    gate.reached().await;
+    // What was committed so far is on the disk: the ledger will vouch for it.
+    ask(&url, "SELECT pg_switch_wal()::text FROM (SELECT pg_current_xact_id()) x").await;
+    server.restart_at_once();
+    let status = process.wait_exit(TIMEOUT).await;
+    assert!(!status.success(), "{}", process.output());
+    let mut session = PgConnection::connect(&url).await.unwrap();
+    session.execute("DROP FUNCTION gate() CASCADE").await.unwrap();
+    session.close().await.unwrap();
+    let vouched = "SELECT (count(*) >= 3)::text FROM relevo_ledger.import_chunk c
+                   JOIN relevo_ledger.import i ON i.id = c.import_id AND i.state = 'loading'";
+    assert_eq!(ask(&url, vouched).await, "true");
+    let said = whole_with(&file, &url, &merge).await;
+    assert!(!said.contains(GOES_ON), "{said}");
+    assert_eq!(ask(&url, STATES).await, "live failed live");
     assert_eq!(ask(&url, ARTICLE_ROWS).await, format!("{ARTICLES} {ARTICLES}"));
 }

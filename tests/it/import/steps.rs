@@ -34,7 +34,6 @@ impl Cut {
             match item {
                 SplitItem::Table(table) => tables.push(table),
                 SplitItem::Chunk(chunk) => chunks.push(chunk),
-                SplitItem::Dropped(_) => unreachable!("the dump drops no table"),
             }
             Ok(())
         })

@@ -138,6 +138,7 @@ pub struct Leftover {
     fence_incarnation: i64,
     fence_job_id: i64,
     fence_epoch: i64,
+    source: Option<String>,
 }
 
 impl Leftover {
@@ -166,7 +167,8 @@ pub async fn leftovers(pool: &PgPool, owner: &str) -> Result<Vec<Leftover>, Impo
     // A running direct import holds an advisory lock named after it.
     let found: Result<Vec<Leftover>, _> = sqlx::query_as(
         "-- list_leftovers
-         SELECT i.id AS import, i.owner, i.state, i.fence_incarnation, i.fence_job_id, i.fence_epoch
+         SELECT i.id AS import, i.owner, i.state, i.fence_incarnation, i.fence_job_id,
+                i.fence_epoch, to_jsonb(i) ->> 'source' AS source  -- an older ledger has none
          FROM relevo_ledger.import i
          WHERE ((i.owner = $1 AND i.owner <> $2)
                 OR (i.owner = '' AND i.state = 'failed')
@@ -227,11 +229,15 @@ pub async fn clear(pool: &PgPool, leftover: &Leftover) -> Result<bool, ImportErr
     Ok(leftover.is_unfinished())
 }
 
-/// Clears up after direct imports whose program has ended. One that cannot be cleared up does not
-/// stop the others; the first such error is returned at the end.
-pub(crate) async fn sweep_direct(pool: &PgPool) -> Result<(), ImportError> {
+/// Clears up after direct imports whose program has ended, but for unfinished ones of the source
+/// `spared`. One that cannot be cleared up does not stop the others; the first such error is
+/// returned at the end.
+pub(crate) async fn sweep_direct(pool: &PgPool, spared: Option<&str>) -> Result<(), ImportError> {
     let mut first_error = None;
     for leftover in leftovers(pool, DIRECT_OWNER).await? {
+        if spared.is_some() && leftover.is_unfinished() && leftover.source.as_deref() == spared {
+            continue;
+        }
         if let Err(error) = clear(pool, &leftover).await {
             first_error.get_or_insert(error);
         }

@@ -379,38 +379,3 @@ async fn check_present(
         None => Ok(false),
     }
 }
-
-/// Drops a table of the staging schema again: the dump itself dropped it before it held rows.
-///
-/// # Errors
-/// As [`create_table`].
-pub async fn drop_table(
-    pool: &PgPool,
-    id: &ImportId,
-    table: &TableDef,
-    fence: Fence,
-) -> Result<(), ImportError> {
-    let name = ddl::table_name(table);
-    let failed = |source| ImportError::database(format!("dropping staged table {name}"), source);
-    let mut connection = ledger::acquire(pool).await?;
-    let mut tx = connection.begin().await.map_err(failed)?;
-    if !lock_import(&mut tx, id, fence).await? {
-        drop(tx);
-        return Err(ledger::why_refused(pool, id).await);
-    }
-    let sql = format!(
-        "-- drop_table\nDROP TABLE IF EXISTS {}",
-        ident::quote_qualified(&id.staging_schema(), &name)
-    );
-    tx.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
-    sqlx::query(
-        "-- drop_table
-         DELETE FROM relevo_ledger.import_table WHERE import_id = $1 AND table_name = $2",
-    )
-    .bind(id.as_str())
-    .bind(&name)
-    .execute(&mut *tx)
-    .await
-    .map_err(failed)?;
-    tx.commit().await.map_err(failed)
-}

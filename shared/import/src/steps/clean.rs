@@ -152,7 +152,9 @@ async fn vacuum(
     builder.run(tasks).await.map(|_| ())
 }
 
-/// Forgets the chunks and steps of ended imports, and the oldest imports of the schema.
+/// Forgets the chunks and steps of ended imports, and the oldest imports of the schema. One stays
+/// as long as rows that it set aside wait for a table that is still its own: another import of the
+/// schema may have been of other tables.
 async fn prune(pool: &PgPool, id: &ImportId, options: &ImportOptions) -> Result<(), ImportError> {
     let failed = |source| ImportError::database("pruning the import ledger", source);
     for statement in [
@@ -165,10 +167,20 @@ async fn prune(pool: &PgPool, id: &ImportId, options: &ImportOptions) -> Result<
          WHERE i.id = s.import_id AND i.schema = $1 AND i.id <> $2 AND i.state IN ('live', 'failed')
            AND $3::bigint > 0",
         "-- prune_ledger
-         DELETE FROM relevo_ledger.import
-         WHERE id IN (SELECT id FROM relevo_ledger.import
-                      WHERE schema IN ($1, '') AND id <> $2 AND state IN ('live', 'failed')
-                      ORDER BY ended_at DESC OFFSET $3)",
+         DELETE FROM relevo_ledger.import i
+         WHERE i.id IN (SELECT id FROM relevo_ledger.import
+                        WHERE schema IN ($1, '') AND id <> $2 AND state IN ('live', 'failed')
+                        ORDER BY ended_at DESC OFFSET $3)
+           AND NOT EXISTS (
+               SELECT FROM relevo_ledger.quarantine q
+               WHERE q.import_id = i.id AND q.state = 'waiting'
+                 AND i.state = 'live' AND i.rollback IS NULL
+                 AND NOT EXISTS (
+                     SELECT FROM relevo_ledger.import later
+                     JOIN relevo_ledger.import_table t ON t.import_id = later.id
+                     WHERE later.schema = i.schema AND t.table_name = q.table_name
+                       AND later.state = 'live' AND later.rollback IS NULL
+                       AND later.ended_at > i.ended_at))",
     ] {
         sqlx::query(statement)
             .bind(&options.schema)

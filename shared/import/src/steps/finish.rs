@@ -465,7 +465,7 @@ impl Finish<'_> {
                 | ImportError::Target(PgError::Cancelled { .. }),
             ) => Err(ImportError::Cancelled),
             // Whether the COMMIT happened whose answer was lost, the ledger knows.
-            Err(error) => match ledger::get(self.pool, self.id).await {
+            Err(error) => match ledger::get_settled(self.pool, self.id).await {
                 Ok(row) if row.state == ledger::state::LIVE => Ok(()),
                 Ok(_) => Err(error),
                 // A server that answered has rolled back; a lost connection tells nothing.

@@ -29,7 +29,7 @@ mod seal;
 mod status;
 
 pub use abandon::{Leftover, abandon, clear, leftovers};
-pub use begin::{Begun, begin, create_table, drop_table};
+pub use begin::{Begun, begin, create_table};
 pub use clean::settle;
 pub use finish::finish;
 pub use load::{ChunkOutcome, load_chunk};

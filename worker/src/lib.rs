@@ -31,8 +31,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use relevo_jobs::KindSpec;
-use relevo_queue::{KnownKind, Queue, WorkerConfig};
-use relevo_settings::{InForce, Settings};
+use relevo_pg::{PgError, PoolOptions};
+use relevo_queue::{KnownKind, Listen, Queue, WorkerConfig};
+use relevo_settings::{Database, InForce, Pooler, Settings};
 use relevo_telemetry::{ReadyCheck, metrics::Metrics};
 use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::watch};
@@ -77,6 +78,7 @@ pub async fn run(deps: WorkerDeps, shutdown: CancellationToken) -> anyhow::Resul
     let (concurrency, concurrency_now) = watch::channel(settings.worker.concurrency);
     let config = WorkerConfig {
         concurrency_now: Some(concurrency_now),
+        listen: listen(&settings.database)?,
         ..worker_config(&settings, name.clone(), &kinds)
     };
     let queue = Queue::new(pool.clone());
@@ -188,6 +190,18 @@ fn worker_config(settings: &Settings, name: String, kinds: &[KindSpec]) -> Worke
         poll_interval: Duration::from_millis(worker.poll_interval_ms),
         grace: Duration::from_secs(worker.grace_seconds),
         ..WorkerConfig::default()
+    }
+}
+
+/// Where a worker listens: past a pooler, where there is one and a way.
+fn listen(database: &Database) -> Result<Listen, PgError> {
+    match (database.pooler, &database.direct_url) {
+        (Pooler::None, _) => Ok(Listen::Pool),
+        (Pooler::Transaction, None) => Ok(Listen::Nowhere),
+        (Pooler::Transaction, Some(url)) => {
+            let options = relevo_pg::connect::connect_options(url, &PoolOptions::default())?;
+            Ok(Listen::At(Box::new(options)))
+        }
     }
 }
 

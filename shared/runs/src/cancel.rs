@@ -78,6 +78,7 @@ impl Runs {
         let mut filter = JobFilter {
             states: vec![
                 JobState::Scheduled,
+                JobState::Waiting,
                 JobState::Available,
                 JobState::Running,
                 JobState::Retryable,

@@ -1,7 +1,7 @@
 //! What people do to dead letters, the same over HTTP and by command: mend one, or act on all that
 //! match a filter after they were counted.
 
-use relevo_queue::{JobFilter, JobId, JobView, Queue, QueueError};
+use relevo_queue::{EditedKey, JobFilter, JobId, JobView, Queue, QueueError};
 use serde_json::value::RawValue;
 use sqlx::PgConnection;
 
@@ -125,7 +125,15 @@ pub async fn edit_in(
     if job.run_id != before.run_id {
         return Err(EditError::RunDiffers);
     }
-    if !queue.edit_dead_in(tx, id, &job.payload, job.payload_version).await? {
+    // The key of a kind that is unique by a field of its payload follows that field; a key that a
+    // producer gave is the producer's.
+    let follows = |key: &String| key.starts_with(&format!("kind/{}/", before.kind));
+    let key = if before.unique_key.as_ref().is_none_or(follows) {
+        EditedKey::Replaced(job.unique.as_ref())
+    } else {
+        EditedKey::Kept
+    };
+    if !queue.edit_dead_in(tx, id, &job.payload, job.payload_version, key).await? {
         return Err(EditError::NotFound(id));
     }
     Ok(Edited { before, payload: job.payload })

@@ -63,9 +63,10 @@ pub(crate) async fn finish_import(
 
 async fn finish(step: &Step<'_>, payload: &FinishImport) -> Result<(), Stop> {
     let import = step.import(payload.request_id)?;
-    let target = step.target().await?;
+    let target = step.target().await.map_err(|stop| unjudged(step, stop))?;
     // The target's ledger alone says what is loaded.
-    let missing = steps::missing_chunks(&target, &import).await.map_err(import_stop)?;
+    let missing = steps::missing_chunks(&target, &import).await;
+    let missing = missing.map_err(|error| unjudged(step, import_stop(error)))?;
     if !missing.is_empty() {
         return enqueue_again(step, payload, &missing).await;
     }
@@ -89,6 +90,19 @@ async fn finish(step: &Step<'_>, payload: &FinishImport) -> Result<(), Stop> {
         ending::ended(context, &step.run, RunState::Succeeded);
     }
     Ok(())
+}
+
+/// What it means that the target could not be asked: found in its last phase, a run may have cut
+/// over already, so whatever keeps the target from saying so does not fail it.
+fn unjudged(step: &Step<'_>, stop: Stop) -> Stop {
+    match stop {
+        Stop::Run(reason) | Stop::Backup(reason) if step.run.phase == FINISH => {
+            Stop::Job(JobError::retry(format!(
+                "whether the cutover has happened, only the target knows: {reason}"
+            )))
+        }
+        stop => stop,
+    }
 }
 
 /// What an error of the finish means.

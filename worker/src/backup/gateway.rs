@@ -247,9 +247,9 @@ impl Gateway {
     ) -> reqwest::Result<Response> {
         let mut last = None;
         for base in &self.bases {
-            // `join` of a path cannot leave the host, except where it begins with two slashes.
+            // `join` of a path cannot leave the server, except where it begins with two slashes.
             let url = match base.join(reference) {
-                Ok(url) if url.host() == base.host() => url,
+                Ok(url) if url.origin() == base.origin() => url,
                 _ => base.clone(),
             };
             match build(url).header("API-KEY", self.key_header.clone()).send().await {
@@ -276,8 +276,16 @@ impl Gateway {
         let key = self.api_key.expose_secret();
         let token = webhook_url.and_then(|url| url.rsplit('/').next());
         // The whole address first, since the token is a part of it.
-        let secrets =
-            [(webhook_url, "[webhook URL]"), (token, "[token]"), (Some(key), "[API key]")];
+        // As JSON writes it, and as PHP's JSON does.
+        let in_json = json!(key).to_string().trim_matches('"').to_owned();
+        let in_php = in_json.replace('/', "\\/");
+        let secrets = [
+            (webhook_url, "[webhook URL]"),
+            (token, "[token]"),
+            (Some(&*in_php), "[API key]"),
+            (Some(&*in_json), "[API key]"),
+            (Some(key), "[API key]"),
+        ];
         for (secret, name) in secrets {
             if let Some(secret) = secret.filter(|secret| !secret.is_empty()) {
                 text = text.replace(secret, name);
@@ -403,6 +411,33 @@ mod tests {
             assert!(!error.contains("0123456789abcdef"), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
             assert!(error.contains("[webhook URL]") || error.contains("[token]"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_the_gateway_echoes_holds_no_key_however_it_is_written() {
+        let key = SecretString::from("ab/cd\"ef".to_owned());
+        let gateway = Gateway::new("https://gateway.example", &key, false).expect("an address");
+        for text in ["x ab/cd\"ef", r#"{"k": "ab/cd\"ef"}"#, r#"{"k":"ab\/cd\"ef"}"#] {
+            let excerpt = gateway.excerpt(text, None);
+            assert!(excerpt.contains("[API key]") && !excerpt.contains("cd"), "{excerpt}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_begins_with_two_slashes_stays_with_the_server() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        let url = format!("{base}//{}/x", other.local_addr().expect("bound"));
+        let gateway = gateway(&base);
+        let url = url.parse().expect("an address");
+        let headers = HeaderMap::new();
+        let asked = gateway.open_download(&url, &headers);
+        tokio::select! {
+            _ = asked => panic!("nobody answers"),
+            taken = listener.accept() => drop(taken.expect("a connection")),
+            _ = other.accept() => panic!("the key went to another server"),
         }
     }
 

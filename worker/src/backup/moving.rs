@@ -232,11 +232,6 @@ impl Work<'_> {
                         .await
                         .map_err(Cut::Dump)?;
                 }
-                Piece::Dropped(table) => {
-                    steps::drop_table(self.target, self.import, &table, self.step.fence())
-                        .await
-                        .map_err(|error| Cut::Stop(import_stop(error)))?;
-                }
                 Piece::Chunk(chunk, _stored) if loaded.contains(&chunk.header.ordinal) => {}
                 Piece::Chunk(chunk, stored) => {
                     let ordinal = chunk.header.ordinal;

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::{
     origin::{Origin, file_address, upload_address},
     progress::{mib, seconds},
-    request::{open_round_in, unheard},
+    request::{clock_in, open_round_in, unheard},
     step::{Step, Stop, describe},
 };
 
@@ -77,7 +77,8 @@ pub(crate) async fn offer(
         },
     };
     let mut tx = context.fenced(step.job).await?;
-    backup_requests::delivered_in(&mut tx, &context.queue, request.id, None, &delivery).await?;
+    let told = "the dump is there, and is fetched";
+    backup_requests::delivered_in(&mut tx, &context.queue, request.id, &delivery, told).await?;
     step.job.complete_in(&mut tx).await?;
     tx.commit().await?;
     Ok(())
@@ -130,7 +131,8 @@ async fn found(step: &Step<'_>) -> Result<Delivery, Stop> {
             return Err(unheard(step, &why).await?);
         }
     };
-    let age = (chrono::Utc::now() - step.run.created_at).to_std().unwrap_or_default();
+    let now = clock_in(&mut *step.context.pool.acquire().await?).await?;
+    let age = (now - step.run.created_at).to_std().unwrap_or_default();
     if let Some(newer) = unfinished {
         if complete.is_none() || age < UNFINISHED_MAX {
             let why = format!("{} is still being written", newer.display());

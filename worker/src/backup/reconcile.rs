@@ -28,11 +28,13 @@ use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
 use relevo_runs::{Run, RunState, backup::PIPELINE, backup_requests, control_plane, uploads};
+use sqlx::Connection as _;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ending::{self, FINISH, Previous},
+    request::clock_in,
     run_names::RunKey,
     step::{describe, import_id, is_wanted},
     sweep::{sweep_disk, sweep_targets},
@@ -59,8 +61,13 @@ const UNDECIDED_MAX: Duration = Duration::from_secs(3_600);
 const CLEAN_PER_PASS: u32 = 20;
 
 /// The states of a job that somebody still will, or does, work on.
-const UNFINISHED: [JobState; 4] =
-    [JobState::Scheduled, JobState::Available, JobState::Running, JobState::Retryable];
+const UNFINISHED: [JobState; 5] = [
+    JobState::Scheduled,
+    JobState::Waiting,
+    JobState::Available,
+    JobState::Running,
+    JobState::Retryable,
+];
 
 /// What one process's reconciler remembers between passes; nothing that matters.
 #[derive(Default)]
@@ -107,15 +114,22 @@ async fn reconcile(context: &Context, memory: &mut Memory) -> anyhow::Result<()>
         context.replaced.cancel();
         return Ok(());
     }
-    // A connection of its own, outside the pool: the lock ends with it, however this ends.
+    // A connection of its own, outside the pool: the lock ends with it, however this ends. It is a
+    // transaction's, since behind a pooler a session is nobody's; it waits for as long as a pass is.
     let mut lock = relevo_pg::connect_beside(&context.pool).await?;
-    let locked = sqlx::query_scalar("-- reconcile: lock\nSELECT pg_try_advisory_lock($1)")
-        .bind(LOCK_KEY)
-        .fetch_one(&mut lock);
+    let mut tx = lock.begin().await?;
+    let locked = sqlx::query_scalar(
+        "-- reconcile: lock
+         SELECT pg_try_advisory_xact_lock($1)
+         FROM set_config('idle_in_transaction_session_timeout', '0', true)",
+    )
+    .bind(LOCK_KEY)
+    .fetch_one(&mut *tx);
     let locked: bool = tokio::time::timeout(LOCK_TIMEOUT, locked)
         .await
         .context("the control plane does not answer")??;
     let outcome = if locked { with_lock(context, memory).await } else { Ok(()) };
+    tx.rollback().await?;
     lock.close().await?;
     outcome?;
     sweep_disk(context).await
@@ -256,7 +270,8 @@ async fn end(
     let (certificate, previous, ending) = match abandon_all(context, memory, &run).await {
         Ok(certificate) => (certificate, Previous::Untouched, ending),
         Err(error) => {
-            let undecided = (chrono::Utc::now() - run.updated_at).to_std().unwrap_or_default();
+            let now = clock_in(&mut *context.pool.acquire().await?).await?;
+            let undecided = (now - run.updated_at).to_std().unwrap_or_default();
             if undecided < UNDECIDED_MAX {
                 return Err(error.context(format!(
                     "run {} has to end, but whether its cutover happened only its target knows",

@@ -303,7 +303,8 @@ async fn ready(step: &Step<'_>, request: &BackupRequest, backup: ReadyBackup) ->
             .and_then(|text| backup_requests::gateway_time(&text, step.source.timezone)),
     };
     let mut tx = context.fenced(step.job).await?;
-    backup_requests::delivered_in(&mut tx, &context.queue, request.id, None, &delivery).await?;
+    let told = backup_requests::BY_GATEWAY;
+    backup_requests::delivered_in(&mut tx, &context.queue, request.id, &delivery, told).await?;
     step.job.complete_in(&mut tx).await?;
     tx.commit().await?;
     Ok(())

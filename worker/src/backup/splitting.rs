@@ -33,8 +33,6 @@ use super::tail::Tail;
 pub(crate) enum Piece {
     /// A table, before its rows.
     Table(Arc<TableDef>),
-    /// A table made before, which the dump drops again.
-    Dropped(Arc<TableDef>),
     /// A chunk; the thread goes on when the sender is used or dropped.
     Chunk(Box<Chunk>, oneshot::Sender<()>),
 }
@@ -75,7 +73,6 @@ pub(crate) fn start(
             let send = |piece| sender.blocking_send(piece).map_err(|_| NotWanted);
             match item {
                 SplitItem::Table(table) => send(Piece::Table(table))?,
-                SplitItem::Dropped(table) => send(Piece::Dropped(table))?,
                 SplitItem::Chunk(chunk) => {
                     figures.rows.fetch_add(chunk.header.rows, Ordering::Relaxed);
                     let (stored, wait) = oneshot::channel();

@@ -10,6 +10,9 @@ use sqlx::{Connection as _, PgConnection};
 use super::{BackupRequest, ERROR_CHARS_MAX, GATEWAY_JOB_ID_CHARS_MAX, RequestState};
 use crate::{LogLevel, Run, RunError, RunId, Runs, bounded, typed_job};
 
+/// What a run's log says of a backup that its gateway delivered.
+pub const BY_GATEWAY: &str = "the gateway delivered the backup";
+
 /// Where a finished backup can be fetched. The URL's host has been checked by the caller, with
 /// [`super::check_download_url`].
 #[derive(Clone, Debug, PartialEq)]
@@ -111,7 +114,7 @@ pub async fn deliver(
     }
     let delivered = match report {
         Report::Completed(delivery) => {
-            record(&mut tx, queue, &run, &request, gateway_job_id, delivery).await?
+            record(&mut tx, queue, &run, &request, gateway_job_id, delivery, BY_GATEWAY).await?
         }
         Report::Failed { error } => {
             record_failure(&mut tx, queue, &run, &request, gateway_job_id, error).await?
@@ -121,8 +124,9 @@ pub async fn deliver(
     Ok(delivered)
 }
 
-/// Takes the gateway's synchronous answer, in the caller's transaction: the same effect as a webhook
-/// with the same news. True when this is what enqueued the download.
+/// Takes a backup that is there without a webhook, by the gateway's synchronous answer or because
+/// nobody had to be asked, in the caller's transaction: the same effect as a webhook with the same
+/// news. `told` is what the run's log says of it. True when this is what enqueued the download.
 ///
 /// # Errors
 /// [`DeliverError`].
@@ -130,11 +134,11 @@ pub async fn delivered_in(
     tx: &mut PgConnection,
     queue: &Queue,
     request_id: i64,
-    gateway_job_id: Option<&str>,
     delivery: &Delivery,
+    told: &str,
 ) -> Result<bool, DeliverError> {
     let (run, request) = lock(tx, queue, request_id).await?;
-    let delivered = record(tx, queue, &run, &request, gateway_job_id, delivery).await?;
+    let delivered = record(tx, queue, &run, &request, None, delivery, told).await?;
     Ok(matches!(delivered, Delivered::Download(_)))
 }
 
@@ -179,6 +183,7 @@ async fn record(
     request: &BackupRequest,
     gateway_job_id: Option<&str>,
     delivery: &Delivery,
+    told: &str,
 ) -> Result<Delivered, DeliverError> {
     let waits = matches!(request.state, RequestState::Asked | RequestState::Answered);
     if request.state == RequestState::Delivered {
@@ -229,7 +234,7 @@ async fn record(
         "filesize_bytes": delivery.filesize_bytes,
         "filesize_mb": delivery.filesize_mb,
     });
-    log(tx, queue, run.id, LogLevel::Info, "the gateway delivered the backup", &fields).await?;
+    log(tx, queue, run.id, LogLevel::Info, told, &fields).await?;
     Ok(Delivered::Download(job))
 }
 

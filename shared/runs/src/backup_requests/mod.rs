@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
 
-pub use delivery::{DeliverError, Delivered, Delivery, Report, deliver, delivered_in};
+pub use delivery::{BY_GATEWAY, DeliverError, Delivered, Delivery, Report, deliver, delivered_in};
 pub use gateway::{UrlRefused, check_download_url, gateway_time};
 
 use crate::{RunError, RunId, bounded, secret};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use jsonschema::{PatternOptions, Validator};
 use relevo_jobs::{JobKind, KindSpec, OwnKind, UniqueUntil, is_kind_name};
-use relevo_queue::{NewJob, QueueError, UniqueScope};
+use relevo_queue::{NewJob, OnDead, QueueError, UniqueScope};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
@@ -168,7 +168,7 @@ fn described_job(spec: &KindSpec, payload: Box<RawValue>, value: &Value) -> NewJ
         .max_attempts(spec.max_attempts)
         .max_deaths(spec.max_deaths);
     if let Some((field, until)) = &spec.unique
-        && let Some(value) = unique_value(&value[field])
+        && let Some(value) = key_value(&value[field])
     {
         let scope = match until {
             UniqueUntil::Claimed => UniqueScope::Claimed,
@@ -176,12 +176,19 @@ fn described_job(spec: &KindSpec, payload: Box<RawValue>, value: &Value) -> NewJ
         };
         job = job.unique(format!("kind/{}/{value}", spec.name), scope);
     }
+    if let Some((field, skips_dead)) = &spec.order
+        && let Some(value) = key_value(&value[field])
+    {
+        let on_dead = if *skips_dead { OnDead::Skip } else { OnDead::Block };
+        job = job.ordering_key(format!("kind/{}/{value}", spec.name), on_dead);
+    }
+    job.limit_key.clone_from(&spec.limit_key);
     job.traceparent = relevo_telemetry::trace::current_traceparent();
     job
 }
 
 /// Text or a whole number, as `payload ->> 'field'` has it.
-fn unique_value(value: &Value) -> Option<String> {
+fn key_value(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),
@@ -296,6 +303,8 @@ mod tests {
             payload_schema: schema.to_owned(),
             queue: "prices".to_owned(),
             unique: Some(("sku".to_owned(), UniqueUntil::Finished)),
+            order: Some(("sku".to_owned(), true)),
+            limit_key: Some("prices".to_owned()),
             ..KindSpec::of_built_in(JobKind::Noop)
         };
         let validator = validator(schema).ok().map(Arc::new);
@@ -309,6 +318,9 @@ mod tests {
         let job = book().job("Reprice", &raw(r#"{"sku": "aaa"}"#)).unwrap();
         assert_eq!((job.queue.as_str(), job.payload_version), ("prices", 3));
         assert_eq!(job.unique.unwrap().key, "kind/Reprice/aaa");
+        let order = job.ordering.unwrap();
+        assert_eq!((order.key.as_str(), order.on_dead), ("kind/Reprice/aaa", OnDead::Skip));
+        assert_eq!(job.limit_key.as_deref(), Some("prices"));
         assert!(book().job("Reprice", &raw("{}")).unwrap().unique.is_none());
     }
 

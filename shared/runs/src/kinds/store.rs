@@ -20,16 +20,18 @@ const PUBLISH: &str = "-- publish_job_kinds
     INSERT INTO relevo.job_kind AS held
         (name, summary, payload_version, payload_schema, queue, priority, max_attempts, max_deaths,
          backoff_base_ms, backoff_cap_ms, timeout_ms, progress_deadline_ms, unique_field,
-         unique_scope, internal, published_by, seen_at)
+         unique_scope, ordering_field, ordering_skips_dead, limit_key, internal, published_by, seen_at)
     SELECT k.name, k.summary, k.payload_version, k.payload_schema, k.queue, k.priority,
            k.max_attempts, k.max_deaths, k.backoff_base_ms, k.backoff_cap_ms, k.timeout_ms,
-           k.progress_deadline_ms, k.unique_field, k.unique_scope::relevo.unique_scope, k.internal,
+           k.progress_deadline_ms, k.unique_field, k.unique_scope::relevo.unique_scope,
+           k.ordering_field, k.ordering_skips_dead, k.limit_key, k.internal,
            $2, clock_timestamp()
     FROM jsonb_to_recordset($1)
              AS k(name text, summary text, payload_version smallint, payload_schema jsonb,
                   queue text, priority smallint, max_attempts integer, max_deaths smallint,
                   backoff_base_ms bigint, backoff_cap_ms bigint, timeout_ms bigint,
                   progress_deadline_ms bigint, unique_field text, unique_scope text,
+                  ordering_field text, ordering_skips_dead boolean, limit_key text,
                   internal boolean)
     ORDER BY k.name COLLATE \"C\"
     ON CONFLICT (name) DO UPDATE
@@ -40,6 +42,8 @@ const PUBLISH: &str = "-- publish_job_kinds
             backoff_cap_ms = excluded.backoff_cap_ms, timeout_ms = excluded.timeout_ms,
             progress_deadline_ms = excluded.progress_deadline_ms,
             unique_field = excluded.unique_field, unique_scope = excluded.unique_scope,
+            ordering_field = excluded.ordering_field,
+            ordering_skips_dead = excluded.ordering_skips_dead, limit_key = excluded.limit_key,
             internal = excluded.internal, published_by = excluded.published_by,
             seen_at = excluded.seen_at
         WHERE (excluded.payload_version >= held.payload_version
@@ -49,12 +53,14 @@ const PUBLISH: &str = "-- publish_job_kinds
                    excluded.queue, excluded.priority, excluded.max_attempts, excluded.max_deaths,
                    excluded.backoff_base_ms, excluded.backoff_cap_ms, excluded.timeout_ms,
                    excluded.progress_deadline_ms, excluded.unique_field, excluded.unique_scope,
+                   excluded.ordering_field, excluded.ordering_skips_dead, excluded.limit_key,
                    excluded.internal)
                   IS DISTINCT FROM
                   (held.summary, held.payload_version, held.payload_schema,
                    held.queue, held.priority, held.max_attempts, held.max_deaths,
                    held.backoff_base_ms, held.backoff_cap_ms, held.timeout_ms,
                    held.progress_deadline_ms, held.unique_field, held.unique_scope,
+                   held.ordering_field, held.ordering_skips_dead, held.limit_key,
                    held.internal))";
 
 const FORGET: &str = "-- forget_job_kinds
@@ -63,7 +69,8 @@ const FORGET: &str = "-- forget_job_kinds
 const LIST: &str = "-- list_job_kinds
     SELECT name, summary, payload_version, payload_schema, queue, priority, max_attempts,
            max_deaths, backoff_base_ms, backoff_cap_ms, timeout_ms, progress_deadline_ms,
-           unique_field, unique_scope::text, internal, seen_at
+           unique_field, unique_scope::text, ordering_field, ordering_skips_dead, limit_key, internal,
+           seen_at
     FROM relevo.job_kind ORDER BY name LIMIT $1";
 
 /// A kind as the statement takes it.
@@ -83,6 +90,9 @@ struct Row<'a> {
     progress_deadline_ms: Option<i64>,
     unique_field: Option<&'a str>,
     unique_scope: Option<&'static str>,
+    ordering_field: Option<&'a str>,
+    ordering_skips_dead: bool,
+    limit_key: Option<&'a str>,
     internal: bool,
 }
 
@@ -104,6 +114,9 @@ impl<'a> From<&'a KindSpec> for Row<'a> {
             progress_deadline_ms: spec.progress_deadline.map(milliseconds),
             unique_field: spec.unique.as_ref().map(|(field, _)| field.as_str()),
             unique_scope: spec.unique.as_ref().map(|(_, until)| until.as_str()),
+            ordering_field: spec.order.as_ref().map(|(field, _)| field.as_str()),
+            ordering_skips_dead: spec.order.as_ref().is_some_and(|(_, skips_dead)| *skips_dead),
+            limit_key: spec.limit_key.as_deref(),
             internal: spec.internal,
         }
     }
@@ -136,6 +149,8 @@ pub(super) async fn list(
 fn decode(row: &PgRow) -> Result<(KindSpec, DateTime<Utc>), sqlx::Error> {
     let schema: Json<Value> = row.try_get("payload_schema")?;
     let field: Option<String> = row.try_get("unique_field")?;
+    let ordering_field: Option<String> = row.try_get("ordering_field")?;
+    let skips_dead: bool = row.try_get("ordering_skips_dead")?;
     let until = match row.try_get::<Option<&str>, _>("unique_scope")? {
         Some("claimed") => UniqueUntil::Claimed,
         _ => UniqueUntil::Finished,
@@ -155,6 +170,8 @@ fn decode(row: &PgRow) -> Result<(KindSpec, DateTime<Utc>), sqlx::Error> {
         timeout: time("timeout_ms")?,
         progress_deadline: row.try_get::<Option<i64>, _>("progress_deadline_ms")?.map(duration),
         unique: field.map(|field| (field, until)),
+        order: ordering_field.map(|field| (field, skips_dead)),
+        limit_key: row.try_get("limit_key")?,
         internal: row.try_get("internal")?,
     };
     Ok((spec, row.try_get("seen_at")?))

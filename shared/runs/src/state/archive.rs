@@ -12,9 +12,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
@@ -130,14 +130,7 @@ impl Writer {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let part = path.with_file_name(name);
-        // It holds hashes of keys, sealed secrets and payloads: nobody else's business.
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&part)
-            .map_err(|source| written(&part, source))?;
+        let file = open_alone(&part).map_err(|source| written(&part, source))?;
         let out = GzEncoder::new(BufWriter::new(file), Compression::default());
         let mut writer = Self { path: path.to_owned(), part, out };
         writer.line(header)?;
@@ -179,7 +172,11 @@ impl Writer {
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
             Ok(size)
         };
-        put().map_err(|source| written(&path, source))
+        put().map_err(|source| {
+            // A full disk is not kept full.
+            let _ = fs::remove_file(&part);
+            written(&path, source)
+        })
     }
 
     /// Removes what was written of a file that is not wanted any more.
@@ -187,6 +184,26 @@ impl Writer {
         // What stays is overwritten by the next attempt.
         let _ = fs::remove_file(&self.part);
     }
+}
+
+/// Opens the unfinished file for one writer, empty: two backups into one file at a time would write
+/// a mixture of both.
+fn open_alone(part: &Path) -> io::Result<File> {
+    // It holds hashes of keys, sealed secrets and payloads: nobody else's business.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(part)?;
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => io::Error::other("another backup is being written there"),
+        TryLockError::Error(error) => error,
+    })?;
+    // Whoever had it open before may have finished it, and it is the backup now.
+    let (open, named) = (file.metadata()?, fs::metadata(part));
+    if named.is_ok_and(|named| (named.dev(), named.ino()) == (open.dev(), open.ino())) {
+        file.set_len(0)?;
+        return Ok(file);
+    }
+    Err(io::Error::other("another backup was finished there at this moment; try again"))
 }
 
 fn written(path: &Path, source: io::Error) -> ArchiveError {
@@ -335,6 +352,21 @@ mod tests {
         assert!(matches!(reader.item(), Ok(Item::End(_))));
         let names: Vec<_> = fs::read_dir(folder.path()).expect("lists").collect();
         assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn two_backups_do_not_write_into_one_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("state");
+        let first = Writer::create(&path, &header()).expect("opens");
+        let Err(error) = Writer::create(&path, &header()) else { panic!("both write") };
+        assert!(format!("{error:?}").contains("another backup"), "{error:?}");
+        first.finish(&End::default()).expect("finishes");
+        Reader::check(&path).expect("is whole");
+        // One that was killed leaves its part, which the next one takes over.
+        fs::write(folder.path().join("state.part"), b"the beginning of a longer file").expect("writes");
+        write(&path);
+        Reader::check(&path).expect("is whole");
     }
 
     #[test]

@@ -82,15 +82,16 @@ async fn backup_on(
     path: &Path,
     history: bool,
 ) -> Result<BackedUp, StateError> {
-    if control_plane::status_on(connection).await.map_err(StateError::database("looking at it"))?
-        != SchemaStatus::Current
-    {
-        return Err(StateError::NotCurrent);
-    }
     let mut tx = connection
         .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await
         .map_err(StateError::database("beginning the snapshot"))?;
+    // In the snapshot: a migration may commit at any moment.
+    if control_plane::status_on(&mut tx).await.map_err(StateError::database("looking at it"))?
+        != SchemaStatus::Current
+    {
+        return Err(StateError::NotCurrent);
+    }
     sqlx::query(PLAIN_VALUES)
         .execute(&mut *tx)
         .await

@@ -366,7 +366,7 @@ async fn cancel_jobs_of_runs(tx: &mut PgConnection, queue: &Queue) -> Result<u64
 async fn pause_all(tx: &mut PgConnection, queue: &Queue) -> Result<Vec<String>, StateError> {
     let mut names: Vec<String> = sqlx::query_scalar(
         "-- state::restore: queues
-        SELECT DISTINCT queue FROM relevo.job",
+        SELECT queue FROM relevo.job UNION SELECT queue FROM relevo.job_kind",
     )
     .fetch_all(&mut *tx)
     .await

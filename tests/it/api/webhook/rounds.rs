@@ -110,9 +110,10 @@ async fn the_synchronous_answer_has_the_same_effect() {
         expires_at: None,
     };
     let mut tx = asked.server.db.pool().begin().await.unwrap();
-    let first = backup_requests::delivered_in(&mut tx, queue, asked.request, None, &delivery).await;
+    let told = backup_requests::BY_GATEWAY;
+    let first = backup_requests::delivered_in(&mut tx, queue, asked.request, &delivery, told).await;
     assert!(first.unwrap());
-    let again = backup_requests::delivered_in(&mut tx, queue, asked.request, None, &delivery).await;
+    let again = backup_requests::delivered_in(&mut tx, queue, asked.request, &delivery, told).await;
     assert!(!again.unwrap());
     tx.commit().await.unwrap();
     assert_eq!(asked.request().await.filesize_bytes, Some(396_998_348));

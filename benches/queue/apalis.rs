@@ -66,7 +66,7 @@ const NAME: &str = "relevo bench peer";
 pub async fn drain(pool: &PgPool, jobs: usize) -> Result<Duration> {
     let options = pool.connect_options().as_ref().clone().application_name(NAME);
     let own = PgPoolOptions::new()
-        .max_connections(super::CONNECTIONS_MAX)
+        .max_connections(relevo_queue_bench::CONNECTIONS_MAX)
         .test_before_acquire(false)
         .connect_with(options)
         .await?;

@@ -8,7 +8,7 @@ use relevo_pg::PoolOptions;
 use relevo_queue::Queue;
 use relevo_runs::control_plane::{self, SchemaStatus};
 use relevo_runs::{KindBook, Runs};
-use relevo_settings::{Loaded, Settings, SettingsError};
+use relevo_settings::{Loaded, Pooler, Settings, SettingsError};
 use relevo_telemetry::redact;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::PgPool;
@@ -113,7 +113,25 @@ pub async fn connect(
     max_connections: u32,
 ) -> Result<PgPool, Failure> {
     let url = url(settings).await?;
-    connect_to(&url, application, max_connections).await
+    open(&url, options(settings, application, max_connections)).await
+}
+
+/// Connects with sessions of one's own: past a pooler in transaction mode, where there is one.
+pub async fn connect_directly(
+    settings: &Settings,
+    application: &str,
+    max_connections: u32,
+) -> Result<PgPool, Failure> {
+    if settings.database.pooler == Pooler::None {
+        return connect(settings, application, max_connections).await;
+    }
+    let Some(url) = &settings.database.direct_url else {
+        let message = "this needs a session of its own, and database.pooler is \"transaction\"";
+        return Err(Failure::new(Exit::Configuration, message.to_owned()).advise(
+            "set database.direct_url (RELEVO_DATABASE_DIRECT_URL) to the address of the server itself",
+        ));
+    };
+    connect_to(url, application, max_connections).await
 }
 
 /// Connects to it for answering requests: a statement ends before its request is given up, and a
@@ -122,22 +140,27 @@ pub async fn connect_for_requests(
     settings: &Settings,
     application: &str,
 ) -> Result<PgPool, Failure> {
-    let options = options(application, settings.database.max_connections)
+    let options = options(settings, application, settings.database.max_connections)
         .setting("statement_timeout", "25s")
         .setting("lock_timeout", "5s");
     open(&url(settings).await?, options).await
 }
 
-/// Connects to this control plane.
+/// Connects to the control plane at this address, where no pooler in transaction mode is.
 pub async fn connect_to(
     url: &SecretString,
     application: &str,
     max_connections: u32,
 ) -> Result<PgPool, Failure> {
-    open(url, options(application, max_connections)).await
+    open(url, direct_options(application, max_connections)).await
 }
 
-fn options(application: &str, max_connections: u32) -> PoolOptions {
+fn options(settings: &Settings, application: &str, max_connections: u32) -> PoolOptions {
+    direct_options(application, max_connections)
+        .transaction_pooler(settings.database.pooler == Pooler::Transaction)
+}
+
+fn direct_options(application: &str, max_connections: u32) -> PoolOptions {
     // A process that was frozen inside a transaction must not keep a job or a run locked for ever.
     PoolOptions::named(application)
         .max_connections(max_connections)
@@ -154,7 +177,8 @@ async fn open(url: &SecretString, options: PoolOptions) -> Result<PgPool, Failur
         )
 }
 
-async fn url(settings: &Settings) -> Result<SecretString, Failure> {
+/// Where the control plane is: the configured database, or the embedded server.
+pub async fn url(settings: &Settings) -> Result<SecretString, Failure> {
     match &settings.database.url {
         Some(url) => Ok(url.clone()),
         None => crate::embedded::find(&settings.data_dir).await,
@@ -163,10 +187,29 @@ async fn url(settings: &Settings) -> Result<SecretString, Failure> {
 
 /// Refuses a control plane whose schema isn't this version's.
 pub async fn require_current(pool: &PgPool) -> Result<(), Failure> {
-    let status = control_plane::status(pool)
+    require(status(pool).await?)
+}
+
+/// The same for a service, which works on the schema of a newer version too: while a newer one takes
+/// its place, it may have to start again.
+pub async fn require_for_service(pool: &PgPool) -> Result<(), Failure> {
+    match status(pool).await? {
+        SchemaStatus::Newer { version } => {
+            tracing::warn!(version, "the control plane is of a newer relevo; update this process");
+            Ok(())
+        }
+        other => require(other),
+    }
+}
+
+async fn status(pool: &PgPool) -> Result<SchemaStatus, Failure> {
+    control_plane::status(pool)
         .await
         .context("the control plane's version can't be read")
-        .or_exit(Exit::ControlPlane)?;
+        .or_exit(Exit::ControlPlane)
+}
+
+fn require(status: SchemaStatus) -> Result<(), Failure> {
     let (message, advice) = match status {
         SchemaStatus::Current => return Ok(()),
         SchemaStatus::Absent => (
@@ -186,7 +229,18 @@ pub async fn require_current(pool: &PgPool) -> Result<(), Failure> {
 }
 
 /// Brings the control plane's schema up to this version.
-pub async fn migrate(pool: &PgPool) -> Result<(), Failure> {
+pub async fn migrate(settings: &Settings, pool: &PgPool) -> Result<(), Failure> {
+    if settings.database.pooler == Pooler::Transaction {
+        // A lock of the session, and settings for it, would be left with somebody else.
+        if require_current(pool).await.is_ok() {
+            return Ok(());
+        }
+        return bring_up(&connect_directly(settings, "relevo-migrate", 2).await?).await;
+    }
+    bring_up(pool).await
+}
+
+async fn bring_up(pool: &PgPool) -> Result<(), Failure> {
     control_plane::migrate(pool)
         .await
         .context("the control plane can't be brought to this version")

@@ -56,8 +56,8 @@ use serde_json::json;
 
 use crate::args::{Cli, Command, ConfigCommand};
 use crate::commands::{
-    audit, configuration, connections, console, dead, doctor, dumps, jobs, keys, notify, queues,
-    runs, schedules, services, state, up,
+    audit, bench, configuration, connections, console, dead, demo, doctor, dumps, init, jobs, keys,
+    limits, notify, queues, runs, schedules, services, state, up,
 };
 use crate::control::ControlPlane;
 use crate::failure::{Exit, Failure, OrFail as _};
@@ -135,6 +135,8 @@ async fn dispatch(cli: Cli, own: OwnKinds) -> Result<(), Failure> {
     let config = cli.global.config.as_deref();
     match cli.command {
         Command::Up(args) => Box::pin(up::up(config, args, own, out)).await,
+        Command::Init(args) => Box::pin(init::init(*args, out)).await,
+        Command::Demo(args) => Box::pin(demo::demo(args, own, out)).await,
         Command::Api(args) => Box::pin(services::api(config, args)).await,
         Command::Worker(args) => Box::pin(services::worker(config, args, own)).await,
         Command::Scheduler(args) => Box::pin(services::scheduler(config, args)).await,
@@ -146,6 +148,8 @@ async fn dispatch(cli: Cli, own: OwnKinds) -> Result<(), Failure> {
             let plane = open(config).await?;
             Box::pin(traced(&plane, "relevo job", jobs::job(&plane, command, out))).await
         }
+        Command::Limits(command) => limits::limits(&open(config).await?, command, out).await,
+        Command::Bench(command) => Box::pin(bench::bench(config, command, out)).await,
         Command::Queue(command) => queues::queue(&open(config).await?, command, out).await,
         Command::Dead(command) => dead::dead(&open(config).await?, command, out).await,
         Command::Run(command) => Box::pin(runs::run(&open(config).await?, command, out)).await,
@@ -194,6 +198,6 @@ async fn traced(
 async fn migrate(config: Option<&Path>, out: Output) -> Result<(), Failure> {
     let settings = control::load(config)?.settings;
     let pool = control::connect(&settings, "relevo-migrate", 2).await?;
-    control::migrate(&pool).await?;
+    control::migrate(&settings, &pool).await?;
     out.document(&json!({"migrated": true}), || "the control plane is at this version".to_owned())
 }

@@ -1,5 +1,7 @@
 //! The command line: what can be written and what `--help` says about it.
 
+pub mod begin;
+pub mod bench;
 pub mod dump;
 pub mod operate;
 pub mod outside;
@@ -13,10 +15,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use begin::{AnswerArgs, DemoArgs, InitArgs};
+pub use bench::{BenchCommand, BenchQueueArgs};
 pub use dump::DumpCommand;
 pub use operate::{
-    AuditCommand, BackupCommand, ConsoleCommand, DeadCommand, JobCommand, KeyCommand, QueueCommand,
-    RunCommand,
+    AuditCommand, BackupCommand, ConsoleCommand, DeadCommand, JobCommand, KeyCommand,
+    LimitsCommand, QueueCommand, RunCommand,
 };
 pub use outside::{ConnectionCommand, DoctorArgs, NotifyCommand, SecretCommand};
 pub use schedule::ScheduleCommand;
@@ -77,6 +81,10 @@ pub struct GlobalArgs {
 pub enum Command {
     /// Run everything in this process: API, scheduler and worker, with an own Postgres if none is configured
     Up(UpArgs),
+    /// Ask what is needed, try it out, and write a configuration file
+    Init(Box<InitArgs>),
+    /// Show it: load a small shop's dump with everything in this process, on a Postgres of its own
+    Demo(DemoArgs),
     /// Run the HTTP API: jobs, runs, webhooks, metrics
     Api(ServeArgs),
     /// Run a worker: claims jobs and carries them out; start as many as you like
@@ -102,7 +110,10 @@ pub enum Command {
     /// Jobs: enqueue, list, show, cancel, retry
     #[command(subcommand)]
     Job(JobCommand),
-    /// Queues: list, pause, resume
+    /// Limits of jobs under way, at once or within a time: list, set, remove
+    #[command(subcommand)]
+    Limits(LimitsCommand),
+    /// Queues: list, stats, top, pause, resume
     #[command(subcommand)]
     Queue(QueueCommand),
     /// Dead letters, the jobs that were given up: list, export, edit, retry, discard
@@ -136,6 +147,9 @@ pub enum Command {
     /// The control plane's own state: back it up, restore it
     #[command(subcommand)]
     State(StateCommand),
+    /// How fast the queue is on a server, beside what the server can do
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// The configuration: check what is in force and where it comes from
     #[command(subcommand)]
     Config(ConfigCommand),

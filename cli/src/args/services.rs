@@ -63,6 +63,9 @@ pub struct WorkerArgs {
     /// Kinds of jobs to run, with commas between or repeated [default: worker.kinds, all]
     #[arg(long, visible_alias = "kind", value_name = "KINDS", value_delimiter = ',')]
     pub kinds: Vec<String>,
+    /// End when there was nothing to do for so long: for workers that an autoscaler starts
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub until_idle: Option<u32>,
 }
 
 /// `relevo config …`.

@@ -42,7 +42,8 @@ pub async fn doctor(config: Option<&Path>, args: DoctorArgs, out: Output) -> Res
     Err(Failure::new(Exit::Failed, format!("{found} finding(s) need attention")))
 }
 
-fn text(report: &Report, all: bool) -> String {
+/// For people: what is not as it should be, or `all` of it.
+pub fn text(report: &Report, all: bool) -> String {
     let mut out = String::new();
     for finding in &report.findings {
         if finding.level == Level::Ok && !all {

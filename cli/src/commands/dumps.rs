@@ -88,9 +88,10 @@ async fn import(args: ImportArgs, out: Output) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, "standard input can be read once only")
             .advise("save the dump to a file, or map one database"));
     }
-    let mut imported = Vec::with_capacity(maps.len());
-    for (database, schema) in maps {
+    let (count, mut imported) = (maps.len(), Vec::with_capacity(maps.len()));
+    for (place, (database, schema)) in maps.into_iter().enumerate() {
         let mut options = options.clone();
+        options.more_follow = place + 1 < count;
         options.import.database = Some(database);
         options.import.schema = schema;
         imported.push(import_one(&file, options, (two_pass, single), out).await?);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use relevo_queue::{
-    CancelOutcome, IdempotencyKey, JobFilter, JobId, JobState, JobView, RetryOutcome, Unique,
-    UniqueScope,
+    CancelOutcome, IdempotencyKey, JobFilter, JobId, JobState, JobView, OnDead, Ordering,
+    RetryOutcome, Unique, UniqueScope,
 };
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -56,6 +56,14 @@ async fn enqueue(control: &ControlPlane, args: EnqueueArgs, out: Output) -> Resu
         args.idempotency_key.map(|key| IdempotencyKey { key, ttl: IDEMPOTENCY_TTL });
     if let Some(key) = args.unique_key {
         job.unique = Some(Unique { key, scope: UniqueScope::Finished });
+    }
+    if let Some(key) = args.ordering_key {
+        let on_dead = args.on_dead.as_deref().map_or(Ok(OnDead::Block), str::parse);
+        let on_dead = on_dead.map_err(|error| Failure::new(Exit::Usage, error))?;
+        job.ordering = Some(Ordering { key, on_dead });
+    }
+    if args.limit_key.is_some() {
+        job.limit_key = args.limit_key;
     }
     let enqueued = match control.queue.enqueue(job).await {
         Ok(enqueued) => enqueued,
@@ -161,6 +169,8 @@ async fn show(control: &ControlPlane, id: JobId, out: Output) -> Result<(), Fail
             ("attempt", format!("{} of {}", job.attempt, job.max_attempts)),
             ("deaths", format!("{} of {}", job.deaths, job.max_deaths)),
             ("priority", job.priority.to_string()),
+            ("ordering key", job.ordering_key.clone().unwrap_or_default()),
+            ("limit", job.limit_key.clone().unwrap_or_default()),
             ("run", job.run_id.map(|run| run.to_string()).unwrap_or_default()),
             ("created", moment(job.created_at)),
             ("not before", moment(job.run_at)),

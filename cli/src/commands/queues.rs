@@ -1,10 +1,13 @@
 //! `relevo queue …`.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, QueueError};
 use serde_json::json;
 
+use super::queue_top;
 use crate::args::QueueCommand;
 use crate::audited::Audited;
 use crate::control::ControlPlane;
@@ -19,6 +22,12 @@ pub async fn queue(
 ) -> Result<(), Failure> {
     match command {
         QueueCommand::List => list(control, out).await,
+        QueueCommand::Stats { minutes } => {
+            queue_top::stats(control, Duration::from_secs(u64::from(minutes) * 60), out).await
+        }
+        QueueCommand::Top { interval, once } => {
+            queue_top::top(control, Duration::from_secs(interval.into()), once, out).await
+        }
         QueueCommand::Pause { queue } => {
             let changed = set_paused(control, &queue, true).await?;
             let is_known = is_known(control, &queue).await?;
@@ -93,6 +102,7 @@ async fn list(control: &ControlPlane, out: Output) -> Result<(), Failure> {
                     count(queue.available),
                     count(queue.running),
                     count(queue.scheduled),
+                    count(queue.waiting),
                     count(queue.retryable),
                     count(queue.dead),
                     moment_or_none(queue.oldest_available),
@@ -100,8 +110,17 @@ async fn list(control: &ControlPlane, out: Output) -> Result<(), Failure> {
                 ]
             })
             .collect();
-        let headers =
-            ["QUEUE", "AVAILABLE", "RUNNING", "SCHEDULED", "RETRYABLE", "DEAD", "OLDEST", "STATE"];
+        let headers = [
+            "QUEUE",
+            "AVAILABLE",
+            "RUNNING",
+            "SCHEDULED",
+            "WAITING",
+            "RETRYABLE",
+            "DEAD",
+            "OLDEST",
+            "STATE",
+        ];
         table(&headers, &rows, "every queue is empty")
     })
 }

@@ -33,6 +33,9 @@ const WAIT_PAUSE: Duration = Duration::from_millis(500);
 /// What the database sees of an API, whose sessions are bounded as requests are.
 pub const API: &str = "relevo-api";
 
+/// How often a worker that ends when it is idle looks whether it is.
+const IDLE_PAUSE: Duration = Duration::from_millis(250);
+
 /// How long closing the connections may take at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -127,7 +130,8 @@ impl Base {
         services: Vec<Service>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
-        let grace = Duration::from_secs(self.settings.worker.grace_seconds);
+        let grace = self.settings.worker.grace_seconds + self.settings.api.drain_seconds;
+        let grace = Duration::from_secs(grace);
         let outcome = shutdown::within_grace(join(services, stop), stop, grace).await;
         // A connection that doesn't close in time is closed by the end of the process.
         let closed = async { tokio::join!(self.requests.close(), self.pool.close()) };
@@ -254,7 +258,7 @@ async fn try_open(settings: &mut Settings, application: &str) -> Result<PgPool, 
     } else {
         control::connect(settings, application, settings.database.max_connections).await?
     };
-    control::require_current(&pool).await?;
+    control::require_for_service(&pool).await?;
     Ok(pool)
 }
 
@@ -286,8 +290,32 @@ pub async fn worker(config: Option<&Path>, args: WorkerArgs, own: OwnKinds) -> R
     let Some(base) = open(&loaded, "relevo-worker", &stop).await? else { return Ok(()) };
     let base = base.with_kinds(own);
     base.follow_file(loaded, &stop);
+    if let Some(seconds) = args.until_idle {
+        let idle = Duration::from_secs(seconds.into());
+        tokio::spawn(end_when_idle(Arc::clone(&base.metrics), idle, stop.clone()));
+    }
     let service = base.worker(base.settings.worker.metrics_listen, stop.clone());
     base.run(vec![service], &stop).await
+}
+
+/// Tells a worker to stop when it has had nothing to do for so long: it runs nothing, and has claimed
+/// nothing since.
+async fn end_when_idle(metrics: Arc<Metrics>, idle: Duration, stop: CancellationToken) {
+    let mut last = (0, 0);
+    let mut since = Instant::now();
+    while since.elapsed() < idle {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(IDLE_PAUSE) => {}
+        }
+        let (claimed, ended) = metrics.jobs_taken();
+        if claimed > ended || (claimed, ended) != last {
+            last = (claimed, ended);
+            since = Instant::now();
+        }
+    }
+    tracing::info!(idle_seconds = idle.as_secs(), "nothing to do: the worker ends");
+    stop.cancel();
 }
 
 /// Runs `relevo scheduler`.

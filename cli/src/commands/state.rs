@@ -83,7 +83,7 @@ async fn restore_into(
     settings: &relevo_settings::Settings,
     order: Restore<'_>,
 ) -> Result<Restored, Failure> {
-    let pool = control::connect(settings, "relevo-cli", CONNECTIONS).await?;
+    let pool = control::connect_directly(settings, "relevo-cli", CONNECTIONS).await?;
     let restored = told(state::restore(&pool, order).await);
     pool.close().await;
     restored

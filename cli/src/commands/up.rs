@@ -42,13 +42,24 @@ pub async fn up(
     let mut loaded = control::load(config)?;
     flag(&mut loaded, "api.listen", args.listen, "--listen")?;
     flag(&mut loaded, "worker.concurrency", args.concurrency, "--concurrency")?;
+    let stop = shutdown::on_signal()?;
+    let worker = (!args.no_worker).then_some(own);
+    run(loaded, worker, &stop, Some(out)).await
+}
+
+/// Runs everything with these settings until `stop`: without a worker unless there is one, and
+/// silently unless there is somebody to tell.
+pub async fn run(
+    loaded: Loaded,
+    worker: Option<OwnKinds>,
+    stop: &CancellationToken,
+    out: Option<Output>,
+) -> Result<(), Failure> {
     control::check_schedules(&loaded.settings)?;
     let mut settings = loaded.settings.clone();
     telemetry(&settings, "up")?;
-    let stop = shutdown::on_signal()?;
     let server = embedded::start_into(&mut settings).await?;
-    let worker = (!args.no_worker).then_some(own);
-    let outcome = serve(settings, loaded, worker, server.as_ref(), &stop, out).await;
+    let outcome = serve(settings, loaded, worker, server.as_ref(), stop, out).await;
     if let Some(server) = server {
         match tokio::time::timeout(STOP_TIMEOUT, server.stop()).await {
             Ok(Ok(_)) => {}
@@ -70,13 +81,13 @@ async fn serve(
     worker: Option<OwnKinds>,
     server: Option<&EmbeddedServer>,
     stop: &CancellationToken,
-    out: Output,
+    out: Option<Output>,
 ) -> Result<(), Failure> {
     // Before anything is changed: an address in use is noticed at once.
     let listener = listen(settings.api.listen).await?;
     let address = listener.local_addr().context("the API's address can't be read")?;
     let pool = control::connect(&settings, "relevo", settings.database.max_connections).await?;
-    control::migrate(&pool).await?;
+    control::migrate(&settings, &pool).await?;
     let first_key = first_key(&ControlPlane::with(settings.clone(), pool.clone())).await?;
     console::keep_address(&settings, &listener);
     // Whatever requests wait for, the scheduler and the worker have connections.
@@ -90,7 +101,10 @@ async fn serve(
     if !no_worker {
         services.push(base.worker(None, stop.clone()));
     }
-    announce(&base.settings, &address.to_string(), server, first_key.as_ref(), no_worker, out)?;
+    if let Some(out) = out {
+        let address = address.to_string();
+        announce(&base.settings, &address, server, first_key.as_ref(), no_worker, out)?;
+    }
     base.run(services, stop).await
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod config_check;
 mod help;
 mod operate;
+mod queue_top;
 mod services;
 mod state;
 

@@ -350,3 +350,25 @@ async fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
         assert!(errors.is_empty(), "{args:?}: {errors}");
     }
 }
+
+#[tokio::test]
+async fn limits_are_set_shown_and_removed() {
+    let database = TestDatabase::new().await;
+    let relevo = Relevo::on(&database);
+    relevo
+        .json(&["limits", "set", "mail", "--concurrency", "1", "--rate", "9", "--per", "0.5"])
+        .await;
+    let first = enqueue(&relevo, &["--limit-key", "mail", "--ordering-key", "customer/1"]).await;
+    let second = enqueue(&relevo, &["--limit-key", "mail"]).await;
+    assert_eq!(state(&relevo, first).await, "available");
+    assert_eq!(state(&relevo, second).await, "waiting");
+    let limits = relevo.json(&["limits", "list"]).await;
+    assert_has(&limits[0], &["name", "concurrency", "rate", "period_seconds", "live", "waiting"]);
+    assert_eq!((&limits[0]["live"], &limits[0]["waiting"]), (&json!(1), &json!(1)));
+    let waiting = relevo.json(&["job", "list", "--state", "waiting"]).await;
+    assert_eq!(waiting[0]["id"], second);
+    assert_eq!(relevo.json(&["limits", "remove", "mail"]).await["removed"], true);
+    // The leader's look lets it go.
+    let _scheduler = service(&relevo, "scheduler");
+    wait_state(&relevo, second, "available").await;
+}

@@ -97,10 +97,11 @@ pub async fn drain(pool: &PgPool, jobs: usize) -> Result<Duration> {
     let elapsed = started.elapsed();
     shutdown.cancel();
     worker.await??;
-    let completed: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM relevo.job_history WHERE state = 'completed'")
-            .fetch_one(pool)
-            .await?;
+    let completed: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM relevo.job_history WHERE state = 'completed' AND kind = 'Noop'",
+    )
+    .fetch_one(pool)
+    .await?;
     anyhow::ensure!(usize::try_from(completed)? == jobs, "{completed} of {jobs} jobs in history");
     Ok(elapsed)
 }
@@ -139,7 +140,7 @@ pub async fn latency(pool: &PgPool, samples: usize) -> Result<Vec<Duration>> {
         if sample > 0 {
             latencies.push(started.duration_since(enqueued));
         }
-        tokio::time::sleep(super::IDLE).await;
+        tokio::time::sleep(crate::IDLE).await;
     }
     shutdown.cancel();
     worker.await??;

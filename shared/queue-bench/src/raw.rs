@@ -55,9 +55,9 @@ pub async fn fill(pool: &PgPool, jobs: i64) -> Result<()> {
 }
 
 /// Drains the table; the time from connecting, as a worker does, to the last finish.
-pub async fn drain(pool: &PgPool, url: &str) -> Result<Duration> {
+pub async fn drain(pool: &PgPool, server: &PgConnectOptions) -> Result<Duration> {
     let started = Instant::now();
-    let mut claims = PgConnection::connect(url).await?;
+    let mut claims = PgConnection::connect_with(server).await?;
     let (batches_out, mut batches_in) = mpsc::channel::<Vec<i64>>(BATCHES_IN_FLIGHT);
     let finisher_pool = pool.clone();
     let finisher = tokio::spawn(async move {
@@ -93,9 +93,13 @@ pub async fn drain(pool: &PgPool, url: &str) -> Result<Duration> {
 }
 
 /// Time for `jobs` single INSERTs of Relevo's columns on one connection.
-pub async fn insert_single(pool: &PgPool, url: &str, jobs: i64) -> Result<Duration> {
+pub async fn insert_single(
+    pool: &PgPool,
+    server: &PgConnectOptions,
+    jobs: i64,
+) -> Result<Duration> {
     sqlx::query("TRUNCATE raw.same").execute(pool).await?;
-    let mut connection = PgConnection::connect(url).await?;
+    let mut connection = PgConnection::connect_with(server).await?;
     let started = Instant::now();
     for _ in 0..jobs {
         let _: i64 = sqlx::query_scalar(
@@ -121,11 +125,16 @@ pub async fn insert_single(pool: &PgPool, url: &str, jobs: i64) -> Result<Durati
 /// Time to COPY `jobs` rows of Relevo's columns, `batch` in a statement, each committed, as bulk
 /// enqueues are. Over the server's socket where it is on this machine: over TCP, a COPY waits 40 ms
 /// between its two small last packets, and would be no limit at all.
-pub async fn copy_bulk(pool: &PgPool, url: &str, jobs: usize, batch: usize) -> Result<Duration> {
+pub async fn copy_bulk(
+    pool: &PgPool,
+    server: &PgConnectOptions,
+    jobs: usize,
+    batch: usize,
+) -> Result<Duration> {
     sqlx::query("TRUNCATE raw.same").execute(pool).await?;
     let sockets: String =
         sqlx::query_scalar("SHOW unix_socket_directories").fetch_one(pool).await?;
-    let mut options: PgConnectOptions = url.parse()?;
+    let mut options = server.clone();
     if let Some(folder) = sockets.split(',').map(str::trim).find(|folder| {
         folder.starts_with('/')
             && std::path::Path::new(folder)
@@ -152,12 +161,16 @@ pub async fn copy_bulk(pool: &PgPool, url: &str, jobs: usize, batch: usize) -> R
 
 /// Latency from enqueue to having claimed, on an idle table, woken by NOTIFY, with a pause between
 /// two as on the other side: a server that rested answers later than one that is hot.
-pub async fn latency(pool: &PgPool, url: &str, samples: usize) -> Result<Vec<Duration>> {
+pub async fn latency(
+    pool: &PgPool,
+    server: &PgConnectOptions,
+    samples: usize,
+) -> Result<Vec<Duration>> {
     sqlx::query("TRUNCATE raw.job").execute(pool).await?;
-    let mut listener = PgListener::connect(url).await?;
+    let mut listener = PgListener::connect_with(pool).await?;
     listener.listen("raw_job").await?;
     let (claimed_out, mut claimed_in) = mpsc::channel(1);
-    let mut claims = PgConnection::connect(url).await?;
+    let mut claims = PgConnection::connect_with(server).await?;
     let worker = tokio::spawn(async move {
         for _ in 0..samples {
             listener.recv().await?;
@@ -173,7 +186,7 @@ pub async fn latency(pool: &PgPool, url: &str, samples: usize) -> Result<Vec<Dur
         }
         anyhow::Ok(())
     });
-    let mut producer = PgConnection::connect(url).await?;
+    let mut producer = PgConnection::connect_with(server).await?;
     let mut latencies = Vec::with_capacity(samples);
     for _ in 0..samples {
         let started = Instant::now();
@@ -187,7 +200,7 @@ pub async fn latency(pool: &PgPool, url: &str, samples: usize) -> Result<Vec<Dur
         let claimed = claimed_in.recv().await.ok_or_else(|| anyhow::anyhow!("worker ended"))?;
         latencies.push(claimed.duration_since(started));
         // Idle again, as on the other side.
-        tokio::time::sleep(super::IDLE).await;
+        tokio::time::sleep(crate::IDLE).await;
     }
     worker.await??;
     Ok(latencies)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -162,12 +162,13 @@ pub fn router(deps: ApiDeps, stopping: CancellationToken) -> Router {
         let queue = relevo_jobs::policy(kind).queue;
         deps.metrics.jobs_enqueued.with_label_values(&[queue, kind.as_str()]);
     }
-    let health = relevo_telemetry::router(deps.metrics.clone(), ready_check(deps.pool.clone()));
+    let ready = ready_check(deps.pool.clone(), stopping.clone());
+    let health = relevo_telemetry::router(deps.metrics.clone(), ready);
     let started_with = deps.settings.now();
     let body_limit_bytes = started_with.api.body_limit_bytes;
     let metrics = deps.metrics.clone();
     let bare_webhook = started_with.api.bare_webhook;
-    let app = App::new(deps, stopping);
+    let app = App::new(deps, stopping.clone());
     let (routes, operations) = routes::all(Some(&app), bare_webhook).split();
     Router::new()
         .merge(routes)
@@ -182,6 +183,7 @@ pub fn router(deps: ApiDeps, stopping: CancellationToken) -> Router {
         .layer(middleware::from_fn(time_out))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::map_response(with_headers))
+        .layer(middleware::map_response_with_state(stopping, part_company))
         .layer(middleware::from_fn_with_state(metrics, relevo_telemetry::track_http))
         .layer(middleware::from_fn(relevo_telemetry::trace::trace_http))
 }
@@ -204,6 +206,18 @@ async fn with_headers(mut response: Response) -> Response {
     ];
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Ends a connection with its answer when the process is about to stop: the client's next request
+/// goes where somebody is, and meets no connection that is just being closed.
+async fn part_company(
+    State(stopping): State<CancellationToken>,
+    mut response: Response,
+) -> Response {
+    if stopping.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -234,11 +248,16 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::internal(std::io::Error::other(message.to_owned())).into_response()
 }
 
-/// Ready means that the database answers and is migrated at least as far as this build knows.
-fn ready_check(pool: PgPool) -> ReadyCheck {
+/// Ready means that the database answers and is migrated at least as far as this build knows, and
+/// that nobody has told this process to stop.
+fn ready_check(pool: PgPool, stopping: CancellationToken) -> ReadyCheck {
     Arc::new(move || {
         let pool = pool.clone();
+        let stopping = stopping.is_cancelled();
         Box::pin(async move {
+            if stopping {
+                return Err("this process is about to stop".to_owned());
+            }
             match control_plane::status(&pool).await {
                 // A newer schema is for older builds too: it expands before it contracts.
                 Ok(SchemaStatus::Current | SchemaStatus::Newer { .. }) => Ok(()),

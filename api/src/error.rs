@@ -211,6 +211,7 @@ impl From<QueueError> for ApiError {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::InvalidJob(reason) => Self::unprocessable("invalid_job", reason),
+            QueueError::InvalidLimit(reason) => Self::unprocessable("invalid_limit", reason),
             QueueError::KeyContended { .. } => {
                 Self::unavailable("key_contended", error.to_string())
             }

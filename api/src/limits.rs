@@ -10,6 +10,7 @@ use sqlx::PgPool;
 
 use crate::error::ApiError;
 use crate::listen::Peer;
+use crate::places::client_of;
 
 /// How long a queue's depth is believed.
 const DEPTH_LIFE: Duration = Duration::from_secs(1);
@@ -137,6 +138,8 @@ async fn count(pool: &PgPool, queue: &str, max: u64) -> Result<u64, sqlx::Error>
                 UNION ALL
                 (SELECT 1 FROM relevo.job
                  WHERE queue = $1 AND state IN ('scheduled', 'retryable') LIMIT $2)
+                UNION ALL
+                (SELECT 1 FROM relevo.job WHERE queue = $1 AND state = 'waiting' LIMIT $2)
                 LIMIT $2
             ) AS waiting
         ) END",
@@ -151,7 +154,7 @@ async fn count(pool: &PgPool, queue: &str, max: u64) -> Result<u64, sqlx::Error>
 /// Addresses remembered at once.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// How often one address may show a wrong key. A key cannot be guessed; this keeps those who try
+/// How often one client may show a wrong key. A key cannot be guessed; this keeps those who try
 /// from costing a query each. Without an address, all share one bucket.
 #[derive(Debug)]
 pub(crate) struct FailureLimit {
@@ -191,7 +194,7 @@ impl FailureLimit {
             buckets.clear();
         }
         let full = Bucket { tokens: self.burst, filled_at: now };
-        let bucket = buckets.entry(peer.map(|Peer(address)| address)).or_insert(full);
+        let bucket = buckets.entry(peer.map(|Peer(address)| client_of(address))).or_insert(full);
         let gained =
             now.saturating_duration_since(bucket.filled_at).as_secs_f64() * self.per_second;
         bucket.tokens = (bucket.tokens + gained).min(self.burst) - taken;

@@ -17,6 +17,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use relevo_settings::InForce;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ use crate::stall::Stalling;
 /// How long a connection may take to send a request's headers, idle time before them included.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same on a place that is kept for health: those are few.
-const KEPT_HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+const KEPT_HEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// What may be asked when there is no other place.
 const HEALTH: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 /// How soon to come again when there was no place.
@@ -47,7 +48,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// Answers on `listener` until `shutdown`, then lets requests under way end, at most 20 seconds.
+/// Answers on `listener` until `shutdown`, and after it for `api.drain_seconds` as one that is not
+/// ready; then lets requests under way end, at most 20 seconds.
 ///
 /// # Errors
 /// When the listener's address cannot be read; trouble with single connections is logged.
@@ -63,7 +65,9 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let places = Places::default();
     let mut full = Full::default();
-    while let Some((stream, peer)) = next(&listener, &shutdown).await {
+    let stop = drained(settings.clone(), shutdown);
+    tokio::pin!(stop);
+    while let Some((stream, peer)) = next(&listener, stop.as_mut()).await {
         let settings = settings.now();
         let limits = (settings.api.connections_max, settings.api.connections_per_address_max);
         let place = places.take(peer.ip(), limits.0, limits.1);
@@ -141,22 +145,37 @@ impl Full {
     }
 }
 
-/// The next connection; `None` when it is time to stop.
+/// The moment to take no more connections: the order to stop, and the time that whoever sends
+/// requests here needs to notice.
+async fn drained(settings: InForce, shutdown: CancellationToken) {
+    shutdown.cancelled().await;
+    let drain = Duration::from_secs(settings.now().api.drain_seconds);
+    if !drain.is_zero() {
+        tracing::info!(drain_s = drain.as_secs(), "stopping: the API says that it is not ready");
+        tokio::time::sleep(drain).await;
+    }
+}
+
+/// The next connection; `None` when it is time to stop and nobody waits to be let in.
 async fn next(
     listener: &TcpListener,
-    shutdown: &CancellationToken,
+    mut stop: impl Future<Output = ()> + Unpin,
 ) -> Option<(TcpStream, SocketAddr)> {
     loop {
         tokio::select! {
+            // Who has been let in by the system already would otherwise be turned away unheard.
             biased;
-            () = shutdown.cancelled() => return None,
             taken = listener.accept() => match taken {
                 Ok(taken) => return Some(taken),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be taken");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::select! {
+                        () = &mut stop => return None,
+                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    }
                 }
             },
+            () = &mut stop => return None,
         }
     }
 }

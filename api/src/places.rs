@@ -5,13 +5,32 @@
 //! killed for it.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Places that are kept for health.
 const KEPT_MAX: usize = 64;
-/// Of those, how many one address may have: none has all.
+/// Of those, how many may be had by clients that have other places too: whoever has none, as those
+/// who watch have, finds one although clients overflow.
+const KEPT_OVERFLOW_MAX: usize = KEPT_MAX / 2;
+/// Of those, how many one client may have: none has all.
 const KEPT_PER_ADDRESS_MAX: usize = 8;
+
+/// Bits of an IPv6 address that name a client's network; the others it chooses as it likes.
+const NETWORK_BITS: u32 = 64;
+
+/// The client that an address counts for: itself, or its network where one client has as many
+/// addresses as it likes.
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
+    // An IPv4 client is the same one on a socket that takes both.
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & (u128::MAX << (u128::BITS - NETWORK_BITS));
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        address => address,
+    }
+}
 
 /// Who has which place. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -79,13 +98,14 @@ impl Places {
         max: usize,
         per_address_max: usize,
     ) -> Option<Place> {
-        // An IPv4 client is the same one on a socket that takes both.
-        let address = address.to_canonical();
+        let address = client_of(address);
         let asks = {
             let mut taken = self.taken();
+            let overflows = taken.whole.of.contains_key(&address);
+            let kept_max = if overflows { KEPT_OVERFLOW_MAX } else { KEPT_MAX };
             if taken.whole.take(address, max, per_address_max) {
                 Asks::Anything
-            } else if taken.kept.take(address, KEPT_MAX, KEPT_PER_ADDRESS_MAX) {
+            } else if taken.kept.take(address, kept_max, KEPT_PER_ADDRESS_MAX) {
                 Asks::Health
             } else {
                 return None;
@@ -131,6 +151,28 @@ mod tests {
         assert_eq!(take(3).expect("a place").asks, Asks::Health, "all are taken");
         drop(first);
         assert_eq!(take(1).expect("a place").asks, Asks::Anything);
+    }
+
+    #[test]
+    fn clients_that_overflow_leave_half_of_the_places_for_health_to_others() {
+        let places = Places::default();
+        let take = |last: u8| places.take(address(last), 10, 1);
+        let mut held = Vec::new();
+        for last in 1..=10 {
+            held.extend((0..20).filter_map(|_| take(last)));
+        }
+        let kept = held.iter().filter(|place| place.asks == Asks::Health).count();
+        assert_eq!(kept, KEPT_OVERFLOW_MAX);
+        assert_eq!(take(11).expect("who watches has a place").asks, Asks::Health);
+    }
+
+    #[test]
+    fn the_addresses_of_one_network_are_one_client() {
+        let client = |text: &str| client_of(text.parse().expect("an address"));
+        assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
+        assert_ne!(client("10.0.0.1"), client("10.0.0.2"));
+        assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
     }
 
     #[test]

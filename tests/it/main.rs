@@ -5,6 +5,7 @@
 mod api;
 mod architecture;
 mod backup;
+mod chaos;
 mod cli;
 mod console;
 mod differential;

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use crate::gateway::{self, API_KEY};
 use crate::{
-    Gateway, Process, ShopDump, TestDatabase, clean_command, free_port, planted, wait_for,
+    Gateway, Process, ProcessBuilder, ShopDump, TestDatabase, clean_command, free_port, planted,
+    wait_for,
 };
 
 /// How long a process may take until it is ready.
@@ -280,7 +281,7 @@ impl Cluster {
         // The former one must have released the port.
         self.api = None;
         let url = self.api_url.clone();
-        self.api = Some(self.spawn("api", None));
+        self.api = Some(self.prepare("relevo", "api", None).spawn());
         ready(&url, self.api.as_ref().expect("just started")).await;
     }
 
@@ -301,19 +302,34 @@ impl Cluster {
         self.workers.push(worker);
     }
 
-    /// Starts a service whose metrics have a port of their own, and waits until it is ready.
-    async fn started(&mut self, service: &str) -> Process {
+    /// Starts a service of `binary`, which knows what `relevo` knows, with a port for its metrics and
+    /// variables of its own, and waits until it is ready.
+    pub async fn start_other(
+        &mut self,
+        binary: &str,
+        service: &str,
+        variables: &[(&str, &str)],
+    ) -> Process {
         let port = free_port();
-        let process = self.spawn(service, Some(port));
+        let mut process = self.prepare(binary, service, Some(port));
+        for (name, value) in variables {
+            process = process.env(name, value);
+        }
+        let process = process.spawn();
         ready(&format!("http://127.0.0.1:{port}"), &process).await;
         self.metrics_addresses.push(format!("127.0.0.1:{port}"));
         process
     }
 
-    fn spawn(&mut self, service: &str, listen: Option<u16>) -> Process {
+    /// Starts a service whose metrics have a port of their own, and waits until it is ready.
+    async fn started(&mut self, service: &str) -> Process {
+        self.start_other("relevo", service, &[]).await
+    }
+
+    fn prepare(&mut self, binary: &str, service: &str, listen: Option<u16>) -> ProcessBuilder {
         self.started += 1;
         let log = self.folder.path().join(format!("{}-{service}.log", self.started));
-        let mut process = Process::builder("relevo")
+        let mut process = Process::builder(binary)
             .arg(service)
             .env("RELEVO_CONFIG", &self.config)
             .current_dir(self.folder.path())
@@ -321,7 +337,7 @@ impl Cluster {
         if let Some(port) = listen {
             process = process.args(["--listen", &format!("127.0.0.1:{port}")]);
         }
-        process.spawn()
+        process
     }
 }
 

@@ -21,8 +21,9 @@ use crate::page::LIMIT_DEFAULT;
 use crate::routes::jobs::{cancel_job, job_not_found, retry_job};
 
 /// The states, in the order of a job's life.
-const STATES: [JobState; 7] = [
+const STATES: [JobState; 8] = [
     JobState::Scheduled,
+    JobState::Waiting,
     JobState::Available,
     JobState::Running,
     JobState::Retryable,

@@ -39,6 +39,7 @@ pub(super) fn table(words: &Words, queues: &[QueueStats], visitor: Option<&Visit
             thead { tr {
                 th { (words.queue) } th.figure { (words.waiting) } th { (words.oldest) }
                 th.figure { (words.running) } th.figure { (words.later) }
+                th.figure { (words.held) }
                 th.figure { (words.retrying) } th.figure { (words.dead) }
                 @if operator.is_some() { th { span.hidden { (words.actions) } } }
             } }
@@ -51,6 +52,7 @@ pub(super) fn table(words: &Words, queues: &[QueueStats], visitor: Option<&Visit
                 (cell(words.oldest, moment_or(words, queue.oldest_available, "")))
                 (figure(words.running, jobs(queue, "running", queue.running)))
                 (figure(words.later, jobs(queue, "scheduled", queue.scheduled)))
+                (figure(words.held, jobs(queue, "waiting", queue.waiting)))
                 (figure(words.retrying, jobs(queue, "retryable", queue.retryable)))
                 (figure(words.dead, html! {
                     a href=(address("/console/dead-letters", &[("queue", Some(&queue.queue))])) {

@@ -85,6 +85,7 @@ words! {
     running: "Running", "En curso";
     later: "Later", "Más tarde";
     retrying: "Retrying", "Por reintentar";
+    held: "Held back", "Retenidos";
     dead: "Dead", "Muertos";
     oldest: "Oldest waiting", "Espera más larga";
     host: "Host", "Equipo";
@@ -260,6 +261,7 @@ impl Words {
     pub(super) fn job_state(&self, state: JobState) -> &'static str {
         let (english, spanish) = match state {
             JobState::Scheduled => ("scheduled", "programado"),
+            JobState::Waiting => ("held back", "retenido"),
             JobState::Available => ("available", "disponible"),
             JobState::Running => ("running", "en curso"),
             JobState::Retryable => ("retryable", "por reintentar"),

@@ -1,7 +1,7 @@
 //! What answers look like: the schemas under `#/components/schemas`.
 
 use relevo_jobs::JobKind;
-use relevo_queue::{JobState, UniqueScope};
+use relevo_queue::{JobState, OnDead, UniqueScope};
 use relevo_runs::api_keys::Scope;
 use relevo_runs::{LogLevel, RunState};
 use relevo_settings::SourceKind;
@@ -15,8 +15,9 @@ use super::schema::{
 };
 
 /// The states of a job, in the order of its life.
-const JOB_STATES: [JobState; 7] = [
+const JOB_STATES: [JobState; 8] = [
     JobState::Scheduled,
+    JobState::Waiting,
     JobState::Available,
     JobState::Running,
     JobState::Retryable,
@@ -53,6 +54,7 @@ pub(super) fn components() -> Value {
         ("Run", run()),
         ("RunEvent", run_event()),
         ("Queue", queue()),
+        ("Limit", routes::limits::limit_schema()),
         ("Kind", kind()),
         ("Schedule", schedule()),
         ("Source", source()),
@@ -158,6 +160,26 @@ fn job_to_enqueue(kind: Value, payload: Value, empty_will_do: bool) -> Value {
                     "How long the key is held; only together with unique_key.",
                 ),
             ),
+            (
+                "ordering_key",
+                described(
+                    nullable(prose(1, 500)),
+                    "Jobs with the same key run one at a time, in the order in which they were \
+                     enqueued.",
+                ),
+            ),
+            (
+                "on_dead",
+                described(
+                    nullable(word(OnDead::ALL.iter().map(|policy| policy.as_str()))),
+                    "What its death means to those behind it: they wait (block, which it is when \
+                     nothing is said) or go on (skip); only together with ordering_key.",
+                ),
+            ),
+            (
+                "limit_key",
+                described(nullable(prose(1, 100)), "The limit it is under, see `/limits`."),
+            ),
         ],
     );
     if !empty_will_do {
@@ -171,6 +193,9 @@ fn job_to_enqueue(kind: Value, payload: Value, empty_will_do: bool) -> Value {
         }},
         {"if": {"required": ["unique_until"], "properties": {"unique_until": {"type": "string"}}},
          "then": {"required": ["unique_key"], "properties": {"unique_key": {"type": "string"}}}},
+        {"if": {"required": ["on_dead"], "properties": {"on_dead": {"type": "string"}}},
+         "then": {"required": ["ordering_key"],
+                  "properties": {"ordering_key": {"type": "string"}}}},
     ]);
     schema
 }
@@ -219,6 +244,8 @@ fn job() -> Value {
         ("batch_id", nullable(id())),
         ("run_id", nullable(id())),
         ("unique_key", nullable(string())),
+        ("ordering_key", described(nullable(string()), "Null once it is in the history.")),
+        ("limit_key", described(nullable(string()), "Null once it is in the history.")),
         ("traceparent", nullable(string())),
         ("last_error", nullable(string())),
         ("cancel_requested", boolean()),
@@ -282,6 +309,7 @@ fn queue() -> Value {
     object([
         ("queue", string()),
         ("scheduled", count()),
+        ("waiting", described(count(), "Held back by an ordering key or a limit.")),
         ("available", count()),
         ("running", count()),
         ("retryable", count()),
@@ -312,6 +340,11 @@ fn kind() -> Value {
             described(nullable(string()), "Jobs with the same value in it are the same job."),
         ),
         ("unique_until", nullable(word(["claimed", "finished"]))),
+        (
+            "ordering_field",
+            described(nullable(string()), "Jobs with the same value in it run one at a time."),
+        ),
+        ("limit_key", described(nullable(string()), "The limit its jobs are under.")),
         ("scope", described(word(["enqueue", "operate"]), "What a key needs to enqueue it.")),
     ])
 }

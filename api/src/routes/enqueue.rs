@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Datelike as _, Utc};
-use relevo_queue::{Enqueued, NewJob, QueueError, UniqueScope};
+use relevo_queue::{Enqueued, NewJob, OnDead, QueueError, UniqueScope};
 use relevo_runs::api_keys::Scope;
 use relevo_runs::{KindBook, PayloadError};
 use serde::{Deserialize, Serialize};
@@ -103,6 +103,12 @@ struct EnqueueBody {
     unique_key: Option<String>,
     #[serde(default)]
     unique_until: Option<UniqueScope>,
+    #[serde(default)]
+    ordering_key: Option<String>,
+    #[serde(default)]
+    on_dead: Option<OnDead>,
+    #[serde(default)]
+    limit_key: Option<String>,
 }
 
 async fn enqueue(
@@ -300,6 +306,19 @@ fn new_job(
             ));
         }
         (None, None) => {}
+    }
+    match (body.ordering_key, body.on_dead) {
+        (Some(key), policy) => job = job.ordering_key(key, policy.unwrap_or(OnDead::Block)),
+        (None, Some(_)) => {
+            return Err(ApiError::unprocessable(
+                "invalid_body",
+                "on_dead says what becomes of the jobs behind ordering_key: give both",
+            ));
+        }
+        (None, None) => {}
+    }
+    if let Some(limit) = body.limit_key {
+        job = job.limit_key(limit);
     }
     Ok(job)
 }

@@ -55,6 +55,8 @@ fn view(spec: &KindSpec, schema: &Value, seen_at: Option<DateTime<Utc>>) -> Valu
         "timeout_seconds": spec.timeout.as_secs(),
         "unique_field": spec.unique.as_ref().map(|(field, _)| field),
         "unique_until": spec.unique.as_ref().map(|(_, until)| UniqueUntil::as_str(*until)),
+        "ordering_field": spec.order.as_ref().map(|(field, _)| field),
+        "limit_key": spec.limit_key,
         "scope": if spec.internal { Scope::Operate } else { Scope::Enqueue },
     })
 }

@@ -11,6 +11,7 @@ mod health;
 pub(crate) mod jobs;
 mod keys;
 mod kinds;
+pub(crate) mod limits;
 pub(crate) mod queues;
 pub(crate) mod rollback;
 pub(crate) mod run_events;
@@ -54,6 +55,7 @@ fn api_v1(app: Option<&App>) -> Routes {
         .merge(attention::routes())
         .merge(schedules::routes())
         .merge(queues::routes())
+        .merge(limits::routes())
         .merge(dead_letters::routes())
         .merge(dead_letters_bulk::routes())
         .merge(keys::routes())

@@ -27,7 +27,7 @@ pub use noop::{Noop, NoopFailure};
 pub use notify::Notify;
 pub use policy::{Policy, policy};
 pub use request_backup::{RequestBackup, RequestMode, UnknownRequestMode};
-pub use spec::{BadKind, KindSpec, OwnKind, UniqueBy, UniqueUntil, is_kind_name};
+pub use spec::{BadKind, KindSpec, OrderBy, OwnKind, UniqueBy, UniqueUntil, is_kind_name};
 pub use translate_chunk::TranslateChunk;
 
 /// The arguments of one kind of job. A payload carries ids and small switches, never a secret and

@@ -35,6 +35,21 @@ pub trait OwnKind: Serialize + DeserializeOwned + Send + 'static {
     const POLICY: Policy = Policy::OF_OWN_KINDS;
     /// Which jobs are the same one.
     const UNIQUE: Option<UniqueBy> = None;
+    /// Which jobs run one at a time, in the order in which they were enqueued.
+    const ORDER: Option<OrderBy> = None;
+    /// The limit that its jobs are under, 1 to 100 characters.
+    const LIMIT: Option<&'static str> = None;
+}
+
+/// Jobs of a kind with the same value in one field of their payload run one at a time, in the order
+/// in which they were enqueued.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OrderBy {
+    /// The field: text or a whole number. A payload without it stands in no line.
+    pub field: &'static str,
+    /// Whether those behind a dead letter go on, in place of waiting until somebody retries or
+    /// discards it.
+    pub skips_dead: bool,
 }
 
 /// Jobs of a kind with the same value in one field of their payload are the same job: while one
@@ -97,6 +112,10 @@ pub struct KindSpec {
     pub progress_deadline: Option<Duration>,
     /// The field that makes jobs the same one, and for how long.
     pub unique: Option<(String, UniqueUntil)>,
+    /// The field that makes jobs stand in one line, and whether the line passes its dead.
+    pub order: Option<(String, bool)>,
+    /// The limit that its jobs are under.
+    pub limit_key: Option<String>,
     /// A step of Relevo's own: enqueueing one by hand steers a run.
     pub internal: bool,
 }
@@ -109,6 +128,8 @@ impl KindSpec {
     pub fn of<K: OwnKind>() -> Result<Self, BadKind> {
         let spec = Self {
             unique: K::UNIQUE.map(|unique| (unique.field.to_owned(), unique.until)),
+            order: K::ORDER.map(|order| (order.field.to_owned(), order.skips_dead)),
+            limit_key: K::LIMIT.map(str::to_owned),
             ..Self::new(K::KIND, K::SUMMARY, K::VERSION, K::SCHEMA, K::POLICY)
         };
         spec.check()?;
@@ -141,6 +162,8 @@ impl KindSpec {
             timeout: policy.timeout,
             progress_deadline: policy.progress_deadline,
             unique: None,
+            order: None,
+            limit_key: None,
             internal: false,
         }
     }
@@ -161,6 +184,10 @@ impl KindSpec {
         }
         if !(1..=NAME_LENGTH_MAX).contains(&self.queue.chars().count()) {
             return refuse(format!("its queue's name has 1 to {NAME_LENGTH_MAX} characters"));
+        }
+        let limit_length = self.limit_key.as_ref().map(|limit| limit.chars().count());
+        if limit_length.is_some_and(|length| !(1..=NAME_LENGTH_MAX).contains(&length)) {
+            return refuse(format!("its limit's name has 1 to {NAME_LENGTH_MAX} characters"));
         }
         if !(1..=PAYLOAD_VERSION_MAX).contains(&self.payload_version) {
             return refuse(format!("its version is from 1 to {PAYLOAD_VERSION_MAX}"));
@@ -244,13 +271,14 @@ mod tests {
     fn what_no_kind_can_be_is_refused_with_the_reason() {
         assert!(KindSpec::of::<Taken>().unwrap_err().to_string().contains("Relevo's own"));
         let good = KindSpec::of::<Good>().unwrap();
-        let cases: [(KindSpec, &str); 7] = [
+        let cases: [(KindSpec, &str); 8] = [
             (KindSpec { name: "1st".to_owned(), ..good.clone() }, "a letter"),
             (KindSpec { payload_schema: "{".to_owned(), ..good.clone() }, "no JSON"),
             (KindSpec { payload_schema: "{}".to_owned(), ..good.clone() }, "object"),
             (KindSpec { payload_version: 0, ..good.clone() }, "from 1 to 100"),
             (KindSpec { payload_version: 101, ..good.clone() }, "from 1 to 100"),
             (KindSpec { timeout: Duration::ZERO, ..good.clone() }, "nothing"),
+            (KindSpec { limit_key: Some(String::new()), ..good.clone() }, "limit"),
             (KindSpec { queue: String::new(), ..good }, "queue"),
         ];
         for (spec, part) in cases {

@@ -19,18 +19,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::load::Load;
+use super::rest::{SEED_ENV, assert_alive, assert_all_ended, from_env};
 use super::witnesses::{Restarts, Witnesses, fingerprint};
 use crate::backup::cluster::{Cluster, RUN_TIMEOUT, prepare};
 
 /// How many times something is killed.
 const KILLS_ENV: &str = "RELEVO_TEST_KILLS";
-/// Makes victims and moments others.
-const SEED_ENV: &str = "RELEVO_TEST_SEED";
 /// `swap` or `merge`: how readers come to see new data.
 const CUTOVER_ENV: &str = "RELEVO_TEST_CUTOVER";
 
-/// How long a process that is told to stop may take.
-const STOP_MAX: Duration = Duration::from_secs(60);
 /// How long a kill waits for an import to get to its finish.
 const AIM_MAX: Duration = Duration::from_secs(60);
 /// A schedule that fires every second, as long as there is a leader.
@@ -51,10 +48,6 @@ enum Victim {
 
 const VICTIMS: [Victim; 5] =
     [Victim::Api, Victim::Scheduler, Victim::Worker, Victim::ControlServer, Victim::TargetServer];
-
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
 
 /// Everything that is at work.
 struct Campaign {
@@ -188,7 +181,7 @@ impl Campaign {
 
     /// Kills some at once, and starts them again.
     async fn kill(&mut self, victims: &[Victim]) {
-        self.assert_alive();
+        assert_alive(self.processes());
         let worker = self.random.random_range(0..self.cluster.workers.len());
         let leading = self.random.random();
         for victim in victims {
@@ -230,18 +223,6 @@ impl Campaign {
         single.chain(&self.cluster.workers).chain([&self.standby])
     }
 
-    /// Nobody ends by itself, whatever becomes of the others.
-    fn assert_alive(&self) {
-        for process in self.processes() {
-            let exited = process.exited();
-            assert!(
-                exited.is_none(),
-                "a process ended by itself: {exited:?}\n{}",
-                process.output()
-            );
-        }
-    }
-
     /// Every slot of the schedule since its first has fired exactly once, and its job has ended.
     async fn assert_slots(&self) -> usize {
         let broken: Vec<String> = sqlx::query_scalar(
@@ -273,38 +254,8 @@ impl Campaign {
         for id in &self.imports.started {
             self.cluster.assert_clean(*id).await;
         }
-        for process in self.processes() {
-            process.terminate();
-        }
-        for process in self.processes() {
-            let status = process.wait_exit(STOP_MAX).await;
-            assert!(status.success(), "{status}\n{}", process.output());
-        }
-        for database in [self.cluster.control(), self.cluster.target()] {
-            let what = "sessions and locks to end with their processes";
-            wait_for(what, STOP_MAX, async || {
-                let left: i64 = sqlx::query_scalar(
-                    "SELECT (SELECT count(*) FROM pg_stat_activity
-                             WHERE datname = current_database() AND application_name LIKE 'relevo%')
-                          + (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')
-                          + (SELECT count(*) FROM pg_prepared_xacts)",
-                )
-                .fetch_one(database.pool())
-                .await
-                .unwrap();
-                (left == 0).then_some(())
-            })
-            .await;
-        }
-        let leased: i64 = sqlx::query_scalar(
-            "SELECT (SELECT count(*) FROM relevo.job WHERE state = 'running')
-                  + (SELECT count(*) FROM relevo.session WHERE ended_at IS NULL)
-                  + (SELECT count(*) FROM relevo.run WHERE state IN ('pending', 'running'))",
-        )
-        .fetch_one(self.cluster.pool())
-        .await
-        .unwrap();
-        assert_eq!(leased, 0, "jobs, sessions or runs are left open");
+        let databases = [self.cluster.control(), self.cluster.target()];
+        assert_all_ended(databases, &self.processes().collect::<Vec<_>>()).await;
     }
 }
 
@@ -359,7 +310,7 @@ async fn whatever_is_killed_nothing_is_lost_doubled_or_seen_in_halves() {
     let seen = witnesses.end().await;
     assert!(wrong.is_empty(), "{wrong:#?}");
     let slots = campaign.assert_slots().await;
-    campaign.assert_alive();
+    assert_alive(campaign.processes());
     campaign.assert_nothing_left().await;
     println!(
         "seed {seed}: {killed} kills in {:.0} s ({:.0} s in all), {:?}\n\

@@ -1,14 +1,16 @@
-//! Jobs enqueued over HTTP all the time, and what was answered to whom.
+//! Jobs enqueued all the time, over HTTP, through the library and in SQL, and what was answered to
+//! whom.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use relevo_queue::{NewJob, Queue, QueueError};
 use relevo_tests::wait_for;
-use reqwest::StatusCode;
+use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +25,63 @@ const END_MAX: Duration = Duration::from_secs(180);
 /// Jobs of a request for many.
 const BATCH: i64 = 8;
 
+/// For how long a key of the library's producers means the same job.
+const KEY_TTL: Duration = Duration::from_secs(86_400);
+
+/// What is enqueued: jobs that differ by a number, their tag.
+#[derive(Clone, Copy)]
+pub struct Work {
+    pub kind: &'static str,
+    pub queue: &'static str,
+    pub payload: fn(i64) -> Value,
+    /// The tag, as SQL reads it from a payload; NULL in jobs of others.
+    pub tag: &'static str,
+}
+
+/// Jobs that do nothing for up to 50 ms.
+pub const NOOP: Work = Work {
+    kind: "Noop",
+    queue: "default",
+    payload: |tag| json!({"sleep_ms": tag % 50, "tag": tag}),
+    tag: "(payload ->> 'tag')::bigint",
+};
+
+/// Where a producer goes to.
+#[derive(Clone)]
+pub enum Door {
+    Http(Http),
+    Library(Queue),
+    /// `relevo.enqueue()`, in a transaction that also writes table `ordered` (tag).
+    Sql(PgPool),
+}
+
+/// Of the API, the two routes for jobs.
+#[derive(Clone)]
+pub struct Http {
+    client: reqwest::Client,
+    url: String,
+    key: String,
+}
+
+impl Http {
+    pub fn of(cluster: &relevo_tests::Cluster) -> Self {
+        Self {
+            client: reqwest::Client::builder().timeout(ANSWER_MAX).build().unwrap(),
+            url: format!("{}/api/v1/jobs", cluster.api_url()),
+            key: cluster.api_key().to_owned(),
+        }
+    }
+
+    fn request(&self, mut jobs: Vec<Value>) -> RequestBuilder {
+        let (path, body) = match jobs.len() {
+            1 => ("", jobs.remove(0)),
+            _ => ("/batch", json!({ "jobs": jobs })),
+        };
+        let url = format!("{}{path}", self.url);
+        self.client.post(url).header("X-API-Key", &self.key).json(&body)
+    }
+}
+
 /// Producers at work.
 pub struct Load {
     told: Arc<Told>,
@@ -31,8 +90,8 @@ pub struct Load {
 }
 
 /// What they asked for and were told.
-#[derive(Default)]
 struct Told {
+    work: Work,
     next_tag: AtomicI64,
     /// The job of each tag, as acknowledged.
     acknowledged: Mutex<BTreeMap<i64, i64>>,
@@ -44,7 +103,7 @@ struct Told {
 
 /// How a producer asks.
 #[derive(Clone, Copy)]
-enum Habit {
+pub enum Habit {
     /// One job, once: without an answer it may be there or not.
     Once,
     /// One job under an idempotency key, again and again until it is acknowledged.
@@ -64,23 +123,33 @@ pub struct Ended {
 }
 
 impl Load {
-    /// Starts producers of every habit.
+    /// Starts producers of every habit over HTTP.
     pub fn start(cluster: &Cluster) -> Self {
-        let (told, stop) = (Arc::new(Told::default()), CancellationToken::new());
-        let client = reqwest::Client::builder().timeout(ANSWER_MAX).build().unwrap();
-        let producers = [Habit::Once, Habit::Insisting, Habit::Many].into_iter().map(|habit| {
-            let path = match habit {
-                Habit::Many => "/api/v1/jobs/batch",
-                Habit::Once | Habit::Insisting => "/api/v1/jobs",
-            };
-            let request = client
-                .post(format!("{}{path}", cluster.api_url()))
-                .header("X-API-Key", cluster.api_key());
+        let door = Door::Http(Http::of(cluster));
+        let habits = [Habit::Once, Habit::Insisting, Habit::Many];
+        Self::of(NOOP, PAUSE, habits.map(|habit| (door.clone(), habit)))
+    }
+
+    /// Starts these producers, which pause so long after each answer.
+    pub fn of(
+        work: Work,
+        pause: Duration,
+        producers: impl IntoIterator<Item = (Door, Habit)>,
+    ) -> Self {
+        let told = Arc::new(Told {
+            work,
+            next_tag: AtomicI64::new(0),
+            acknowledged: Mutex::default(),
+            unanswered: AtomicU64::new(0),
+            wrong: Mutex::default(),
+        });
+        let stop = CancellationToken::new();
+        let producers = producers.into_iter().map(|(door, habit)| {
             let (told, stop) = (Arc::clone(&told), stop.clone());
             tokio::spawn(async move {
                 while !stop.is_cancelled() {
-                    told.ask(habit, &request).await;
-                    tokio::time::sleep(PAUSE).await;
+                    told.ask(habit, &door).await;
+                    tokio::time::sleep(pause).await;
                 }
             })
         });
@@ -99,20 +168,22 @@ impl Load {
         for producer in self.producers {
             producer.await.expect("a producer that came to its end");
         }
-        wait_for("every no-op job to end", END_MAX, async || {
-            let left = "SELECT count(*) FROM relevo.job WHERE kind = 'Noop'";
-            let left: i64 = sqlx::query_scalar(left).fetch_one(control).await.unwrap();
+        let Work { kind, tag, .. } = self.told.work;
+        wait_for(&format!("every {kind} job to end"), END_MAX, async || {
+            let left = "SELECT count(*) FROM relevo.job WHERE kind = $1";
+            let left: i64 = sqlx::query_scalar(left).bind(kind).fetch_one(control).await.unwrap();
             (left == 0).then_some(())
         })
         .await;
-        let ended: Vec<(i64, i64, bool)> = sqlx::query_as(
-            "SELECT id, (payload ->> 'tag')::bigint AS tag, false FROM relevo.job_history
-             WHERE kind = 'Noop' AND payload ? 'tag' AND state = 'completed'
+        let ended: Vec<(i64, i64, bool)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT id, {tag} AS tag, false FROM relevo.job_history
+             WHERE kind = $1 AND {tag} IS NOT NULL AND state = 'completed'
              UNION ALL
-             SELECT id, (payload ->> 'tag')::bigint, true FROM relevo.dead_letter
-             WHERE kind = 'Noop' AND payload ? 'tag'
-             ORDER BY tag, id",
-        )
+             SELECT id, {tag}, true FROM relevo.dead_letter
+             WHERE kind = $1 AND {tag} IS NOT NULL
+             ORDER BY tag, id"
+        )))
+        .bind(kind)
         .fetch_all(control)
         .await
         .unwrap();
@@ -135,43 +206,102 @@ impl Load {
 
 impl Told {
     /// Asks for new jobs.
-    async fn ask(&self, habit: Habit, request: &reqwest::RequestBuilder) {
+    async fn ask(&self, habit: Habit, door: &Door) {
         let count = if matches!(habit, Habit::Many) { BATCH } else { 1 };
         let first = self.next_tag.fetch_add(count, Ordering::Relaxed);
         let tags: Vec<i64> = (first..first + count).collect();
-        let jobs: Vec<Value> = tags
-            .iter()
-            .map(|tag| {
-                let mut job =
-                    json!({"kind": "Noop", "payload": {"sleep_ms": tag % 50, "tag": tag}});
-                if !matches!(habit, Habit::Once) {
-                    job["idempotency_key"] = json!(format!("tag-{tag}"));
-                }
-                job
-            })
-            .collect();
-        let body = match habit {
-            Habit::Many => json!({ "jobs": jobs }),
-            Habit::Once | Habit::Insisting => jobs[0].clone(),
-        };
+        let keyed = !matches!(habit, Habit::Once);
         loop {
-            let request = request.try_clone().expect("a request without a stream").json(&body);
-            if let Some(ids) = self.answer(request).await {
+            let ids = match door {
+                Door::Http(http) => self.by_http(http.request(self.documents(&tags, keyed))).await,
+                Door::Library(queue) => self.by_library(queue, &tags, keyed).await,
+                Door::Sql(pool) => self.by_sql(pool, &tags, keyed).await,
+            };
+            if let Some(ids) = ids {
                 assert_eq!(ids.len(), tags.len(), "{ids:?}");
                 let mut acknowledged = self.acknowledged.lock().unwrap();
                 acknowledged.extend(tags.iter().copied().zip(ids));
                 return;
             }
             self.unanswered.fetch_add(1, Ordering::Relaxed);
-            if matches!(habit, Habit::Once) {
+            if !keyed {
                 return;
             }
             tokio::time::sleep(PAUSE * 4).await;
         }
     }
 
+    /// The jobs as the API takes them.
+    fn documents(&self, tags: &[i64], keyed: bool) -> Vec<Value> {
+        let document = |tag: &i64| {
+            let mut job = json!({"kind": self.work.kind, "payload": (self.work.payload)(*tag)});
+            if keyed {
+                job["idempotency_key"] = json!(format!("tag-{tag}"));
+            }
+            job
+        };
+        tags.iter().map(document).collect()
+    }
+
+    /// What the library answers; `None` where it could not say that the jobs are there.
+    async fn by_library(&self, queue: &Queue, tags: &[i64], keyed: bool) -> Option<Vec<i64>> {
+        let job = |tag: &i64| {
+            let job = NewJob::new(self.work.kind, &(self.work.payload)(*tag)).unwrap();
+            let job = job.queue(self.work.queue);
+            if keyed { job.idempotency_key(format!("tag-{tag}"), KEY_TTL) } else { job }
+        };
+        let jobs: Vec<NewJob> = tags.iter().map(job).collect();
+        let made = match &jobs[..] {
+            [job] => queue.enqueue(job.clone()).await.map(|made| vec![made]),
+            jobs => queue.enqueue_many(jobs).await,
+        };
+        match made {
+            Ok(made) => Some(made.iter().map(|made| made.id.0).collect()),
+            Err(QueueError::Database(_)) => None,
+            Err(error) => {
+                self.wrong(format!("the library: {error}"));
+                None
+            }
+        }
+    }
+
+    /// The jobs of a transaction; `None` where its COMMIT was not answered.
+    async fn by_sql(&self, pool: &PgPool, tags: &[i64], keyed: bool) -> Option<Vec<i64>> {
+        let asked = async {
+            let mut tx = pool.begin().await?;
+            let mut ids = Vec::new();
+            for tag in tags {
+                // Under a key the same order may come twice, and is one.
+                sqlx::query("INSERT INTO ordered (tag) VALUES ($1) ON CONFLICT DO NOTHING")
+                    .bind(tag)
+                    .execute(&mut *tx)
+                    .await?;
+                let sql = "SELECT id FROM relevo.enqueue($1, $2, idempotency_key => $3)";
+                let id = sqlx::query_scalar::<_, i64>(sql)
+                    .bind(self.work.kind)
+                    .bind((self.work.payload)(*tag))
+                    .bind(keyed.then(|| format!("tag-{tag}")));
+                ids.push(id.fetch_one(&mut *tx).await?);
+            }
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(ids)
+        };
+        match tokio::time::timeout(ANSWER_MAX, asked).await {
+            Ok(Ok(ids)) => return Some(ids),
+            // Not what a server says that goes down or comes up.
+            Ok(Err(sqlx::Error::Database(error)))
+                if !error.code().is_some_and(|code| code.starts_with("57P0")) =>
+            {
+                self.wrong(format!("relevo.enqueue(): {error}"));
+            }
+            Ok(Err(_)) => {}
+            Err(_) => self.wrong(format!("no answer in SQL for {ANSWER_MAX:?}")),
+        }
+        None
+    }
+
     /// The ids of the jobs that one request made; `None` where nothing was acknowledged.
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Option<Vec<i64>> {
+    async fn by_http(&self, request: RequestBuilder) -> Option<Vec<i64>> {
         let answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) if error.is_timeout() => {

@@ -3,8 +3,9 @@
 
 mod alone;
 mod gate;
-mod load;
+pub mod load;
 mod merge;
+pub mod rest;
 mod schedules;
 mod secrets;
 mod state;

@@ -200,6 +200,43 @@ async fn the_same_key_gives_the_same_job_also_while_its_transaction_is_open() {
 }
 
 #[tokio::test]
+async fn a_job_stands_in_line_and_under_a_limit_as_its_caller_or_its_kind_says() {
+    let fixture = Fixture::granted().await;
+    let own = KindSpec {
+        name: "Ship".to_owned(),
+        order: Some(("customer".to_owned(), true)),
+        limit_key: Some("carrier".to_owned()),
+        ..KindSpec::of_built_in(JobKind::Noop)
+    };
+    kinds::publish(fixture.pool(), &[own], "tests").await.unwrap();
+    let mut shop = fixture.connect().await;
+    let mut ids = Vec::new();
+    for arguments in [
+        "'Ship', '{\"customer\": 7}'",
+        "'Ship', '{\"customer\": 7}'",
+        "'Noop', ordering_key => 'x', on_dead => 'block', limit_key => 'carrier'",
+        "'Noop'",
+    ] {
+        ids.push(enqueue(&mut shop, arguments).await.unwrap().0);
+    }
+    let keys = async |id| {
+        let job = fixture.job(id).await;
+        (job.state, job.ordering_key, job.limit_key)
+    };
+    let waiting =
+        |order: &str| (JobState::Waiting, Some(order.to_owned()), Some("carrier".to_owned()));
+    assert_eq!(keys(ids[0]).await, waiting("kind/Ship/7"));
+    assert_eq!(keys(ids[2]).await, waiting("x"));
+    assert_eq!(keys(ids[3]).await, (JobState::Available, None, None));
+    Queue::new(fixture.pool().clone()).stage().await.unwrap();
+    assert_eq!(fixture.job(ids[0]).await.state, JobState::Available);
+    assert_eq!(fixture.job(ids[1]).await.state, JobState::Waiting);
+    assert_eq!(fixture.job(ids[2]).await.state, JobState::Available);
+    shop.close().await.unwrap();
+    fixture.end().await;
+}
+
+#[tokio::test]
 async fn what_no_job_can_be_is_refused_with_its_reason() {
     let fixture = Fixture::granted().await;
     let mut shop = fixture.connect().await;
@@ -221,6 +258,10 @@ async fn what_no_job_can_be_is_refused_with_its_reason() {
         ("'Noop', unique_key => repeat('u', 401)", "22023"),
         ("'Noop', unique_until => 'claimed'", "22023"),
         ("'Noop', unique_key => 'u', unique_until => 'later'", "22023"),
+        ("'Noop', ordering_key => ''", "22023"),
+        ("'Noop', on_dead => 'skip'", "22023"),
+        ("'Noop', ordering_key => 'k', on_dead => 'later'", "22023"),
+        ("'Noop', limit_key => repeat('l', 101)", "22023"),
         ("'Reprice', jsonb_build_object('sku', repeat('x', 600))", "22023"),
     ] {
         assert_eq!(code(enqueue(&mut shop, arguments).await), wanted, "{arguments}");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use relevo_tests::{binary_path, helm, programs_of};
+use relevo_tests::{binary_path, helm, keda_check, programs_of};
 use tempfile::TempDir;
 
 use super::{names, root, run, text};
@@ -23,11 +23,11 @@ fn the_systemd_units_are_right_and_hardened() {
     let mut units = Vec::new();
     for name in names(LINUX, ".service") {
         let unit = text(&format!("{LINUX}/{name}.service"));
-        assert!(unit.contains("=/usr/local/bin/relevo "), "{name}");
+        assert!(unit.contains("=relevo "), "{name}");
         let name = name.replace('@', "@1");
         let path = folder.path().join(format!("{name}.service"));
         let binary = format!("={} ", binary_path("relevo").display());
-        std::fs::write(&path, unit.replace("=/usr/local/bin/relevo ", &binary)).unwrap();
+        std::fs::write(&path, unit.replace("=relevo ", &binary)).unwrap();
         units.push(path);
     }
     assert_eq!(units.len(), 4);
@@ -47,7 +47,10 @@ fn the_systemd_units_are_right_and_hardened() {
 #[test]
 fn the_scripts_install_and_remove_what_they_say() {
     let scripts = ["deploy/linux/install.sh", "deploy/linux/uninstall.sh"];
-    run("shellcheck", &[&scripts[..], &["deploy/docker/healthcheck"]].concat(), ".");
+    let others = ["deploy/docker/healthcheck", "deploy/release/release.sh"];
+    let debian = ["deploy/release/in-debian.sh", "deploy/debian/postinst"];
+    let debian = [&debian[..], &["deploy/debian/prerm", "deploy/debian/postrm"]].concat();
+    run("shellcheck", &[&scripts[..], &others, &debian].concat(), ".");
     let folder = TempDir::with_prefix("relevo-install-").unwrap();
     let destination = format!("DESTDIR={}", folder.path().display());
     let files = || -> Vec<PathBuf> {
@@ -140,6 +143,17 @@ fn the_chart_renders_what_kubernetes_takes() {
         }
         // Those that Kubernetes itself knows.
         let of_others = ["ScaledObject", "ScaledJob", "TriggerAuthentication", "PodMonitor"];
+        let of_keda = documents.iter().filter(|one| one.contains("\napiVersion: keda.sh/"));
+        let of_keda: Vec<_> = of_keda.copied().collect();
+        assert_eq!(of_keda.len(), if mode.is_empty() { 0 } else { 2 }, "{mode}");
+        if !mode.is_empty() {
+            let (right, wrong) =
+                (of_keda.join("---\n"), of_keda.join("---\n").replace("max", "most"));
+            for (objects, fit) in [(right, true), (wrong, false)] {
+                let told = keda_told(&objects, &validate.with_file_name("python3"));
+                assert_eq!(told.is_none(), fit, "{mode}: {told:?}");
+            }
+        }
         let own = documents.iter().filter(|one| !of_others.contains(&&*kind(one)));
         let own: Vec<_> = own.copied().collect();
         let path = folder.path().join("rendered.yaml");
@@ -152,6 +166,21 @@ fn the_chart_renders_what_kubernetes_takes() {
             rendered.contains("/api/v1/work?queue=a,b") && rendered.contains("valueLocation: work");
         assert_eq!(asks, !mode.is_empty(), "{mode}");
     }
+}
+
+/// What KEDA's schemas have against these objects; nothing where they fit.
+fn keda_told(objects: &str, python: &Path) -> Option<String> {
+    let folder = TempDir::with_prefix("relevo-keda-").unwrap();
+    let (yaml, json) = (folder.path().join("objects.yaml"), folder.path().join("objects.json"));
+    std::fs::write(&yaml, objects).unwrap();
+    let convert = "import json, sys, yaml
+with open(sys.argv[1]) as objects, open(sys.argv[2], 'w') as out:
+    json.dump([one for one in yaml.safe_load_all(objects) if one], out)";
+    run(path_of(python), &["-c", convert, path_of(&yaml), path_of(&json)], ".");
+    let check = [keda_check().into_os_string(), json.into_os_string()];
+    let output = std::process::Command::new("node").args(check).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (!output.status.success()).then_some(told)
 }
 
 #[test]

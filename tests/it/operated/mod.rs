@@ -1,10 +1,14 @@
 //! What people operate Relevo with: alert rules, runbooks, dashboards, figures, deployment files.
 
 mod alerting;
+mod begin;
 mod dashboards;
 mod deployment;
 mod examples;
 mod figures;
+mod migrations;
+mod packaging;
+mod rolling;
 mod rules;
 
 use std::collections::BTreeSet;

@@ -104,7 +104,7 @@ containers:
     {{- $env = append $env (dict "name" "RELEVO_WORKER_QUEUES" "value" (join "," .)) }}
     {{- end }}
     {{- include "relevo.container" (dict "root" .root "env" $env) | nindent 4 }}
-    ports: [{ name: metrics, containerPort: 9101 }]
+    ports: [{ name: metrics, containerPort: 9101, protocol: TCP }]
     {{- include "relevo.probes" "metrics" | nindent 4 }}
     resources: {{ toYaml .root.Values.worker.resources | nindent 6 }}
 volumes: {{ include "relevo.volumes" (dict "root" .root "shared" true) | nindent 2 }}

@@ -1,0 +1,563 @@
+//! Remote rows into the local database, and the decision who wins.
+//!
+//! Rows are locked first and looked at afterwards, in one transaction, so that no local change can
+//! come between the decision and the write. The position moves in the same transaction. A row that
+//! the local database refuses is kept aside with its data there, too, and asked for again later.
+
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::catalog::{Table, iso};
+use crate::error::SyncError;
+use crate::rest::{Row, array};
+use crate::store::{Store, Tx};
+
+/// How far a page reaches.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// Version and id of its last row; without one the page was empty.
+    pub last: Option<(String, String)>,
+    /// The server's clock when it answered.
+    pub server_time: Option<String>,
+    /// Seconds in which late commits may still appear.
+    pub overlap_seconds: u64,
+}
+
+/// What became of the rows.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Absorbed {
+    /// Written locally.
+    pub applied: u64,
+    /// Of these, versions that won over a local change.
+    pub won: u64,
+    /// Versions that lost against a local change.
+    pub lost: u64,
+    /// Refused by the local database, and kept aside.
+    pub held: u64,
+}
+
+impl Absorbed {
+    /// Adds another's figures.
+    pub fn add(&mut self, other: Self) {
+        self.applied += other.applied;
+        self.won += other.won;
+        self.lost += other.lost;
+        self.held += other.held;
+    }
+}
+
+/// Whose version rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Somebody else's, perhaps.
+    Anyone,
+    /// What an own write was answered with.
+    OwnWrite,
+}
+
+/// A row and what is known of it here.
+#[derive(Debug, Default)]
+struct Known {
+    same_version: bool,
+    pending: Option<i64>,
+    here: bool,
+    remote_hash: String,
+    local_hash: Option<String>,
+    base_hash: Option<String>,
+    sent_hash: Option<String>,
+    local_newer: bool,
+    local: Option<String>,
+}
+
+/// What is done with a remote version.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It was seen before.
+    Skip,
+    /// Nothing local stands against it.
+    Apply,
+    /// It only becomes the base of the next write.
+    Rebase,
+    /// It is what the local change would have made of it.
+    Adopt,
+    /// Both sides changed; it is the newer one.
+    RemoteWins,
+    /// Both sides changed; the local version is newer.
+    LocalWins,
+}
+
+fn decide(known: &Known, of: Of) -> Verdict {
+    let remote = Some(&known.remote_hash);
+    if of == Of::OwnWrite {
+        return if known.pending.is_some() { Verdict::Rebase } else { Verdict::Apply };
+    }
+    if known.same_version {
+        return Verdict::Skip;
+    }
+    if known.pending.is_none() {
+        return Verdict::Apply;
+    }
+    if known.here && known.local_hash.as_ref() == remote {
+        return Verdict::Adopt;
+    }
+    // The echo of an own write whose answer was lost, or a version with nothing new in it: neither
+    // stands against the local change.
+    if known.sent_hash.as_ref() == remote || known.base_hash.as_ref() == remote {
+        return Verdict::Rebase;
+    }
+    // On a tie the remote version wins, which every clinic of the project sees.
+    if known.local_newer { Verdict::LocalWins } else { Verdict::RemoteWins }
+}
+
+/// Takes a page in, with the position it reaches.
+///
+/// # Errors
+/// Those of the database; then nothing of the page was stored and the position is where it was.
+pub async fn page(
+    store: &Store,
+    table: &Table,
+    rows: &[Row],
+    mark: Option<&Mark>,
+) -> Result<Absorbed, SyncError> {
+    let mut tx = store.begin().await?;
+    match rows_in(&mut tx, table, rows, Of::Anyone).await {
+        Ok(absorbed) => {
+            if let Some(mark) = mark {
+                move_position(&mut tx, table, mark).await?;
+            }
+            tx.commit().await?;
+            return Ok(absorbed);
+        }
+        Err(error) if is_of_a_row(&error) => tx.rollback().await?,
+        Err(error) => return Err(error),
+    }
+    // One of them is refused: each for itself.
+    let mut tx = store.begin().await?;
+    let mut all = Absorbed::default();
+    for row in rows {
+        sqlx::query("-- page: one row\n SAVEPOINT one_row").execute(&mut *tx).await?;
+        match rows_in(&mut tx, table, std::slice::from_ref(row), Of::Anyone).await {
+            Ok(absorbed) => {
+                all.add(absorbed);
+                sqlx::query("-- page: one row\n RELEASE SAVEPOINT one_row")
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Err(error) if is_of_a_row(&error) => {
+                sqlx::query("-- page: one row\n ROLLBACK TO SAVEPOINT one_row")
+                    .execute(&mut *tx)
+                    .await?;
+                hold(&mut tx, table, row, &error).await?;
+                all.held += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(mark) = mark {
+        move_position(&mut tx, table, mark).await?;
+    }
+    tx.commit().await?;
+    Ok(all)
+}
+
+/// Whether the database refused a value or a row, not the statement: classes 22 and 23, and what an
+/// application's own check raises.
+pub(crate) fn is_of_a_row(error: &SyncError) -> bool {
+    let code = error.code();
+    code.starts_with("22") || code.starts_with("23") || code == "P0001"
+}
+
+/// Takes rows in, inside the caller's transaction.
+pub(crate) async fn rows_in(
+    tx: &mut Tx,
+    table: &Table,
+    rows: &[Row],
+    of: Of,
+) -> Result<Absorbed, SyncError> {
+    if rows.is_empty() {
+        return Ok(Absorbed::default());
+    }
+    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    sqlx::query(AssertSqlSafe(format!(
+        "-- rows_in: no local change may come between decision and write
+         SELECT id FROM {} WHERE id = ANY ($1::text[]::uuid[]) ORDER BY id FOR UPDATE",
+        table.path()
+    )))
+    .bind(&ids)
+    .execute(&mut **tx)
+    .await?;
+
+    let known = look(tx, table, rows).await?;
+    let (mut apply, mut rebase, mut settle) = (Vec::new(), Vec::new(), Vec::new());
+    let mut absorbed = Absorbed::default();
+    for (row, known) in rows.iter().zip(&known) {
+        let last = known.pending.unwrap_or_default();
+        match decide(known, of) {
+            Verdict::Skip => {}
+            Verdict::Rebase => rebase.push(row),
+            Verdict::Apply => {
+                absorbed.applied += 1;
+                apply.push(row);
+            }
+            Verdict::Adopt => {
+                apply.push(row);
+                settle.push((row.id.as_str(), last));
+            }
+            Verdict::RemoteWins => {
+                absorbed.applied += 1;
+                absorbed.won += 1;
+                note_conflict(tx, table, row, known, false).await?;
+                apply.push(row);
+                settle.push((row.id.as_str(), last));
+            }
+            Verdict::LocalWins => {
+                absorbed.lost += 1;
+                note_conflict(tx, table, row, known, true).await?;
+                rebase.push(row);
+            }
+        }
+    }
+    for (id, last) in settle {
+        settle_pending(tx, table, id, last).await?;
+    }
+    write(tx, table, &apply).await?;
+    rebase.extend(apply);
+    set_base(tx, table, &rebase).await?;
+    sqlx::query(
+        "-- rows_in: what was kept aside has come in
+         DELETE FROM _sync_held_down
+         WHERE table_name = $1 AND record_id = ANY ($2::text[]::uuid[])",
+    )
+    .bind(&table.name)
+    .bind(&ids)
+    .execute(&mut **tx)
+    .await?;
+    Ok(absorbed)
+}
+
+/// What is known of each row, in their order.
+async fn look(tx: &mut Tx, table: &Table, rows: &[Row]) -> Result<Vec<Known>, SyncError> {
+    let statement = format!(
+        "-- look: each remote row beside the local one, its base and its pending changes
+         SELECT r.id::text AS id,
+                coalesce(b.remote_updated_at = r.updated_at::timestamptz, false) AS same_version,
+                p.last_id, t.id IS NOT NULL AS here,
+                {remote_hash} AS remote_hash,
+                CASE WHEN t.id IS NOT NULL THEN {local_hash} END AS local_hash,
+                b.hash AS base_hash, s.hash AS sent_hash,
+                coalesce(CASE WHEN t.id IS NULL THEN p.last_at ELSE t.updated_at::timestamptz END
+                         > r.updated_at::timestamptz, false) AS local_newer,
+                CASE WHEN t.id IS NOT NULL THEN to_jsonb(t)::text ELSE p.last_data END AS local
+         FROM json_populate_recordset(NULL::{path}, $1::json) r
+         LEFT JOIN {path} t ON t.id = r.id
+         LEFT JOIN _sync_base b ON b.table_name = $2 AND b.record_id = r.id
+         LEFT JOIN _sync_sent s ON s.table_name = $2 AND s.record_id = r.id
+         LEFT JOIN LATERAL (
+             SELECT q.id AS last_id, q.created_at AS last_at, q.data::text AS last_data
+             FROM _sync_pending q
+             WHERE NOT q.synced AND q.table_name = $2 AND q.record_id = r.id
+             ORDER BY q.id DESC LIMIT 1
+         ) p ON true",
+        path = table.path(),
+        remote_hash = table.hash("r"),
+        local_hash = table.hash("t"),
+    );
+    let found = sqlx::query(AssertSqlSafe(statement))
+        .bind(array(rows.iter().map(|row| row.text.as_str())))
+        .bind(&table.name)
+        .fetch_all(&mut **tx)
+        .await?;
+    let mut by_id = std::collections::HashMap::with_capacity(found.len());
+    for row in found {
+        let known = Known {
+            same_version: row.try_get("same_version")?,
+            pending: row.try_get("last_id")?,
+            here: row.try_get("here")?,
+            remote_hash: row.try_get("remote_hash")?,
+            local_hash: row.try_get("local_hash")?,
+            base_hash: row.try_get("base_hash")?,
+            sent_hash: row.try_get("sent_hash")?,
+            local_newer: row.try_get("local_newer")?,
+            local: row.try_get("local")?,
+        };
+        by_id.insert(row.try_get::<String, _>("id")?, known);
+    }
+    let lost = || SyncError::Answer("the same row twice in one answer".to_owned());
+    rows.iter().map(|row| by_id.remove(&row.id).ok_or_else(lost)).collect()
+}
+
+/// Makes the local rows what the remote ones are.
+async fn write(tx: &mut Tx, table: &Table, rows: &[&Row]) -> Result<(), SyncError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let text = array(rows.iter().map(|row| row.text.as_str()));
+    let path = table.path();
+    sqlx::query(AssertSqlSafe(format!(
+        "-- write: rows that are here
+         UPDATE {path} t SET {} FROM json_populate_recordset(NULL::{path}, $1::json) r
+         WHERE t.id = r.id AND {} IS DISTINCT FROM {}",
+        table.assignments("r"),
+        table.image("t"),
+        table.image("r"),
+    )))
+    .bind(&text)
+    .execute(&mut **tx)
+    .await?;
+    // A row that appears between the look and this insert is somebody's newer change: the count
+    // tells, and nothing of this transaction stays.
+    let clash: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
+        "-- write: rows that are not
+         WITH missing AS (
+             SELECT r.* FROM json_populate_recordset(NULL::{path}, $1::json) r
+             WHERE NOT EXISTS (SELECT FROM {path} t WHERE t.id = r.id)
+         ), done AS (
+             INSERT INTO {path} ({}) OVERRIDING SYSTEM VALUE
+             SELECT {} FROM missing r
+             ON CONFLICT (id) DO NOTHING RETURNING 1
+         )
+         SELECT (SELECT count(*) FROM missing) - (SELECT count(*) FROM done)",
+        table.insert_list(""),
+        table.insert_list("r."),
+    )))
+    .bind(&text)
+    .fetch_one(&mut **tx)
+    .await?;
+    if clash > 0 { Err(SyncError::Moved) } else { Ok(()) }
+}
+
+/// Keeps the versions as the last ones seen.
+async fn set_base(tx: &mut Tx, table: &Table, rows: &[&Row]) -> Result<(), SyncError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(AssertSqlSafe(format!(
+        "-- set_base
+         INSERT INTO _sync_base (table_name, record_id, remote_updated_at, hash)
+         SELECT $2, r.id, r.updated_at, {}
+         FROM json_populate_recordset(NULL::{}, $1::json) r
+         ON CONFLICT (table_name, record_id) DO UPDATE
+         SET remote_updated_at = excluded.remote_updated_at, hash = excluded.hash",
+        table.hash("r"),
+        table.path(),
+    )))
+    .bind(array(rows.iter().map(|row| row.text.as_str())))
+    .bind(&table.name)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The row's pending changes up to `last` are done.
+pub(crate) async fn settle_pending(
+    tx: &mut Tx,
+    table: &Table,
+    id: &str,
+    last: i64,
+) -> Result<(), SyncError> {
+    sqlx::query(
+        "-- settle_pending
+         WITH held AS (
+             DELETE FROM _sync_held_up WHERE table_name = $1 AND record_id = $2::uuid
+         ), sent AS (
+             DELETE FROM _sync_sent WHERE table_name = $1 AND record_id = $2::uuid
+         ), told AS (
+             UPDATE _sync_conflict SET resolved_at = now()
+             WHERE table_name = $1 AND record_id = $2::uuid AND winner = 'nobody'
+               AND resolved_at IS NULL
+         )
+         UPDATE _sync_pending SET synced = true, synced_at = now(), error = NULL
+         WHERE NOT synced AND table_name = $1 AND record_id = $2::uuid AND id <= $3",
+    )
+    .bind(&table.name)
+    .bind(id)
+    .bind(last)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn note_conflict(
+    tx: &mut Tx,
+    table: &Table,
+    row: &Row,
+    known: &Known,
+    local_wins: bool,
+) -> Result<(), SyncError> {
+    let local = known.local.as_deref();
+    let (winner, loser, kept) = if local_wins {
+        ("local", Some(row.text.as_str()), local)
+    } else {
+        ("remote", local, Some(row.text.as_str()))
+    };
+    let kind = if known.here { "both_changed" } else { "deleted_locally" };
+    let detail = format!(
+        "both sides changed the row; the {} version is the newer one (remote updated_at {})",
+        winner, row.updated_at
+    );
+    tracing::warn!(table = table.name, record_id = row.id, winner, "a conflict was recorded");
+    sqlx::query(
+        "-- note_conflict
+         INSERT INTO _sync_conflict (table_name, record_id, kind, winner, loser, winner_data, detail)
+         VALUES ($1, $2::uuid, $3, $4, $5::jsonb, $6::jsonb, $7)",
+    )
+    .bind(&table.name)
+    .bind(&row.id)
+    .bind(kind)
+    .bind(winner)
+    .bind(loser)
+    .bind(kept)
+    .bind(detail)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Keeps a refused row aside. Two rows with the same unique value are a conflict for a person.
+async fn hold(tx: &mut Tx, table: &Table, row: &Row, error: &SyncError) -> Result<(), SyncError> {
+    let reason = error.line();
+    sqlx::query(
+        "-- hold
+         INSERT INTO _sync_held_down (table_name, record_id, data, reason)
+         VALUES ($1, $2::uuid, $3::jsonb, $4)
+         ON CONFLICT (table_name, record_id) DO UPDATE SET data = excluded.data,
+             reason = excluded.reason, tries = _sync_held_down.tries + 1",
+    )
+    .bind(&table.name)
+    .bind(&row.id)
+    .bind(&row.text)
+    .bind(&reason)
+    .execute(&mut **tx)
+    .await?;
+    if error.code() == "23505" {
+        open_conflict(tx, table, &row.id, "unique", Some(&row.text), &reason).await?;
+    }
+    Ok(())
+}
+
+/// A conflict that a person has to decide; once per row and kind while it is open.
+pub(crate) async fn open_conflict(
+    tx: &mut Tx,
+    table: &Table,
+    id: &str,
+    kind: &str,
+    data: Option<&str>,
+    detail: &str,
+) -> Result<(), SyncError> {
+    sqlx::query(
+        "-- open_conflict
+         INSERT INTO _sync_conflict (table_name, record_id, kind, winner, loser, detail)
+         VALUES ($1, $2::uuid, $3, 'nobody', $4::jsonb, $5)
+         ON CONFLICT (table_name, record_id, kind)
+             WHERE resolved_at IS NULL AND winner = 'nobody'
+         DO UPDATE SET loser = excluded.loser, detail = excluded.detail",
+    )
+    .bind(&table.name)
+    .bind(id)
+    .bind(kind)
+    .bind(data)
+    .bind(detail)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Moves the position to the end of a page that this transaction stores.
+///
+/// The floor never passes the server's clock less the overlap: a transaction that began before that
+/// and commits later is still seen. Nor does a row dated into the future push it ahead.
+async fn move_position(tx: &mut Tx, table: &Table, mark: &Mark) -> Result<(), SyncError> {
+    let (at, id) = match &mark.last {
+        Some((at, id)) => (Some(at), Some(id)),
+        None => (None, None),
+    };
+    sqlx::query(
+        "-- move_position
+         WITH reached AS (
+             SELECT $2::timestamptz AS at, $3::uuid AS id WHERE $2::timestamptz IS NOT NULL
+             UNION ALL
+             SELECT seen_at, seen_id FROM _sync_position WHERE table_name = $1
+         ), seen AS (
+             SELECT at, id FROM reached ORDER BY at DESC, id DESC LIMIT 1
+         ), page_end AS (
+             SELECT coalesce($2::timestamptz, seen.at) AS at, coalesce($3::uuid, seen.id) AS id
+             FROM seen
+         ), safe AS (
+             SELECT coalesce($4::timestamptz, page_end.at) - make_interval(secs => $5) AS at
+             FROM page_end
+         )
+         INSERT INTO _sync_position (table_name, seen_at, seen_id, floor_at, floor_id)
+         SELECT $1, seen.at, seen.id, least(page_end.at, safe.at),
+                CASE WHEN page_end.at <= safe.at THEN page_end.id
+                     ELSE '00000000-0000-0000-0000-000000000000' END
+         FROM seen, page_end, safe
+         ON CONFLICT (table_name) DO UPDATE SET
+             seen_at = excluded.seen_at, seen_id = excluded.seen_id,
+             floor_at = excluded.floor_at, floor_id = excluded.floor_id",
+    )
+    .bind(&table.name)
+    .bind(at)
+    .bind(id)
+    .bind(&mark.server_time)
+    .bind(mark.overlap_seconds as f64)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Where the next look begins: behind the overlap, or where the last one ended.
+///
+/// # Errors
+/// Those of the database.
+pub async fn position(
+    store: &Store,
+    table: &Table,
+    deep: bool,
+) -> Result<Option<(String, String)>, SyncError> {
+    let column = if deep { "floor" } else { "seen" };
+    Ok(sqlx::query_as(AssertSqlSafe(format!(
+        "-- position
+         SELECT {}, {column}_id::text FROM _sync_position WHERE table_name = $1",
+        iso(&format!("{column}_at"))
+    )))
+    .bind(&table.name)
+    .fetch_optional(&store.pool)
+    .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed_both(local_newer: bool) -> Known {
+        Known {
+            pending: Some(1),
+            here: true,
+            remote_hash: "r".to_owned(),
+            local_hash: Some("l".to_owned()),
+            base_hash: Some("b".to_owned()),
+            local_newer,
+            ..Known::default()
+        }
+    }
+
+    #[test]
+    fn the_newer_version_wins_and_a_tie_is_the_remotes() {
+        assert_eq!(decide(&changed_both(true), Of::Anyone), Verdict::LocalWins);
+        assert_eq!(decide(&changed_both(false), Of::Anyone), Verdict::RemoteWins);
+    }
+
+    #[test]
+    fn the_echo_of_an_own_write_never_beats_a_newer_local_edit() {
+        let echo = Known { sent_hash: Some("r".to_owned()), ..changed_both(false) };
+        assert_eq!(decide(&echo, Of::Anyone), Verdict::Rebase);
+        let untouched = Known { base_hash: Some("r".to_owned()), ..changed_both(false) };
+        assert_eq!(decide(&untouched, Of::Anyone), Verdict::Rebase);
+        assert_eq!(decide(&changed_both(false), Of::OwnWrite), Verdict::Rebase);
+    }
+
+    #[test]
+    fn equal_changes_are_no_conflict() {
+        let equal = Known { local_hash: Some("r".to_owned()), ..changed_both(false) };
+        assert_eq!(decide(&equal, Of::Anyone), Verdict::Adopt);
+    }
+}

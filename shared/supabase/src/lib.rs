@@ -1,0 +1,1 @@
+//! Two-way sync between a local Postgres and a Supabase project.

@@ -53,6 +53,9 @@ pub struct TranslationArgs {
     /// FULLTEXT indexes become GIN indexes; otherwise they are left out and named
     #[arg(long)]
     pub fulltext_indexes: bool,
+    /// Unique keys whose case does not count in MySQL do not mind it here either, by lower(…)
+    #[arg(long)]
+    pub case_insensitive_keys: bool,
     /// The zone of timestamps in a dump that names none, such as -06:00
     #[arg(long, value_name = "ZONE", default_value = "+00:00", allow_hyphen_values = true)]
     pub source_time_zone: String,
@@ -77,6 +80,7 @@ impl TranslationArgs {
             source_time_zone: self.source_time_zone,
             source_charset: self.source_charset,
             fulltext_indexes: self.fulltext_indexes,
+            case_insensitive_keys: self.case_insensitive_keys,
             inet: self.inet_type,
             geometry: self.geometry_type,
             types: self.types.into_iter().collect::<BTreeMap<_, _>>(),

@@ -51,9 +51,8 @@ impl Buffers<'_> {
         }
     }
 
-    /// Gives a buffer back.
-    pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
-        buffer.clear();
+    /// Gives a buffer back, as long as it is: it is written over.
+    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
         // A full channel just lets the buffer go.
         let _ = self.emptied.try_send(buffer);
     }

@@ -135,7 +135,8 @@ pub(crate) fn make(
         }));
         plan.tables.push(count(&name, verify, loaded.get(&name), round_trips));
         plan.tables.extend(of(&[ddl::Phase::Identity]));
-        plan.tables.extend(ddl::identity_setval(&table.definition, &staging).map(|sql| Task {
+        let setval = ddl::identity_setval(&table.definition, &staging, &options.translate);
+        plan.tables.extend(setval.map(|sql| Task {
             phase: Phase::Index,
             table: name.clone(),
             name: "next identity value".to_owned(),
@@ -270,21 +271,29 @@ pub(crate) fn after_move(
     statements
 }
 
-/// CHECK constraints that the dump's own rows violate, which MySQL let in.
-pub(crate) async fn unvalidated_checks(
+/// What only the rows decided: CHECK constraints that they violate, which MySQL let in, and indexes
+/// that some of their values do not fit.
+pub(crate) async fn differing(
     connection: &mut PgConnection,
-    staging: &str,
+    schema: &str,
 ) -> Result<Vec<String>, ImportError> {
     sqlx::query_scalar(
-        "-- list_unvalidated_checks
+        "-- list_differing
          SELECT format('%s: rows of the dump violate CHECK %s, which is therefore NOT VALID',
                        c.relname, k.conname)
          FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
          WHERE c.relnamespace = to_regnamespace($1) AND k.contype = 'c' AND NOT k.convalidated
+         UNION ALL
+         SELECT format('%s: index %s: %s', t.relname, c.relname,
+                       substr(obj_description(c.oid, 'pg_class'), length($2) + 1))
+         FROM pg_class c JOIN pg_index x ON x.indexrelid = c.oid JOIN pg_class t ON t.oid = x.indrelid
+         WHERE c.relnamespace = to_regnamespace($1)
+           AND starts_with(obj_description(c.oid, 'pg_class'), $2)
          ORDER BY 1",
     )
-    .bind(ident::quote(staging))
+    .bind(ident::quote(schema))
+    .bind(ddl::REMARK_MARK)
     .fetch_all(connection)
     .await
-    .map_err(|source| ImportError::database("looking at the checks", source))
+    .map_err(|source| ImportError::database("looking at checks and indexes", source))
 }

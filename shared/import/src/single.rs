@@ -109,6 +109,8 @@ impl Single<'_> {
         let filtered = self.build(&definitions).await?;
         let left = self.make_objects(&tally, &definitions).await?;
         self.progress.report(ProgressEvent::Phase(Phase::Verify));
+        let remarks = plan::differing(self.session.connection(), &self.import.schema).await?;
+        self.notices.extend(remarks);
         let tables = self.verify(&tally, &filtered).await?;
         let finished_at = self.clock().await?;
         self.commit().await?;
@@ -328,7 +330,7 @@ impl Single<'_> {
             self.make(&part).await?;
         }
         for definition in definitions {
-            if let Some(sql) = ddl::identity_setval(definition, &import.schema) {
+            if let Some(sql) = ddl::identity_setval(definition, &import.schema, &import.translate) {
                 self.execute("set_next_identity", &sql).await?;
             }
         }

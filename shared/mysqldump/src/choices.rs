@@ -74,7 +74,9 @@ impl TypeChoice {
             || matches!(ty, ColumnType::Decimal { scale: 0, .. });
         let text =
             matches!(ty, ColumnType::Char { .. } | ColumnType::VarChar { .. } | ColumnType::Text);
-        if column.auto_increment && !matches!(self, Self::Smallint | Self::Integer | Self::Bigint) {
+        // Without an identity then, which numeric cannot be.
+        let counts = matches!(self, Self::Smallint | Self::Integer | Self::Bigint | Self::Numeric);
+        if column.auto_increment && !counts {
             return Err("an AUTO_INCREMENT column must count in whole numbers".to_owned());
         }
         let int = |name: &str, min: i64, max: i64| {

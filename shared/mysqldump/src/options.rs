@@ -38,6 +38,9 @@ pub struct TranslateOptions {
     pub source_charset: Option<String>,
     /// Create FULLTEXT indexes as GIN indexes over `to_tsvector('simple', …)`.
     pub fulltext_indexes: bool,
+    /// Unique keys over texts whose case does not count in MySQL are over `lower(…)`; a primary key
+    /// gets such an index beside it.
+    pub case_insensitive_keys: bool,
     /// Postgres type of MariaDB's inet4 and inet6.
     pub inet: InetType,
     /// Postgres type of spatial columns.
@@ -74,6 +77,7 @@ impl Default for TranslateOptions {
             source_time_zone: "+00:00".to_owned(),
             source_charset: None,
             fulltext_indexes: false,
+            case_insensitive_keys: false,
             inet: InetType::Text,
             geometry: GeometryType::Bytea,
             types: BTreeMap::new(),

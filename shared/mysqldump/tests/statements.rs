@@ -452,3 +452,24 @@ ALTER TABLE d ADD CONSTRAINT h FOREIGN KEY (a) REFERENCES a (id);";
     let changed: Vec<_> = changed.map(|s| format!("{}.{}", s.table, s.name)).collect();
     assert_eq!(changed, ["b.id", "c.b"]);
 }
+
+#[test]
+fn defaults_of_another_type_are_left_out() {
+    let table = definition(
+        "CREATE TABLE `t` (`a` decimal(20,0) DEFAULT current_timestamp(), `b` datetime DEFAULT \
+         current_timestamp(), `c` json DEFAULT '', `d` time DEFAULT current_timestamp());",
+    );
+    let made = ddl::create_table(&table, "public", &TranslateOptions::default());
+    assert_eq!(made.sql.matches("DEFAULT").count(), 1, "{}", made.sql);
+    let left: Vec<&str> = made.notes.iter().map(|note| note.object.as_str()).collect();
+    assert_eq!(left, ["a", "c", "d"]);
+}
+
+#[test]
+fn what_a_rule_gives_is_cut_to_its_column() {
+    let table = definition(
+        "CREATE TABLE `t` (`a` varchar(1), `b` varchar(1) GENERATED ALWAYS AS (concat(`a`,`a`)));",
+    );
+    let made = ddl::create_table(&table, "public", &TranslateOptions::default());
+    assert!(made.sql.contains("::varchar(1)) STORED"), "{}", made.sql);
+}

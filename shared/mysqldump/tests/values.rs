@@ -186,6 +186,11 @@ fn options_choose_types() {
 }
 
 #[test]
+fn a_label_with_a_nul_character_is_one_without() {
+    assert_eq!(one(r"enum('\0a','b')", r"'\0a'"), "a");
+}
+
+#[test]
 fn policies_refuse() {
     let strict = TranslateOptions {
         invalid_dates: LossPolicy::Fail,

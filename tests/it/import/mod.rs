@@ -13,6 +13,7 @@ mod fences;
 mod frozen;
 mod guard;
 mod hostile;
+mod keys;
 mod kills;
 mod merge;
 mod objects;

@@ -162,7 +162,8 @@ async fn thousands_of_refusals_cost_no_more_than_they_must() {
     // Were all rows behind a refused one sent again each time, it would take minutes.
     ends(&relevo, &[&args[..], &["--quarantine", "3000"]].concat(), 6).await;
     assert_eq!(target.count("nota").await, 5_000);
-    let sent = "SELECT string_agg(DISTINCT (row_key ->> 'id')::int % 2 || '', ' ') || ' ' || count(*)
+    let sent =
+        "SELECT string_agg(DISTINCT (row_key ->> 'id')::int % 2 || '', ' ') || ' ' || count(*)
                 FROM relevo_ledger.quarantine";
     assert_eq!(target.ask(sent).await, "0 3000");
 }

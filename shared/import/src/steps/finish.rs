@@ -167,7 +167,7 @@ impl Finish<'_> {
         }
         let counted = self.build(&plan).await?;
         self.notices.extend(plan.notices.iter().cloned());
-        self.notices.extend(plan::unvalidated_checks(session.connection(), &staging).await?);
+        self.notices.extend(plan::differing(session.connection(), &staging).await?);
         self.filtered = self.filtered_rows(session.connection()).await?;
         for (table, loaded) in loaded.iter().filter(|(_, loaded)| loaded.quarantined > 0) {
             let rows = loaded.quarantined;

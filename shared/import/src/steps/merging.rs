@@ -62,9 +62,9 @@ pub(super) fn merge_of(
         ));
     }
     for table in definitions.iter().filter(|table| kept.contains(&ddl::table_name(table))) {
-        follow_up.extend(ddl::identity_setval(table, &options.schema).map(|sql| {
-            Statement::new(format!("next identity value of {}", ddl::table_name(table)), sql)
-        }));
+        follow_up.extend(ddl::identity_setval(table, &options.schema, &options.translate).map(
+            |sql| Statement::new(format!("next identity value of {}", ddl::table_name(table)), sql),
+        ));
     }
     Merge {
         target: options.schema.clone(),

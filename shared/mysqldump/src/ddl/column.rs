@@ -234,7 +234,10 @@ fn labels(cursor: &mut Cursor<'_>) -> Result<Vec<String>, ParseError> {
             cursor.next();
         }
         match cursor.next() {
-            Some(TokenKind::Text(label)) => labels.push(label.trim_end_matches(' ').to_owned()),
+            // Without NUL characters, as its values arrive.
+            Some(TokenKind::Text(label)) => {
+                labels.push(label.trim_end_matches(' ').replace('\0', ""));
+            }
             Some(TokenKind::Bytes(label)) => {
                 labels.push(String::from_utf8_lossy(label).into_owned());
             }

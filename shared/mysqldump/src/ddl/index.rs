@@ -1,7 +1,7 @@
 //! Indexes: names unique per schema, prefixes, what Postgres has no like for.
 
 use crate::ddl::expression;
-use crate::ddl::names::{NamePool, column_name, literal, quote, table_name};
+use crate::ddl::names::{NamePool, block, column_name, literal, quote, table_name};
 use crate::options::{GeometryType, TranslateOptions};
 use crate::schema::{ColumnDef, ColumnType, IndexDef, IndexKey, IndexKind, IndexPart, TableDef};
 
@@ -115,15 +115,109 @@ pub(super) fn index_statement(
         .map(|part| part_sql(table, part, unique, options))
         .collect::<Result<Vec<_>, _>>()?;
     let name = names.take(&wanted_name(table, index));
-    let sql = format!(
-        "-- index\nCREATE {}INDEX {} ON {}.{} ({})",
-        if unique { "UNIQUE " } else { "" },
-        quote(&name),
-        quote(schema),
-        quote(&table_name(table)),
-        parts.join(", ")
-    );
+    let create = |parts: &str| {
+        format!(
+            "CREATE {}INDEX {} ON {}.{} ({parts})",
+            if unique { "UNIQUE " } else { "" },
+            quote(&name),
+            quote(schema),
+            quote(&table_name(table)),
+        )
+    };
+    let whole = create(&parts.join(", "));
+    let purpose = if unique { KeyUse::Unique } else { KeyUse::Plain };
+    let sql = match narrow_parts(table, &index.parts, purpose, options) {
+        None => format!("-- index\n{whole}"),
+        Some(narrow) => {
+            let why = if unique {
+                "a value is too long for an index: it is unique by its hash"
+            } else {
+                "a value is too long for an index: it is over the beginnings of values"
+            };
+            let sql = format!(
+                "BEGIN\n  {whole};\nEXCEPTION WHEN program_limit_exceeded THEN\n  {};\n{}\
+                 \x20 RAISE WARNING {};\nEND\n",
+                create(&narrow),
+                remark(schema, &name, why),
+                literal(why),
+            );
+            block("index", &sql)
+        }
+    };
     Ok((name, sql))
+}
+
+/// What the comment of an index begins with that is not quite what the dump says.
+pub const REMARK_MARK: &str = "relevo: ";
+
+/// Writes on an index why it is not quite what the dump says.
+pub(super) fn remark(schema: &str, index: &str, why: &str) -> String {
+    format!(
+        "  COMMENT ON INDEX {}.{} IS {};\n",
+        quote(schema),
+        quote(index),
+        literal(&format!("{REMARK_MARK}{why}"))
+    )
+}
+
+/// What the parts of a key are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyUse {
+    /// A primary key: of whole columns, whatever the prefixes.
+    Primary,
+    Unique,
+    Plain,
+}
+
+/// The parts of a key with something short in the place of texts and bytes; `None` where every
+/// value certainly fits a btree entry as it is.
+pub(super) fn narrow_parts(
+    table: &TableDef,
+    parts: &[IndexPart],
+    purpose: KeyUse,
+    options: &TranslateOptions,
+) -> Option<String> {
+    let mut size_bytes = 0_u32;
+    let mut narrow = Vec::with_capacity(parts.len());
+    for part in parts {
+        let IndexKey::Column(name) = &part.key else { return None };
+        let column = &table.columns[table.column_index(name)?];
+        let quoted = quote(&column_name(table, column));
+        let (length, unit_bytes) = match &column.ty {
+            ColumnType::Char { length } | ColumnType::VarChar { length } => (*length, 4),
+            ColumnType::Text => (u32::MAX, 4),
+            ColumnType::Binary { length } | ColumnType::VarBinary { length } => (*length, 1),
+            ColumnType::Blob => (u32::MAX, 1),
+            _ => {
+                size_bytes = size_bytes.saturating_add(16);
+                narrow.push(quoted);
+                continue;
+            }
+        };
+        let indexed = match (purpose, part.prefix) {
+            (KeyUse::Primary, _) => length,
+            (_, Some(prefix)) => prefix.min(length),
+            // By its hash already.
+            (KeyUse::Unique, None) if length == u32::MAX => 8,
+            (_, None) => length,
+        };
+        size_bytes = size_bytes.saturating_add(indexed.saturating_mul(unit_bytes));
+        let first = |count: u32| match unit_bytes {
+            1 => format!("substring({quoted} FROM 1 FOR {count})"),
+            _ => format!("\"left\"({quoted}, {count})"),
+        };
+        let short = SAFE_KEY_BYTES / 4 / u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        narrow.push(match (purpose, part.prefix) {
+            (KeyUse::Plain, _) => first(short),
+            (_, prefix) => {
+                let value = prefix.map_or(quoted.clone(), first);
+                let folds = options.case_insensitive_keys
+                    && ignores_case(table, std::slice::from_ref(part));
+                if folds { format!("md5(lower({value}))") } else { format!("md5({value})") }
+            }
+        });
+    }
+    (size_bytes > SAFE_KEY_BYTES).then(|| narrow.join(", "))
 }
 
 /// MySQL's index names repeat from table to table: the table's name comes first.
@@ -182,6 +276,9 @@ fn part_sql(
         }
         _ => quoted,
     };
+    if unique && options.case_insensitive_keys && ignores_case(table, std::slice::from_ref(part)) {
+        return Ok(format!("lower({sql}){direction}"));
+    }
     Ok(format!("{sql}{direction}"))
 }
 

@@ -19,6 +19,7 @@ mod view;
 mod widen;
 
 pub(crate) use alter::{Effect as AlterEffect, apply as apply_alter, target as alter_target};
+pub use index::REMARK_MARK;
 pub(crate) use names::quote;
 pub use names::table_name;
 pub use objects::{ObjectPlan, ObjectSql, objects};

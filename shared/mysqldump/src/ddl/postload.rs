@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::choices::{TypeChoice, type_choice};
 use crate::ddl::constraints::{checks, foreign_keys, referred};
-use crate::ddl::index::{IndexNames, ignores_case, index_statement, key_columns};
+use crate::ddl::index::{
+    IndexNames, KeyUse, ignores_case, index_statement, key_columns, narrow_parts, remark,
+};
 use crate::ddl::names::{block, body, column_name, limited, literal, quote, table_name};
 use crate::ddl::translate::{Note, column_plans, default};
 use crate::ddl::types::{Encoding, needs_bigint, numeric_keys};
 use crate::options::TranslateOptions;
-use crate::schema::{ColumnDef, ColumnType, IndexKind, IntSize, TableDef};
+use crate::schema::{ColumnDef, ColumnType, IndexDef, IndexKind, IntSize, TableDef};
 
 /// When a statement runs. Phases run in this order; within one, statements are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,11 +88,14 @@ pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) 
     for table in tables {
         types(table, tables, schema, options, &mut plan);
         not_null(table, schema, options, &mut plan);
-        primary_key(table, schema, &mut names, &mut plan);
+        primary_key(table, schema, options, &mut names, &mut plan);
         for index in &table.indexes {
             match index_statement(table, index, schema, options, &mut names) {
                 Ok((name, sql)) => {
-                    if index.kind == IndexKind::Unique && ignores_case(table, &index.parts) {
+                    if index.kind == IndexKind::Unique
+                        && !options.case_insensitive_keys
+                        && ignores_case(table, &index.parts)
+                    {
                         plan.notes.push(Note::new(table, &index.name, CASE_NOTE));
                     }
                     plan.push(table, Phase::Index, name, sql);
@@ -97,7 +103,7 @@ pub fn post_load(tables: &[TableDef], schema: &str, options: &TranslateOptions) 
                 Err(reason) => plan.notes.push(Note::new(table, &index.name, reason)),
             }
         }
-        identity(table, schema, &mut plan);
+        identity(table, schema, options, &mut plan);
         foreign_keys(table, tables, schema, &mut plan);
         checks(table, schema, options, &mut plan);
         comments(table, schema, &mut plan);
@@ -128,6 +134,7 @@ fn types(
     for column in table.columns.iter().filter(|column| {
         matches!(column.ty, ColumnType::Int { size: IntSize::Big, unsigned: true, .. })
             && needs_bigint(table, column, options)
+            && type_choice(options, table, column).is_none()
             && (column.auto_increment || !numeric.contains(&column.name))
     }) {
         let name = column_name(table, column);
@@ -248,7 +255,13 @@ fn not_null(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &m
     plan.push(table, Phase::NotNull, table_name(table), block("set_not_null", &sql));
 }
 
-fn primary_key(table: &TableDef, schema: &str, names: &mut IndexNames, plan: &mut PostLoadPlan) {
+fn primary_key(
+    table: &TableDef,
+    schema: &str,
+    options: &TranslateOptions,
+    names: &mut IndexNames,
+    plan: &mut PostLoadPlan,
+) {
     if table.primary_key.is_empty() {
         return;
     }
@@ -259,30 +272,63 @@ fn primary_key(table: &TableDef, schema: &str, names: &mut IndexNames, plan: &mu
             return;
         }
     };
-    if ignores_case(table, &table.primary_key) {
-        plan.notes.push(Note::new(table, "PRIMARY", CASE_NOTE));
-    }
     let name = names.take(&format!("{}_pkey", table.name));
     let target = qualified(schema, table);
     let list = columns.iter().map(|c| quote(&column_name(table, c))).collect::<Vec<_>>().join(", ");
     let add = format!("ALTER TABLE {target} ADD CONSTRAINT {} PRIMARY KEY ({list})", quote(&name));
-    let sql = if columns.iter().any(|c| c.ty.is_date()) {
+    let instead = |when: &str, list: &str, why: &str| {
+        format!(
+            "WHEN {when} THEN\n  CREATE UNIQUE INDEX {name} ON {target} ({list});\n\
+             {}\x20 RAISE WARNING {};\n",
+            remark(schema, &name, why),
+            literal(why),
+            name = quote(&name),
+        )
+    };
+    let mut otherwise = String::new();
+    if columns.iter().any(|c| c.ty.is_date()) {
         // A zero date in a key is NULL here: such a table keeps uniqueness, but no primary key.
-        let sql = format!(
-            "BEGIN\n  {add};\nEXCEPTION WHEN not_null_violation THEN\n\
-             \x20 CREATE UNIQUE INDEX {} ON {target} ({list});\n  RAISE WARNING 'no primary key: \
-             zero dates in it became NULL';\nEND\n",
-            quote(&name)
-        );
-        block("primary_key", &sql)
-    } else {
+        let why = "no primary key: zero dates in it became NULL";
+        otherwise.push_str(&instead("not_null_violation", &list, why));
+    }
+    if let Some(parts) = narrow_parts(table, &table.primary_key, KeyUse::Primary, options) {
+        let why = "no primary key: a value of it is too long for an index";
+        otherwise.push_str(&instead("program_limit_exceeded", &parts, why));
+    }
+    let sql = if otherwise.is_empty() {
         format!("-- primary_key\n{add}")
+    } else {
+        block("primary_key", &format!("BEGIN\n  {add};\nEXCEPTION {otherwise}END\n"))
     };
     plan.push(table, Phase::PrimaryKey, name, sql);
+    if !ignores_case(table, &table.primary_key) {
+        return;
+    }
+    if !options.case_insensitive_keys {
+        plan.notes.push(Note::new(table, "PRIMARY", CASE_NOTE));
+        return;
+    }
+    // A primary key has columns only: a second index minds that case does not count.
+    let index = IndexDef {
+        name: "PRIMARY_ci".to_owned(),
+        kind: IndexKind::Unique,
+        parts: table.primary_key.clone(),
+        using: None,
+        comment: String::new(),
+    };
+    match index_statement(table, &index, schema, options, names) {
+        Ok((name, sql)) => plan.push(table, Phase::Index, name, sql),
+        Err(reason) => plan.notes.push(Note::new(table, "PRIMARY", reason)),
+    }
 }
 
-fn identity(table: &TableDef, schema: &str, plan: &mut PostLoadPlan) {
+fn identity(table: &TableDef, schema: &str, options: &TranslateOptions, plan: &mut PostLoadPlan) {
     let Some(column) = table.auto_increment_column() else { return };
+    if type_choice(options, table, column) == Some(TypeChoice::Numeric) {
+        let why = "AUTO_INCREMENT left out: numeric, as chosen, cannot count by itself";
+        plan.notes.push(Note::new(table, &column.name, why));
+        return;
+    }
     if !matches!(column.ty, ColumnType::Int { .. }) {
         plan.notes.push(Note::new(
             table,
@@ -314,9 +360,16 @@ fn identity_limit(column: &ColumnDef) -> u64 {
 
 /// Sets the identity's sequence past the AUTO_INCREMENT that the dump names and past the largest
 /// value in the table. `None`: the table has no identity. To be run after the Identity phase.
-pub fn identity_setval(table: &TableDef, schema: &str) -> Option<String> {
+pub fn identity_setval(
+    table: &TableDef,
+    schema: &str,
+    options: &TranslateOptions,
+) -> Option<String> {
     let column =
         table.auto_increment_column().filter(|c| matches!(c.ty, ColumnType::Int { .. }))?;
+    if type_choice(options, table, column) == Some(TypeChoice::Numeric) {
+        return None;
+    }
     let target = qualified(schema, table);
     let limit = identity_limit(column);
     let next = table.auto_increment.unwrap_or(1).clamp(1, limit);

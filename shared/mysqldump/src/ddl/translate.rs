@@ -160,7 +160,12 @@ pub(super) fn default(
     }
     match &column.default {
         None | Some(DefaultValue::Null) => Ok(None),
-        Some(DefaultValue::Now) => Ok(Some("CURRENT_TIMESTAMP".to_owned())),
+        Some(DefaultValue::Now) => match encoding {
+            Encoding::Date | Encoding::DateTime { .. } | Encoding::Timestamp { .. } => {
+                Ok(Some("CURRENT_TIMESTAMP".to_owned()))
+            }
+            _ => Err("default left out: the time now is no value of the column's type".to_owned()),
+        },
         Some(DefaultValue::Expression(source)) => {
             match expression::default(source, encoding, table, options) {
                 Some(sql) => Ok(Some(format!("({sql})"))),
@@ -216,6 +221,8 @@ fn literal_default(
             literal(&format!("{trimmed}{zone}"))
         }
         Encoding::Time { .. } => literal(trimmed),
+        // No value of theirs is empty, and Postgres looks at defaults at once.
+        Encoding::Json | Encoding::Plain if trimmed.is_empty() => return Err(left_out()),
         Encoding::Text { .. } | Encoding::Enum { .. } | Encoding::Json | Encoding::Plain => {
             literal(text)
         }

@@ -192,7 +192,7 @@ impl Converter<'_> {
                 if fit == Fit::Adapted && strict {
                     return Err(Refused(format!(
                         "{:?} is not between {min} and {max}, which the chosen type holds; choose \
-                         a wider one",
+                         a wider one, such as --column TABLE.COLUMN=numeric",
                         shown(text)
                     )));
                 }

@@ -104,6 +104,11 @@ pub(crate) const KEYS: &[Key] = &[
         "false",
         "Whether FULLTEXT indexes become GIN indexes; otherwise they are left out and named.",
     ),
+    Key::boolean(
+        "case_insensitive_keys",
+        "false",
+        "Whether unique keys whose case does not count in MySQL do not mind it either, by lower(…).",
+    ),
     Key::text(
         "source_time_zone",
         Preset::Value("+00:00"),
@@ -138,6 +143,7 @@ impl DumpChoices {
         let inet = reader.parsed("inet_type", choice);
         let geometry = reader.parsed("geometry_type", choice);
         let fulltext_indexes = reader.boolean("fulltext_indexes");
+        let case_insensitive_keys = reader.boolean("case_insensitive_keys");
         let source_time_zone = reader.parsed("source_time_zone", name);
         let source_charset = reader.optional("source_charset", name);
         Some(Self {
@@ -161,6 +167,7 @@ impl DumpChoices {
                 inet: inet?,
                 geometry: geometry?,
                 fulltext_indexes: fulltext_indexes?,
+                case_insensitive_keys: case_insensitive_keys?,
                 source_time_zone: source_time_zone?,
                 source_charset: source_charset?,
                 ..TranslateOptions::default()

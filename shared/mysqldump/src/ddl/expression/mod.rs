@@ -42,9 +42,14 @@ pub(super) fn generated(
     options: &TranslateOptions,
 ) -> Option<String> {
     let (sql, kind) = translate(source, table, options, Use::Generated)?;
-    let wanted = kind_of(&pg_column(table, column, options).encoding);
+    let pg = pg_column(table, column, options);
+    let wanted = kind_of(&pg.encoding);
     match (wanted, kind) {
         (Kind::Other, _) => None,
+        // A cast cuts what is too long, as MySQL does where its mode lets it in.
+        (Kind::Text, Kind::Text) if matches!(pg.encoding, Encoding::Text { limit: Some(_) }) => {
+            Some(format!("({sql})::{}", pg.name))
+        }
         // MySQL's truth is a number.
         (Kind::Integer, Kind::Bool) => Some(format!("({sql})::integer")),
         (Kind::Number, Kind::Integer) => Some(sql),

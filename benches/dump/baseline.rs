@@ -172,7 +172,9 @@ pub async fn load(url: &str, encoded: &Encoded) -> Result<Bare> {
     for statement in &plan.statements {
         run(&mut connection, &statement.sql).await.with_context(|| statement.sql.clone())?;
     }
-    for sql in encoded.tables.iter().filter_map(|table| ddl::identity_setval(table, SCHEMA)) {
+    for sql in
+        encoded.tables.iter().filter_map(|table| ddl::identity_setval(table, SCHEMA, &options))
+    {
         run(&mut connection, &sql).await?;
     }
     for table in &encoded.tables {

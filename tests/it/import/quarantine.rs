@@ -148,7 +148,7 @@ async fn rows_that_wait_for_a_table_that_is_still_theirs_outlive_many_imports() 
     assert_eq!(rows(&relevo, url).await.len(), 1);
     // Once the table is replaced they are of no use, and go with the record of their import.
     relevo.file("nota.sql", dump(10, &[], &[]));
-    relevo.ok(&args).await;
+    relevo.ok(&[&args[..], &["--force"]].concat()).await;
     assert_eq!(rows(&relevo, url).await.len(), 0);
 }
 

@@ -34,6 +34,10 @@ pub(super) enum Use {
     View,
 }
 
+/// A text that is a number to both servers. What is none is an error in MySQL, unless its mode takes
+/// what there is of one.
+const NUMBER: &str = "'^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]{1,2})?$'";
+
 /// The rule of a generated column; only what is immutable in Postgres.
 pub(super) fn generated(
     source: &str,
@@ -49,6 +53,17 @@ pub(super) fn generated(
         // A cast cuts what is too long, as MySQL does where its mode lets it in.
         (Kind::Text, Kind::Text) if matches!(pg.encoding, Encoding::Text { limit: Some(_) }) => {
             Some(format!("({sql})::{}", pg.name))
+        }
+        // A member of a document as a number, as MySQL's dumps leave it out. Any other text stays: what
+        // is no number in it is one to a lenient server.
+        (Kind::Integer | Kind::Number | Kind::Float, Kind::Text)
+            if typing::is_unquoted_member(&sql) =>
+        {
+            let number = match wanted {
+                Kind::Integer => format!("round(({sql})::numeric)::{}", pg.name),
+                _ => format!("({sql})::{}", pg.name),
+            };
+            Some(format!("CASE WHEN {sql} ~ {NUMBER} THEN {number} END"))
         }
         // MySQL's truth is a number.
         (Kind::Integer, Kind::Bool) => Some(format!("({sql})::integer")),

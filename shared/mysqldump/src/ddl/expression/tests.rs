@@ -27,17 +27,24 @@ fn what_is_known_is_translated() {
     let options = TranslateOptions::default();
     let rule = |source: &str, at: usize| generated(source, &table.columns[at], &table, &options);
     assert_eq!(rule("`a` + 1", 0).as_deref(), Some(r#"("a"::bigint + 1)"#));
-    assert_eq!(rule("concat(`n`,' ',`n`)", 2).as_deref(), Some(r#"("n" || ' ' || "n")"#));
+    assert_eq!(
+        rule("concat(`n`,' ',`n`)", 2).as_deref(),
+        Some(r#"(("n" || ' ' || "n"))::varchar(20)"#)
+    );
     assert_eq!(
         rule("case when (`d` is null) then 1 else NULL end", 0).as_deref(),
         Some(r#"CASE WHEN (("d" IS NULL)) THEN 1 ELSE NULL END"#)
     );
     assert_eq!(rule("`d` is null", 0).as_deref(), Some(r#"(("d" IS NULL))::integer"#));
-    assert_eq!(rule("concat(`a`,'x')", 2).as_deref(), Some(r#"("a"::text || 'x')"#));
+    assert_eq!(rule("concat(`a`,'x')", 2).as_deref(), Some(r#"(("a"::text || 'x'))::varchar(20)"#));
     let member = r#"COALESCE("j" #>> '{x,y}', CASE WHEN jsonb_typeof("j" #> '{x,y}') = 'null' THEN 'null' END)"#;
     let source = "json_unquote(json_extract(`j`,_utf8mb4'$.x.y'))";
-    assert_eq!(rule(source, 2).as_deref(), Some(member));
-    assert_eq!(rule("`j`->>'$.x.y'", 2).as_deref(), Some(member));
+    let cut = format!("({member})::varchar(20)");
+    assert_eq!(rule(source, 2), Some(cut.clone()));
+    assert_eq!(rule("`j`->>'$.x.y'", 2), Some(cut));
+    let number =
+        format!("CASE WHEN {member} ~ {NUMBER} THEN round(({member})::numeric)::integer END");
+    assert_eq!(rule(source, 0), Some(number));
     assert_eq!(rule("`a` / 2", 1).as_deref(), Some(r#"("a"::numeric / NULLIF(2, 0))"#));
 }
 

@@ -96,6 +96,11 @@ pub(super) fn unquoted_member(document: &Typed, path: &str) -> Option<Typed> {
     })
 }
 
+/// Whether SQL text is what [`unquoted_member`] wrote.
+pub(super) fn is_unquoted_member(sql: &str) -> bool {
+    sql.starts_with("COALESCE(") && sql.ends_with("= 'null' THEN 'null' END)")
+}
+
 /// Kinds that CONCAT prints as Postgres does.
 pub(super) fn joins(kind: Kind) -> bool {
     matches!(kind, Kind::Text | Kind::Integer)

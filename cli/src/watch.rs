@@ -159,7 +159,8 @@ impl View {
     }
 
     fn show(&mut self, run: &Run) {
-        let progress = run.progress.as_ref();
+        // What an ended run did last says nothing any more.
+        let progress = run.progress.as_ref().filter(|_| !run.state.is_ended());
         let figure =
             |name: &str| progress.and_then(|progress| progress.get(name)).and_then(Value::as_u64);
         match &mut self.form {

@@ -204,9 +204,8 @@ async fn create(
         )
         .retry_after(60));
     };
-    let former = store.clone();
     // A control plane that was restored gives numbers out again whose files may lie here still.
-    blocking(move || former.remove(upload.id)).await?.map_err(ApiError::internal)?;
+    blocking(move || store.remove(upload.id)).await?.map_err(ApiError::internal)?;
     let object = upload.id.to_string();
     audited.commit("upload.create", &object, None, Some(json!(upload))).await?;
     let shown = Json(Shown::of(&upload, 0));

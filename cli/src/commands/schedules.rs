@@ -339,7 +339,7 @@ async fn list(control: &ControlPlane, out: Output) -> Result<(), Failure> {
         table(
             &headers,
             &rows,
-            "no schedules; those of backup sources appear when a scheduler leads",
+            "no schedules; a source's own appears when a scheduler leads and its schedule_enabled is true",
         )
     })?;
     warn_of_file(control).await

@@ -364,7 +364,8 @@ mod tests {
         first.finish(&End::default()).expect("finishes");
         Reader::check(&path).expect("is whole");
         // One that was killed leaves its part, which the next one takes over.
-        fs::write(folder.path().join("state.part"), b"the beginning of a longer file").expect("writes");
+        fs::write(folder.path().join("state.part"), b"the beginning of a longer file")
+            .expect("writes");
         write(&path);
         Reader::check(&path).expect("is whole");
     }

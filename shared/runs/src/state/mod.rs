@@ -21,11 +21,12 @@
 //! |---|---|
 //! | `archive` | the file: how it is written and read |
 //! | `backup` | the snapshot |
-//! | `restore` | the transaction, and what makes the new incarnation of it |
+//! | `restore`, `whole` | the transaction, with all migrations in it, and what makes the new incarnation of it |
 
 mod archive;
 mod backup;
 mod restore;
+mod whole;
 
 pub use archive::{ArchiveError, Header};
 pub use backup::{BackedUp, backup};

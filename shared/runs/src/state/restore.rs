@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
 use super::StateError;
 use super::archive::{End, Header, Item, Reader, Table};
 use super::backup::{PLAIN_VALUES, column_list, quote};
+use super::whole::in_one_transaction;
 use crate::audit::{self, Action, Actor};
 use crate::control_plane;
 
@@ -91,6 +92,9 @@ async fn restore_on(
     migrate_to(&mut tx, Some(header.schema_version)).await?;
     let rows = fill(&mut tx, order.path, &end).await?;
     migrate_to(&mut tx, None).await?;
+    if let Some(replaced) = &replaced {
+        carry_grants(&mut tx, &replaced.schema).await?;
+    }
 
     let queue = Queue::new(pool.clone());
     let last = replaced.as_ref().map_or(0, |replaced| replaced.incarnation);
@@ -207,12 +211,43 @@ async fn put_aside(tx: &mut PgConnection, replace: bool) -> Result<Option<Replac
     Ok(Some(Replaced { schema, incarnation }))
 }
 
+/// What was granted on a schema that was put aside, its tables and `enqueue`, as statements for the
+/// one in its place.
+const GRANTS: &str = "-- state::restore: grants
+    WITH granted AS (
+        SELECT 'SCHEMA relevo' AS place, nspowner AS owner, nspacl AS acl
+        FROM pg_namespace WHERE nspname = $1
+        UNION ALL
+        SELECT format('relevo.%I', relname), relowner, relacl
+        FROM pg_class
+        WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p', 'v')
+          AND to_regclass(format('relevo.%I', relname)) IS NOT NULL
+        UNION ALL
+        SELECT 'FUNCTION relevo.enqueue', proowner, proacl
+        FROM pg_proc WHERE pronamespace = to_regnamespace($1) AND proname = 'enqueue'
+    )
+    SELECT DISTINCT format('GRANT %s ON %s TO %s%s', a.privilege_type, g.place,
+                           CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+                           CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+    FROM granted AS g, aclexplode(g.acl) AS a
+    WHERE a.grantee <> g.owner";
+
+/// Gives others the rights that they had on what was put aside: an application whose triggers
+/// enqueue could not change its own tables without them.
+async fn carry_grants(tx: &mut PgConnection, replaced: &str) -> Result<(), StateError> {
+    let failed = || StateError::database("granting what was granted before");
+    let grants: Vec<String> =
+        sqlx::query_scalar(GRANTS).bind(replaced).fetch_all(&mut *tx).await.map_err(failed())?;
+    for grant in grants {
+        let sql = format!("-- state::restore: grant\n{grant}");
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(failed())?;
+    }
+    Ok(())
+}
+
 /// Brings the schema to a version of this build, or to its newest.
 async fn migrate_to(tx: &mut PgConnection, version: Option<i64>) -> Result<(), StateError> {
-    let known = control_plane::MIGRATIONS
-        .iter()
-        .filter(|migration| version.is_none_or(|version| migration.version <= version));
-    let mut migrator = Migrator::with_migrations(known.cloned().collect());
+    let mut migrator = Migrator::with_migrations(in_one_transaction(version));
     migrator.dangerous_set_table_name(control_plane::BOOKKEEPING_TABLE);
     migrator.set_locking(false);
     let outcome = migrator.run_direct(None, tx, false).await;

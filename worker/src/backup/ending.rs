@@ -61,6 +61,26 @@ pub(crate) async fn fail_in(
     Ok(true)
 }
 
+/// Ends a run as failed because one of its jobs cannot go on, unless the run does not depend on that
+/// job any more: who asks in vain for a backup that has come meanwhile stops nobody. False, and
+/// nothing changed, then and when the run had ended before.
+pub(crate) async fn fail_by_in(
+    context: &Context,
+    tx: &mut PgConnection,
+    job: &Job,
+    run_id: RunId,
+    reason: &str,
+) -> anyhow::Result<bool> {
+    // The run first, then its requests: everybody's order.
+    let Some(run) = context.runs.get_for_update_in(tx, run_id).await? else { return Ok(false) };
+    let requests = backup_requests::of_run_in(tx, run.id).await?;
+    if is_wanted(&requests, &job.kind, &job.payload) {
+        return fail_in(context, tx, &run, Previous::Untouched, reason).await;
+    }
+    tracing::warn!(run_id = run.id.0, "the run goes on without {}: {reason}", job.kind);
+    Ok(false)
+}
+
 /// What is due once the end of a run has committed: it is counted, and the reconciler cleans up.
 pub(crate) fn ended(context: &Context, run: &Run, state: RunState) {
     let labels = [PIPELINE, &run.source, state.as_str()];

@@ -133,22 +133,11 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Ends the job, and the run as failed, unless the run does not depend on the job any more: who
-    /// asks for a backup that has come meanwhile stops nobody.
+    /// Ends the job, and the run as failed, unless the run does not depend on the job any more.
     async fn fail_run(&self, reason: &str) -> Result<(), JobError> {
         let mut tx = self.context.fenced(self.job).await?;
-        // The run first, then its requests: everybody's order.
-        let run = self.context.runs.get_for_update_in(&mut tx, self.run.id).await?;
-        let requests = backup_requests::of_run_in(&mut tx, self.run.id).await?;
-        let ended = match run {
-            Some(run) if is_wanted(&requests, &self.job.kind, &self.job.payload) => {
-                ending::fail_in(self.context, &mut tx, &run, Previous::Untouched, reason).await?
-            }
-            _ => {
-                tracing::warn!(run_id = self.run.id.0, "the run goes on without this job: {reason}");
-                false
-            }
-        };
+        let run = self.run.id;
+        let ended = ending::fail_by_in(self.context, &mut tx, self.job, run, reason).await?;
         self.job.complete_in(&mut tx).await?;
         tx.commit().await?;
         if ended {

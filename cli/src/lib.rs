@@ -64,7 +64,8 @@ use crate::failure::{Exit, Failure, OrFail as _};
 use crate::output::Output;
 
 pub use builder::{Builder, builder};
-pub use relevo_jobs::{OwnKind as Kind, Policy, UniqueBy, UniqueUntil};
+pub use relevo_jobs::{OrderBy, OwnKind as Kind, Policy, UniqueBy, UniqueUntil};
+pub use serde_json;
 pub use relevo_queue::{
     BoxError, CancelReason, Enqueued, Job, JobError, JobId, NewJob, Progress, Queue, QueueError,
 };

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use relevo_jobs::JobKind;
 use relevo_notify::rules;
 use relevo_queue::{QueueError, QueueStats};
-use relevo_runs::backup;
+use relevo_runs::{backup, kinds};
 use tokio_util::sync::CancellationToken;
 
 use crate::SchedulerDeps;
@@ -33,6 +33,7 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
 
 async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
     read_queues(deps, &deps.queue.stats().await?);
+    read_unserved(deps).await?;
     let leader = &deps.metrics.leader;
     leader.set_worker_sessions(deps.queue.sessions().await?.len());
     read_runs(deps).await?;
@@ -80,6 +81,20 @@ fn read_queues(deps: &SchedulerDeps, queues: &[QueueStats]) {
         let oldest = queue.oldest_available.map_or(0.0, unix_seconds);
         leader.queue_oldest_available.with_label_values(&[name]).set(oldest);
     }
+}
+
+/// How many kinds wait in vain, by queue.
+async fn read_unserved(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
+    let unserved = kinds::unserved(&deps.pool).await?;
+    let gauge = &deps.metrics.leader.queue_unserved_kinds;
+    gauge.reset();
+    for kind in JobKind::ALL {
+        gauge.with_label_values(&[relevo_jobs::policy(kind).queue]).set(0.0);
+    }
+    for found in unserved {
+        gauge.with_label_values(&[&found.queue]).inc();
+    }
+    Ok(())
 }
 
 #[derive(sqlx::FromRow)]

@@ -70,7 +70,9 @@ pub async fn run(deps: SchedulerDeps, over: CancellationToken) {
         }
         // With nothing to do the next look may wait twice as long, unless a job is due before.
         let wait = match due {
-            Some(due) if !due.rescue && !due.admit => stage_in.unwrap_or(IDLE_MAX).clamp(pause, pause * 2),
+            Some(due) if !due.rescue && !due.admit => {
+                stage_in.unwrap_or(IDLE_MAX).clamp(pause, pause * 2)
+            }
             _ => pause,
         };
         tokio::select! {
@@ -110,6 +112,10 @@ pub async fn prune(deps: SchedulerDeps, over: CancellationToken) {
             audit: days(settings.audit_retention_days),
         };
         let work = async {
+            if settings.priority_ageing_minutes > 0 {
+                let after = Duration::from_secs(settings.priority_ageing_minutes * 60);
+                deps.queue.age(after).await?;
+            }
             let gone = deps.queue.prune(keep).await?;
             let fires = schedule::prune_fires(&deps.pool, FIRES_KEPT).await?;
             let runs = retention::prune(&deps.pool, keep_runs).await?;

@@ -184,6 +184,7 @@ fn worker_config(settings: &Settings, name: String, kinds: &[KindSpec]) -> Worke
     WorkerConfig {
         name,
         queues: worker.queues.clone(),
+        queue_weights: worker.queue_weights.clone(),
         kinds,
         concurrency: worker.concurrency,
         lease_ttl: Duration::from_secs(worker.lease_ttl_seconds),

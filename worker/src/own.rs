@@ -83,9 +83,9 @@ impl OwnKinds {
             return refuse("it was added before".to_owned());
         }
         let run: Arc<Run> =
-            Arc::new(move |here, job| match serde_json::from_str::<K>(job.payload.get()) {
+            Arc::new(move |here, job| match read::<K>(job.payload_version, job.payload.get()) {
                 Ok(payload) => Box::pin(handler(here, job, payload)),
-                Err(error) => Box::pin(std::future::ready(Err(JobError::fail(error)))),
+                Err(error) => Box::pin(std::future::ready(Err(error))),
             });
         self.by_name.insert(spec.name.clone(), Own { spec, run });
         Ok(())
@@ -129,6 +129,20 @@ impl OwnKinds {
             .filter(|kind| chosen.is_empty() || chosen.contains(&kind.name))
             .collect())
     }
+}
+
+/// The payload in the shape of today, whatever version it was written in.
+fn read<K: OwnKind>(version: i16, payload: &str) -> Result<K, JobError> {
+    if version >= K::VERSION {
+        return serde_json::from_str(payload).map_err(JobError::fail);
+    }
+    let mut value = serde_json::from_str(payload).map_err(JobError::fail)?;
+    for from in version..K::VERSION {
+        value = K::upcast(from, value).map_err(|why| {
+            JobError::fail(format!("a payload of version {from} has no next one: {why}"))
+        })?;
+    }
+    serde_json::from_value(value).map_err(JobError::fail)
 }
 
 /// Says which kinds this worker runs, now and every minute, until `stop`.

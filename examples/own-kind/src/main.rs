@@ -12,6 +12,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use relevo::serde_json::{Value, json};
 use relevo::{Here, Job, JobError, Kind, Policy, UniqueBy, UniqueUntil, sqlx};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ struct Reprice {
 impl Kind for Reprice {
     const KIND: &'static str = "Reprice";
     const SUMMARY: &'static str = "Keeps the price of one article.";
+    // The first version had the price in whole euros.
+    const VERSION: i16 = 2;
     // What the API takes; the handler's own check is the type above.
     const SCHEMA: &'static str = r#"{
         "type": "object",
@@ -42,6 +45,13 @@ impl Kind for Reprice {
         Policy { queue: "prices", timeout: Duration::from_secs(30), ..Policy::OF_OWN_KINDS };
     // While one waits for an article, no second is enqueued.
     const UNIQUE: Option<UniqueBy> = Some(UniqueBy { field: "sku", until: UniqueUntil::Claimed });
+
+    fn upcast(from: i16, payload: Value) -> Result<Value, String> {
+        match (from, payload["euros"].as_i64()) {
+            (1, Some(euros)) => Ok(json!({"sku": payload["sku"], "cents": euros * 100})),
+            _ => Err("the price is missing".to_owned()),
+        }
+    }
 }
 
 /// The price and the job's end commit together: ended at any point and run again, it happens once.

@@ -1,6 +1,7 @@
 //! The control plane: its schema, its rights, who is alive.
 
 use relevo_runs::control_plane::{self, SchemaStatus};
+use relevo_runs::kinds::{self, Unserved};
 use relevo_settings::Settings;
 use sqlx::PgPool;
 
@@ -104,10 +105,26 @@ async fn alive(pool: &PgPool, settings: &Settings) -> Result<Vec<Finding>, sqlx:
             "`relevo dead list` shows them and why; `relevo dead retry` runs them again",
         ));
     }
+    findings.extend(kinds::unserved(pool).await?.iter().map(unserved));
     if alerts > 0 {
         let message = format!("{alerts} alert(s) are open");
         let advice = "`relevo notify alerts` lists them";
         findings.push(Finding::warning("control_plane.alerts", SUBJECT, message, advice));
     }
     Ok(findings)
+}
+
+/// Jobs that wait for a worker that knows them.
+fn unserved(found: &Unserved) -> Finding {
+    let Unserved { queue, kind, payload_version, known_version } = found;
+    let known = match known_version {
+        Some(version) => format!("workers know it up to version {version}"),
+        None => "no worker alive knows the kind".to_owned(),
+    };
+    Finding::warning(
+        "control_plane.unserved_kinds",
+        SUBJECT,
+        format!("jobs of {kind} in version {payload_version} wait in {queue}: {known}"),
+        "start a worker whose build knows it; until then they stay where they are",
+    )
 }

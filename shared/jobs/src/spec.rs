@@ -26,8 +26,8 @@ pub trait OwnKind: Serialize + DeserializeOwned + Send + 'static {
     const KIND: &'static str;
     /// What one job does, in a sentence.
     const SUMMARY: &'static str;
-    /// Version of the payload's shape, raised when an older build could not read it. The handler
-    /// gets every version up to this one.
+    /// Version of the payload's shape, raised when an older build could not read it. Payloads of
+    /// older versions pass [`OwnKind::upcast`] before the handler gets them.
     const VERSION: i16 = 1;
     /// The payload as a JSON Schema (2020-12), an object at the top: what the API takes.
     const SCHEMA: &'static str = r#"{"type": "object"}"#;
@@ -39,6 +39,16 @@ pub trait OwnKind: Serialize + DeserializeOwned + Send + 'static {
     const ORDER: Option<OrderBy> = None;
     /// The limit that its jobs are under, 1 to 100 characters.
     const LIMIT: Option<&'static str> = None;
+
+    /// Brings a payload of the version `from` into the shape of the next one. A worker calls it once
+    /// for every version between that of a job and its own, so each step is written once and stays.
+    ///
+    /// # Errors
+    /// Why that cannot be: the job becomes a dead letter.
+    fn upcast(from: i16, payload: serde_json::Value) -> Result<serde_json::Value, String> {
+        let _ = from;
+        Ok(payload)
+    }
 }
 
 /// Jobs of a kind with the same value in one field of their payload run one at a time, in the order

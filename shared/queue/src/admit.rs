@@ -33,6 +33,9 @@ const PENDING_MAX: usize = 10_000;
 /// Rounds per limit and call: the rest waits for the next one.
 const ROUNDS_MAX: usize = 20;
 
+/// Rounds of a thousand keys per sweep: the rest has its turn with the next one.
+const SWEEPS_MAX: usize = 20;
+
 /// As many as one statement admits.
 const JOBS_MAX: i64 = 1_000;
 
@@ -86,11 +89,11 @@ macro_rules! settings {
 /// What an admission's transaction is told before.
 pub(crate) const SETTINGS: &str = concat!("-- settings\nSELECT ", settings!());
 
-/// The lock is held until the transaction ends.
+/// The lock is held until the transaction ends; what is said before it bounds the wait.
 const LOCK_LIMIT: &str = concat!(
-    "-- lock_limit
-    SELECT pg_advisory_xact_lock(hashtextextended('relevo.limit/' || $1, 0)), ",
-    settings!()
+    "-- lock_limit\nSELECT ",
+    settings!(),
+    ", pg_advisory_xact_lock(hashtextextended('relevo.limit/' || $1, 0))"
 );
 
 /// In claim order over the queues that are not paused. The limit's own row says how much room there
@@ -284,22 +287,26 @@ pub(crate) async fn now(pool: &PgPool, keys: Keys) {
     }
 }
 
-/// Looks at the next keys behind which somebody waits; says how many jobs it admitted.
+/// Looks at all keys behind which somebody waits, or at as many as one pass may; says how many jobs
+/// it admitted.
 pub(crate) async fn sweep(queue: &Queue) -> Result<u64, QueueError> {
     let mut connection = queue.pool().acquire().await?;
-    let swept = {
-        let swept = queue.admitter.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        swept.clone()
-    };
-    let orders = after(&mut connection, WAITING_ORDERS, &swept.order).await?;
-    let limits = after(&mut connection, WAITING_LIMITS, &swept.limit).await?;
-    {
-        let mut swept = queue.admitter.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        swept.order = last_of(&orders);
-        swept.limit = last_of(&limits);
+    let swept = || queue.admitter.swept.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut admitted = 0;
+    let mut at = swept().clone();
+    for _ in 0..SWEEPS_MAX {
+        let orders = after(&mut connection, WAITING_ORDERS, &at.order).await?;
+        let limits = after(&mut connection, WAITING_LIMITS, &at.limit).await?;
+        at = Swept { order: last_of(&orders), limit: last_of(&limits) };
+        swept().clone_from(&at);
+        let keys =
+            Keys { orders: orders.into_iter().collect(), limits: limits.into_iter().collect() };
+        admitted += admit(&mut connection, keys).await?;
+        if at.order.is_empty() && at.limit.is_empty() {
+            break;
+        }
     }
-    let keys = Keys { orders: orders.into_iter().collect(), limits: limits.into_iter().collect() };
-    admit(&mut connection, keys).await
+    Ok(admitted)
 }
 
 /// The keys after this one, or from the start when there are none.

@@ -25,6 +25,7 @@ mod new_job;
 mod notify;
 mod prune;
 mod queue;
+mod remote;
 mod rescue;
 mod spare;
 mod sql;
@@ -44,6 +45,10 @@ pub use new_job::{
     Enqueued, FailedMemberPolicy, IdempotencyKey, NewJob, OnDead, Ordering, Unique, UniqueScope,
 };
 pub use queue::{CancelOutcome, Poisoned, Queue, Rescued, Retention, RetryOutcome};
+pub use remote::{
+    Backoff, REMOTE_JOBS_MAX, RemoteClaimed, RemoteClaims, RemoteEnding, RemoteJob, RemoteLease,
+    RemoteOutcome, RemoteReport, RemoteSession, RemoteSettled, RemoteWorker,
+};
 pub use statements::{Statement, statements};
 pub use throughput::{Lately, Throughput};
 pub use view::{

@@ -465,6 +465,15 @@ impl Queue {
         stage::stage(self).await
     }
 
+    /// Upkeep: jobs that have waited for a worker longer than `after` get the highest priority that
+    /// waits in their queue, so that a stream of better ones starves nobody; says how many.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn age(&self, after: Duration) -> Result<u64, QueueError> {
+        stage::age(self, after).await
+    }
+
     /// Upkeep: takes back the jobs of dead sessions.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What a value must look like. Each function takes the text and gives the value, or says what is
 //! wrong and what would be right. Those meant for secrets never repeat the text.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,20 @@ pub(crate) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("`{text}` is not an address with a port; write 127.0.0.1:8080 or [::1]:8080")
     })
+}
+
+/// Names and their weights, as in `mail=3,reports=2`.
+pub(crate) fn weights(text: &str) -> Result<HashMap<String, u32>, String> {
+    let each = text.split(',').map(str::trim).filter(|each| !each.is_empty());
+    each.map(|each| {
+        let (name, weight) =
+            each.split_once('=').ok_or_else(|| format!("`{each}` has no weight; write name=3"))?;
+        match weight.trim().parse() {
+            Ok(weight @ 1..=100) => Ok((name.trim().to_owned(), weight)),
+            _ => Err(format!("`{weight}` is no weight; it is a number from 1 to 100")),
+        }
+    })
+    .collect()
 }
 
 /// The text without its trailing slash, so that paths can be appended.

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use relevo_jobs::{JobKind, KindSpec};
-use relevo_runs::{KindBook, kinds};
+use relevo_jobs::{JobKind, KindSpec, UniqueUntil};
+use relevo_queue::{Queue, UniqueScope};
+use relevo_runs::{KindBook, dead_letters, kinds};
 use relevo_tests::{Cluster, Process, TestDatabase, binary_path, free_port, wait_for};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -86,6 +87,28 @@ async fn a_kind_that_nobody_else_was_built_with_is_served_by_all() {
     let job = reaches(&cluster, &taken["id"], "completed").await;
     assert_eq!((&job["queue"], &job["max_attempts"]), (&json!("prices"), &json!(25)));
     assert_eq!(prices(&cluster).await, [("A-1".to_owned(), 1250)]);
+
+    // A payload of the version before, from a producer that nobody has changed yet.
+    let older = "SELECT id FROM relevo.enqueue('Reprice', $1, payload_version => 1)";
+    let mut ids = Vec::new();
+    for payload in [json!({"sku": "A-0", "euros": 3}), json!({"sku": "A-0"})] {
+        let id: i64 = sqlx::query_scalar(older)
+            .bind(payload)
+            .fetch_one(cluster.control().pool())
+            .await
+            .unwrap();
+        ids.push(json!(id));
+        let state = if ids.len() == 1 { "completed" } else { "dead" };
+        let job = reaches(&cluster, &json!(id), state).await;
+        assert_eq!(job["payload_version"], 1);
+    }
+    assert!(prices(&cluster).await.contains(&("A-0".to_owned(), 300)));
+    let dead = reaches(&cluster, &ids[1], "dead").await;
+    assert!(dead["last_error"].as_str().unwrap().contains("the price is missing"), "{dead}");
+    sqlx::query("DELETE FROM price WHERE sku = 'A-0'")
+        .execute(cluster.control().pool())
+        .await
+        .unwrap();
 
     // What makes two jobs the same one comes from the kind.
     let (status, _) = ask(&cluster, Method::POST, "/api/v1/queues/prices/pause", Value::Null).await;
@@ -209,4 +232,42 @@ async fn an_older_build_does_not_take_a_kind_back_while_a_newer_one_runs() {
     let left: i64 =
         sqlx::query_scalar("SELECT count(*) FROM relevo.job_kind").fetch_one(pool).await.unwrap();
     assert_eq!(left, 0);
+}
+
+/// Makes a dead letter of the one job there is.
+const BURY: &str = "
+    WITH gone AS (DELETE FROM relevo.job RETURNING *)
+    INSERT INTO relevo.dead_letter (id, lease_epoch, run_at, created_at, attempt, max_attempts,
+                                    unique_scope, priority, deaths, max_deaths, payload_version,
+                                    queue, kind, payload, unique_key, cause, last_error)
+    SELECT id, lease_epoch, run_at, created_at, attempt, max_attempts, unique_scope, priority,
+           deaths, max_deaths, payload_version, queue, kind, payload, unique_key, 'failed', 'no'
+    FROM gone";
+
+#[tokio::test]
+async fn an_edited_dead_letter_has_the_key_of_its_new_payload_unless_its_producer_gave_it() {
+    let database = TestDatabase::new().await;
+    let pool = database.pool();
+    let own = KindSpec {
+        payload_schema: r#"{"type": "object"}"#.to_owned(),
+        unique: Some(("sku".to_owned(), UniqueUntil::Finished)),
+        ..spec(1, "prices")
+    };
+    kinds::publish(pool, &[own], "tests").await.unwrap();
+    let queue = Queue::new(pool.clone());
+    let payload = |sku: &str| serde_json::value::to_raw_value(&json!({"sku": sku})).unwrap();
+    for (given, expected) in [(None, "kind/Reprice/b"), (Some("mine"), "mine")] {
+        let mut tx = pool.begin().await.unwrap();
+        let book = KindBook::load(&mut tx).await.unwrap();
+        let mut job = book.job("Reprice", &payload("a")).unwrap();
+        if let Some(key) = given {
+            job = job.unique(key, UniqueScope::Finished);
+        }
+        let id = queue.enqueue_in(&mut tx, &[job]).await.unwrap()[0].id;
+        sqlx::query(BURY).execute(&mut *tx).await.unwrap();
+        dead_letters::edit_in(&mut tx, &queue, id, &payload("b")).await.unwrap();
+        tx.commit().await.unwrap();
+        let dead = queue.job(id).await.unwrap().unwrap();
+        assert_eq!(dead.unique_key.as_deref(), Some(expected));
+    }
 }

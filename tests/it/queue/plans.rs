@@ -27,6 +27,8 @@ fn arguments(name: &str) -> &'static str {
         "lock_orphaned_jobs" => "('{1,2,3}'::bigint[])",
         "give_turns" => "('{held,free,absent}'::text[])",
         "admit_jobs" => "('full')",
+        // Nobody has waited so long: what would be raised is not this test's affair.
+        "age_priorities" => "(1e8)",
         "waiting_ordering_keys" | "waiting_limit_keys" => "('')",
         _ => "",
     }
@@ -45,6 +47,7 @@ async fn explain(connection: &mut PgConnection, statement: &Statement) -> Value 
         "find_claimed_jobs" => "(bigint, bigint)",
         "lock_orphaned_jobs" => "(bigint[])",
         "give_turns" => "(text[])",
+        "age_priorities" => "(float8)",
         "admit_jobs" | "waiting_ordering_keys" | "waiting_limit_keys" => "(text)",
         _ => "",
     };
@@ -266,4 +269,52 @@ async fn kinds_and_versions_that_are_not_known_stay_where_they_are() {
     for enqueued in left {
         assert_eq!(fixture.state(enqueued.id).await, JobState::Available);
     }
+}
+
+#[tokio::test]
+async fn who_has_waited_too_long_goes_with_the_best_of_its_queue() {
+    let fixture = Fixture::new().await;
+    let of = |priority: i16, back_minutes: i64| {
+        job()
+            .priority(priority)
+            .run_at(chrono::Utc::now() - chrono::Duration::minutes(back_minutes))
+    };
+    let old_elsewhere = of(-5, 90).queue("other");
+    let jobs = [of(0, 90), of(1, 70), of(0, 10), of(9, 5), old_elsewhere];
+    let enqueued = fixture.queue.enqueue_many(&jobs).await.unwrap();
+    assert_eq!(fixture.queue.age(Duration::from_secs(3600)).await.unwrap(), 2);
+    assert_eq!(fixture.queue.age(Duration::from_secs(3600)).await.unwrap(), 0);
+    let mut priorities = Vec::new();
+    for one in &enqueued {
+        priorities.push(fixture.view(one.id).await.priority);
+    }
+    assert_eq!(priorities, [9, 9, 0, 9, -5], "alone in its queue, nobody is before the last");
+}
+
+#[tokio::test]
+async fn a_heavier_queue_gets_more_claims_and_the_others_their_turn() {
+    let fixture = Fixture::new().await;
+    let of = |queue: &str| job().queue(queue);
+    let jobs: Vec<NewJob> = (0..12).map(|at| of(["heavy", "light"][at / 8])).collect();
+    fixture.queue.enqueue_many(&jobs).await.unwrap();
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut settings = config();
+    settings.concurrency = 1;
+    settings.prefetch_max = 0;
+    settings.queues = vec!["heavy".to_owned(), "light".to_owned()];
+    settings.queue_weights = [("heavy".to_owned(), 3)].into();
+    let worker = fixture.worker(settings, {
+        let order = order.clone();
+        move |job| {
+            order.lock().unwrap().push(job.queue);
+            async { Ok(()) }
+        }
+    });
+    fixture.settles().await;
+    worker.stop().await;
+    let order = order.lock().unwrap().clone();
+    // Which queue is looked at first is chance; then three to one.
+    let from = order.iter().position(|queue| queue == "heavy").unwrap();
+    let turns: Vec<&str> = order[from..].iter().map(String::as_str).take(7).collect();
+    assert_eq!(turns, ["heavy", "heavy", "heavy", "light", "heavy", "heavy", "heavy"]);
 }

@@ -66,6 +66,15 @@ pub(crate) const VOID_FIND: &str = concat!(
     WHERE j.state = 'running' AND j.session_id = $1 AND j.claim_no = $2"
 );
 
+/// What a session still holds of the leases that are named.
+pub(crate) const HELD: &str = concat!(
+    "-- find_held_jobs\nSELECT ",
+    columns!(),
+    " FROM relevo.job AS j
+    JOIN unnest($1::bigint[], $2::bigint[]) AS a(id, epoch) ON j.id = a.id
+    WHERE j.id = ANY ($1) AND j.lease_epoch = a.epoch AND j.session_id = $3"
+);
+
 /// The statements of one worker: what it knows is part of their text.
 #[derive(Debug)]
 pub(crate) struct Claims {
@@ -260,7 +269,7 @@ fn probe_sql(known: &str, any_queue: bool) -> String {
 }
 
 /// RETURNING keeps no order: what should run first comes first again.
-fn in_order(rows: &[PgRow]) -> Result<Vec<Row>, sqlx::Error> {
+pub(crate) fn in_order(rows: &[PgRow]) -> Result<Vec<Row>, sqlx::Error> {
     let mut jobs = rows.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let before = |a: &Row, b: &Row| {
         b.priority.cmp(&a.priority).then(b.wait.cmp(&a.wait)).then(a.id.cmp(&b.id))

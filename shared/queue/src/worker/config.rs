@@ -1,5 +1,6 @@
 //! How a worker is set.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// The queues it takes from; empty means all.
     pub queues: Vec<String>,
+    /// Claims that a queue gets in its turn while it fills them, 1 to 100; 1 where none is given.
+    pub queue_weights: HashMap<String, u32>,
     /// The kinds it claims; others stay where they are, for a build that knows them.
     pub kinds: Vec<KnownKind>,
     /// Handlers it runs at once.
@@ -73,6 +76,7 @@ impl Default for WorkerConfig {
         Self {
             name: "worker".to_owned(),
             queues: Vec::new(),
+            queue_weights: HashMap::new(),
             kinds: Vec::new(),
             concurrency: 4,
             concurrency_now: None,
@@ -93,6 +97,8 @@ impl WorkerConfig {
     const PREFETCH_MAX: usize = 10_000;
     /// The newest payload version: each known version of a kind is looked for by itself.
     const PAYLOAD_VERSION_MAX: i16 = 100;
+    /// The heaviest queue: the others wait for so many claims.
+    const WEIGHT_MAX: u32 = 100;
 
     /// Handlers at once as of now.
     pub(crate) fn slots(&self) -> usize {
@@ -113,6 +119,9 @@ impl WorkerConfig {
         }
         if !(1..=Self::CONCURRENCY_MAX).contains(&self.concurrency) {
             return refuse("concurrency is 1 to 10,000");
+        }
+        if !self.queue_weights.values().all(|weight| (1..=Self::WEIGHT_MAX).contains(weight)) {
+            return refuse("the weight of a queue is 1 to 100");
         }
         if self.prefetch_max > Self::PREFETCH_MAX {
             return refuse("prefetch_max is at most 10,000");

@@ -36,6 +36,8 @@ struct Fetcher {
     failures: u32,
     /// Queues known to have work, the next to ask first.
     hot: VecDeque<String>,
+    /// Claims that the queue whose turn it is has filled in a row.
+    filled: u32,
     probe_at: Instant,
     pace: Pace,
     names: HashMap<String, Arc<str>>,
@@ -51,6 +53,7 @@ pub(crate) async fn run(tenure: Arc<Tenure>) {
         is_unanswered: false,
         failures: 0,
         hot: VecDeque::new(),
+        filled: 0,
         probe_at: now,
         pace: Pace::new(now),
         names: HashMap::new(),
@@ -110,8 +113,16 @@ impl Fetcher {
             return Ok(());
         };
         let (asked, claimed) = self.claim(&queue, room).await?;
-        if claimed == asked {
+        if claimed < asked {
+            self.filled = 0;
+            return Ok(());
+        }
+        self.filled += 1;
+        if self.filled < tenure.config.queue_weights.get(&queue).copied().unwrap_or(1) {
+            self.hot.push_front(queue);
+        } else {
             // At the end of the line: queues take turns.
+            self.filled = 0;
             self.hot.push_back(queue);
         }
         Ok(())

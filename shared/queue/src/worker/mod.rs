@@ -23,10 +23,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use claim::{Claims, VOID_FIND};
+pub(crate) use claim::{Claims, HELD, Row, VOID_FIND, in_order};
 pub use config::{KnownKind, Listen, WorkerConfig};
 pub(crate) use connect::settings;
+pub(crate) use finish::{Ack, Ending, already_ended, bury, end, put_back};
+pub(crate) use handler::exponential;
 pub use handler::{BoxError, BoxFuture, Handler, JobError, full_jitter};
+pub(crate) use job::Lease;
 pub use job::{CancelReason, Job, Progress};
 pub use observer::{Claimed, Finished, NoObserver, Observer, Outcome};
 

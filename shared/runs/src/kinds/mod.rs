@@ -2,6 +2,7 @@
 //! who takes a job by name (API, scheduler, command line) asks a [`KindBook`] for it.
 
 mod store;
+mod unserved;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::typed::{PayloadError, UnknownKind, built_in_job};
 
 pub use store::publish;
+pub use unserved::{Unserved, unserved};
 
 /// For so long a book is used without looking whether there is a newer one.
 const FRESH: Duration = Duration::from_secs(2);

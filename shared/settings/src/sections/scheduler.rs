@@ -15,6 +15,8 @@ pub struct Scheduler {
     pub lease_seconds: u64,
     /// How often jobs are staged and dead workers' jobs taken back.
     pub upkeep_interval_ms: u64,
+    /// Jobs that waited longer for a worker go with the best of their queue; 0 means never.
+    pub priority_ageing_minutes: u64,
     /// What happens to slots that passed while no scheduler ran.
     pub missed_runs: MissedRuns,
     /// Slots older than this never fire any more.
@@ -70,6 +72,12 @@ pub(crate) const SECTION: Section = Section {
             "1000",
             "Milliseconds between rounds of upkeep: due jobs staged, dead workers' jobs taken back.",
         ),
+        Key::integer(
+            "priority_ageing_minutes",
+            (0, 525_600),
+            "60",
+            "Minutes after which a job that waits for a worker gets the highest priority that waits in its queue; 0 means never.",
+        ),
         Key::text(
             "missed_runs",
             Preset::Value("once"),
@@ -107,6 +115,7 @@ impl Scheduler {
         let metrics_listen = reader.optional("metrics_listen", check::socket_address);
         let lease_seconds = reader.integer("lease_seconds");
         let upkeep_interval_ms = reader.integer("upkeep_interval_ms");
+        let priority_ageing_minutes = reader.integer("priority_ageing_minutes");
         let missed_runs = reader.parsed("missed_runs", |text| {
             check::one_of(text, &[MissedRuns::Skip, MissedRuns::Once, MissedRuns::CatchUp], |m| {
                 m.as_str()
@@ -120,6 +129,7 @@ impl Scheduler {
             metrics_listen: metrics_listen?,
             lease_seconds: lease_seconds?,
             upkeep_interval_ms: upkeep_interval_ms?,
+            priority_ageing_minutes: priority_ageing_minutes?,
             missed_runs: missed_runs?,
             missed_max_age_minutes: missed_max_age_minutes?,
             history_retention_days: history_retention_days?,

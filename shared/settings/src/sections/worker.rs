@@ -1,5 +1,6 @@
 //! `[worker]`: how one worker process works.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::check;
@@ -13,6 +14,8 @@ pub struct Worker {
     pub concurrency: usize,
     /// The queues it serves; empty means every queue that its kinds use.
     pub queues: Vec<String>,
+    /// Claims that a queue gets in its turn, where it is more than one.
+    pub queue_weights: HashMap<String, u32>,
     /// The kinds it runs; empty means every kind it has.
     pub kinds: Vec<String>,
     /// After so long without a heartbeat its jobs go to others.
@@ -37,6 +40,11 @@ pub(crate) const SECTION: Section = Section {
             fixed_env: None,
             help: "The queues this worker serves; empty means all.",
         },
+        Key::text(
+            "queue_weights",
+            Preset::Value(""),
+            "Claims that a queue gets in its turn while it has jobs, as in mail=3,reports=2: 1 to 100, 1 unless given.",
+        ),
         Key {
             name: "kinds",
             kind: Kind::List,
@@ -74,6 +82,7 @@ impl Worker {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let concurrency = reader.integer("concurrency");
         let queues = reader.list("queues");
+        let queue_weights = reader.parsed("queue_weights", check::weights);
         let kinds = reader.list("kinds");
         let lease_ttl_seconds = reader.integer("lease_ttl_seconds");
         let poll_interval_ms = reader.integer("poll_interval_ms");
@@ -82,6 +91,7 @@ impl Worker {
         Some(Self {
             concurrency: concurrency?,
             queues: queues?,
+            queue_weights: queue_weights?,
             kinds: kinds?,
             lease_ttl_seconds: lease_ttl_seconds?,
             poll_interval_ms: poll_interval_ms?,

@@ -86,6 +86,8 @@ pub struct LeaderMetrics {
     pub queue_jobs: GaugeVec,
     /// [`names::QUEUE_PAUSED`]
     pub queue_paused: GaugeVec,
+    /// [`names::QUEUE_UNSERVED_KINDS`]
+    pub queue_unserved_kinds: GaugeVec,
     /// [`names::DEAD_LETTERS_PRESENT`]
     pub dead_letters_present: GaugeVec,
     /// [`names::QUEUE_OLDEST_AVAILABLE`]
@@ -119,6 +121,7 @@ impl LeaderMetrics {
         Self {
             queue_jobs: gauge(&names::QUEUE_JOBS),
             queue_paused: gauge(&names::QUEUE_PAUSED),
+            queue_unserved_kinds: gauge(&names::QUEUE_UNSERVED_KINDS),
             dead_letters_present: gauge(&names::DEAD_LETTERS_PRESENT),
             queue_oldest_available: gauge(&names::QUEUE_OLDEST_AVAILABLE),
             schedule_last_fire: gauge(&names::SCHEDULE_LAST_FIRE),
@@ -169,6 +172,7 @@ impl LeaderMetrics {
         for gauge in [
             &self.queue_jobs,
             &self.queue_paused,
+            &self.queue_unserved_kinds,
             &self.dead_letters_present,
             &self.queue_oldest_available,
             &self.schedule_last_fire,
@@ -463,6 +467,7 @@ mod tests {
         leader.queue_jobs.with_label_values(&["q", "available"]);
         for gauge in [
             &leader.queue_paused,
+            &leader.queue_unserved_kinds,
             &leader.dead_letters_present,
             &leader.queue_oldest_available,
             &leader.schedule_last_fire,

@@ -180,6 +180,9 @@ metrics! {
     /// Paused queues.
     QUEUE_PAUSED = Metric::leader("relevo_queue_paused", &[QUEUE],
         "1 where a queue is paused and nothing is claimed from it, else 0.");
+    /// Kinds that no worker knows.
+    QUEUE_UNSERVED_KINDS = Metric::leader("relevo_queue_unserved_kinds", &[QUEUE],
+        "Kinds, and versions of their payloads, of which jobs wait here while no worker alive knows them.");
     /// Dead letters now.
     DEAD_LETTERS_PRESENT = Metric::leader("relevo_dead_letters_present", &[QUEUE],
         "Dead letters that wait for a person.");

@@ -84,3 +84,21 @@ async fn an_upload_that_is_completed_by_many_at_once_starts_one_run() {
     assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "{runs}");
     assert_eq!(runs["runs"][0]["id"], run);
 }
+
+#[tokio::test]
+async fn what_an_upload_of_the_same_number_left_is_none_of_its_bytes() {
+    let server = Server::start().await;
+    let id = announce(&server, "a.sql.gz", b"abcdef", false).await;
+    piece(&server, id, 0, b"abc").await.ok(200);
+    // A control plane that was restored knows nothing of it.
+    for sql in [
+        "DELETE FROM relevo.upload",
+        "SELECT setval(pg_get_serial_sequence('relevo.upload', 'id'), 1, false)",
+    ] {
+        sqlx::query(sql).execute(server.db.pool()).await.unwrap();
+    }
+    assert_eq!(announce(&server, "b.sql.gz", b"xyz", false).await, id);
+    let shown = server.get(&format!("/api/v1/uploads/{id}")).await.ok(200);
+    assert_eq!(shown["received_bytes"], 0, "{shown}");
+    piece(&server, id, 0, b"xyz").await.ok(200);
+}

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use relevo_jobs::JobKind;
-use relevo_queue::JobFilter;
-use relevo_runs::RunId;
+use relevo_jobs::{JobKind, RequestBackup, RequestMode};
+use relevo_queue::{JobFilter, JobState};
 use relevo_runs::backup::BackupMode;
+use relevo_runs::{RunId, typed_job};
 use relevo_tests::gateway::{Fault, WEBHOOK_URL};
 use relevo_tests::{Gateway, ShopDump, wait_for};
 
@@ -254,6 +254,35 @@ async fn the_end_of_a_download_locks_the_run_before_its_batch() {
     })
     .await;
     tx.commit().await.unwrap();
+    let run = cluster.ended(id).await;
+    cluster.assert_succeeded(&run, &dump).await;
+}
+
+#[tokio::test]
+async fn who_cannot_ask_fails_no_run_whose_backup_has_come() {
+    let dump = ShopDump::committed();
+    let mut cluster = Cluster::start(prepare(&dump)).await;
+    cluster.gateway().plan(vec![Fault::SlowDownload { bytes_per_second: 2_000 }.always()]).await;
+    let id = cluster.start_run(BackupMode::Sync).await;
+    wait_for("the download to be under way", RUN_TIMEOUT, async || {
+        (cluster.run(id).await.progress?["done"].as_i64()? > 0).then_some(())
+    })
+    .await;
+    // The settings lose what asking in webhook mode needs, and somebody asks by hand.
+    cluster.workers.remove(0).kill();
+    let settings = std::fs::read_to_string(cluster.config()).unwrap();
+    let kept: Vec<&str> = settings.lines().filter(|line| !line.contains("public_url")).collect();
+    std::fs::write(cluster.config(), kept.join("\n")).unwrap();
+    cluster.start_worker().await;
+    let payload = RequestBackup { run_id: id.0, mode: RequestMode::Webhook, round: 1 };
+    let job = cluster.queue().enqueue(typed_job(&payload)).await.unwrap().id;
+    wait_for("the job to end", RUN_TIMEOUT, async || {
+        let job = cluster.queue().job(job).await.unwrap()?;
+        (job.state == JobState::Completed).then_some(())
+    })
+    .await;
+    assert!(!cluster.run(id).await.state.is_ended(), "its backup is there");
+    cluster.gateway().plan(Vec::new()).await;
     let run = cluster.ended(id).await;
     cluster.assert_succeeded(&run, &dump).await;
 }

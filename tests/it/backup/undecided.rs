@@ -136,3 +136,46 @@ async fn a_worker_that_does_not_know_the_source_claims_nothing_about_its_target(
     cluster.assert_target(&dump).await;
     cluster.import(BackupMode::Sync, &dump).await;
 }
+
+#[tokio::test]
+async fn a_target_that_refuses_whoever_repeats_the_finish_is_asked_again() {
+    let dump = ShopDump::committed();
+    let postgres = OwnPostgres::start().await;
+    let url = postgres.database("tienda").await;
+    let prepared = prepare(&dump).set("backup.sicar.target_url", url.as_str());
+    let mut cluster = Cluster::start(prepared).await;
+    let first = cluster.start_run(BackupMode::Sync).await;
+    assert_eq!(cluster.ended(first).await.state, RunState::Succeeded);
+
+    let mut reader = PgConnection::connect(&url).await.unwrap();
+    for sql in ["BEGIN", "SELECT count(*) FROM articulo"] {
+        sqlx::query(sql).execute(&mut reader).await.unwrap();
+    }
+    let id = cluster.start_run(BackupMode::Sync).await;
+    waits_for_readers(&cluster, id).await;
+    cluster.workers.remove(0).kill();
+    drop(reader);
+
+    // As if somebody had mended a name at the wrong moment: this is no server that is down.
+    let mut admin = PgConnection::connect(&postgres.database("aparte").await).await.unwrap();
+    wait_for("the database to be left alone", RUN_TIMEOUT, async || {
+        let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = 'tienda'";
+        sqlx::query(ended).execute(&mut admin).await.unwrap();
+        let renamed = sqlx::query("ALTER DATABASE tienda RENAME TO otra").execute(&mut admin).await;
+        renamed.ok()
+    })
+    .await;
+    cluster.start_worker().await;
+    wait_for("the finish to be repeated", RUN_TIMEOUT, async || {
+        cluster.log(id).await.contains("only the target knows").then_some(())
+    })
+    .await;
+    assert!(!cluster.run(id).await.state.is_ended(), "nobody can know that");
+
+    sqlx::query("ALTER DATABASE otra RENAME TO tienda").execute(&mut admin).await.unwrap();
+    let run = cluster.ended(id).await;
+    assert_eq!(run.state, RunState::Succeeded, "{:?}", run.error);
+    let log = cluster.log(id).await;
+    assert!(!log.contains("previous data are untouched"), "{log}");
+}

@@ -8,6 +8,7 @@ mod backup;
 mod chaos;
 mod cli;
 mod console;
+mod crowd;
 mod differential;
 mod embedded;
 mod import;

@@ -24,6 +24,7 @@ pub mod rotel;
 pub mod schemathesis;
 mod shop;
 mod small_disk;
+mod statements;
 mod wait;
 
 pub use browser::Browser;
@@ -43,4 +44,5 @@ pub use python::programs_of;
 pub use rotel::Rotel;
 pub use shop::ShopDump;
 pub use small_disk::SmallDisk;
+pub use statements::{Watched, watch_statements};
 pub use wait::{wait_blocked, wait_for};

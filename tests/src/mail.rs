@@ -74,8 +74,8 @@ impl MailServer {
     }
 }
 
-/// A root of its own and a certificate for `localhost`.
-fn certificate(folder: &Path) {
+/// A root of its own and a certificate for `localhost`: `ca.pem`, `server.pem`, `server.key`.
+pub(crate) fn certificate(folder: &Path) {
     let openssl = |arguments: &[&str]| {
         run(Command::new("openssl").current_dir(folder).args(arguments));
     };

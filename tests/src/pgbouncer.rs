@@ -1,11 +1,14 @@
 //! A real PgBouncer in transaction mode before the tests' Postgres.
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 
+use crate::mail::certificate;
 use crate::{Process, free_port, wait_for};
 
 /// How long it may take until it listens.
@@ -15,7 +18,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct PgBouncer {
     port: u16,
     _process: Process,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl PgBouncer {
@@ -23,19 +26,46 @@ impl PgBouncer {
     /// session begins with, and refuses those that are neither ignored nor known to it.
     pub async fn start(url: &str, ignored: &str) -> Self {
         let ignored = format!("ignore_startup_parameters = extra_float_digits{ignored}\n");
-        Self::with(url, 4, &ignored).await
+        Self::with(url, 4, &ignored, false).await
+    }
+
+    /// Starts one before the server of `url` that talks to nobody without TLS.
+    pub async fn encrypted(url: &str) -> Self {
+        Self::with(url, 4, "", true).await
+    }
+
+    /// The file with the root certificate of an encrypted one, whose own names `localhost`.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
     }
 
     /// Starts one before the server of `url`, on so many connections to each of its databases, that
     /// takes nothing but what it knows.
     pub async fn on_connections(url: &str, connections: u32) -> Self {
-        Self::with(url, connections, "").await
+        Self::with(url, connections, "", false).await
     }
 
-    async fn with(url: &str, connections: u32, more: &str) -> Self {
+    async fn with(url: &str, connections: u32, more: &str, encrypted: bool) -> Self {
         let server: PgConnectOptions = url.parse().expect("the server's address");
         let folder = TempDir::with_prefix("relevo-pgbouncer-").expect("a folder for the pooler");
         let port = free_port();
+        let mut more = more.to_owned();
+        if encrypted {
+            certificate(folder.path());
+            let file = |name: &str| folder.path().join(name);
+            // It reads them when it is not root any more.
+            for (name, mode) in [("", 0o755), ("server.key", 0o644)] {
+                let permissions = Permissions::from_mode(mode);
+                std::fs::set_permissions(file(name), permissions).expect("let it read the key");
+            }
+            let (key, own) = (file("server.key"), file("server.pem"));
+            more = format!(
+                "{more}client_tls_sslmode = require\nclient_tls_key_file = {}\n\
+                 client_tls_cert_file = {}\n",
+                key.display(),
+                own.display(),
+            );
+        }
         let configuration = folder.path().join("pgbouncer.ini");
         let text = format!(
             "[databases]\n* = host={} port={} user={}\n\
@@ -58,7 +88,7 @@ impl PgBouncer {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
         })
         .await;
-        Self { port, _process: process, _folder: folder }
+        Self { port, _process: process, folder }
     }
 
     /// The address of a database, by way of the pooler.

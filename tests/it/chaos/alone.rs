@@ -143,7 +143,7 @@ impl Storm {
         let http = Door::Http(Http::of(&self.cluster));
         let library = Door::Library(Queue::new(pool.clone()));
         let sql = Door::Sql(pool);
-        let habits = [Habit::Once, Habit::Insisting, Habit::Many];
+        let habits = [Habit::Once, Habit::Insisting, Habit::Many, Habit::InLine];
         let every = [http, library, sql].into_iter();
         let every = every.flat_map(|door| habits.map(|habit| (door.clone(), habit)));
         Load::of(REPRICE, PAUSE, every)
@@ -269,16 +269,22 @@ async fn in_a_storm_nothing_is_lost_doubled_or_rescued_late() {
     let wrong = [wrong, rescued.late].concat();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let effects = effects::check(storm.cluster.pool()).await;
+    let in_lines = effects::check_order(storm.cluster.pool(), &jobs.lines).await;
     assert!(effects.completed > 0, "nothing was done: {jobs:?}");
     assert_alive(storm.processes());
     assert_all_ended([storm.cluster.control(), storm.cluster.target()], &storm.processes()).await;
     println!(
-        "seed {seed}: {:.0} s, {} blows: {:?}\n{jobs:?}\n{effects:?}\n\
+        "seed {seed}: {:.0} s, {} blows: {:?}\n{} acknowledged, {} requests without an \
+         acknowledgement, of which {} jobs are there; {in_lines} in {} lines\n{effects:?}\n\
          rescues: at most {:.1} s after the lease's end; while a handler's own transaction was open \
          {:.1} s",
         stormed.as_secs_f64(),
         storm.blows.values().sum::<u32>(),
         storm.blows,
+        jobs.acknowledged,
+        jobs.unanswered_requests,
+        jobs.unacknowledged_jobs,
+        jobs.lines.len(),
         rescued.worst_seconds,
         rescued.worst_held_seconds,
     );

@@ -3,6 +3,8 @@
 //! The jobs are those of examples/own-kind. The ledger is written by a trigger, in the transaction
 //! of the effect.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -94,4 +96,18 @@ pub async fn check(pool: &PgPool) -> Effects {
     .await
     .unwrap();
     Effects { completed: counts.0, doomed: counts.1, poisoned: counts.2 }
+}
+
+/// The jobs of each line took effect in the order in which they were enqueued; says how many.
+pub async fn check_order(pool: &PgPool, lines: &BTreeMap<String, Vec<i64>>) -> usize {
+    let mut count = 0;
+    for (line, tags) in lines {
+        let effects = "SELECT tag FROM effect WHERE tag = ANY ($1) ORDER BY id";
+        let effects: Vec<i64> =
+            sqlx::query_scalar(effects).bind(tags).fetch_all(pool).await.unwrap();
+        let early = effects.windows(2).find(|pair| pair[0] > pair[1]);
+        assert!(early.is_none(), "{line}: tags {early:?} took effect in this order");
+        count += effects.len();
+    }
+    count
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use relevo_queue::{NewJob, Queue, QueueError};
+use relevo_queue::{NewJob, OnDead, Queue, QueueError};
 use relevo_tests::wait_for;
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ const END_MAX: Duration = Duration::from_secs(180);
 /// Jobs of a request for many.
 const BATCH: i64 = 8;
 
+/// How many times the pause of the others a producer of a line makes.
+const LINE_PAUSES: u32 = 8;
 /// For how long a key of the library's producers means the same job.
 const KEY_TTL: Duration = Duration::from_secs(86_400);
 
@@ -97,6 +99,8 @@ struct Told {
     acknowledged: Mutex<BTreeMap<i64, i64>>,
     /// Requests without an answer, or refused since the database was away.
     unanswered: AtomicU64,
+    /// The acknowledged tags of each line, in order.
+    lines: Mutex<BTreeMap<String, Vec<i64>>>,
     /// Answers that must not be given, whatever is killed.
     wrong: Mutex<Vec<String>>,
 }
@@ -110,6 +114,8 @@ pub enum Habit {
     Insisting,
     /// Many jobs under keys, in one request, until all are acknowledged.
     Many,
+    /// As insisting, all in one line: they are to take effect in the order of their tags.
+    InLine,
 }
 
 /// What became of the jobs.
@@ -120,6 +126,8 @@ pub struct Ended {
     pub unanswered_requests: u64,
     /// Jobs of requests that got no answer and were there all the same.
     pub unacknowledged_jobs: usize,
+    /// The tags of each line, in the order in which they were acknowledged.
+    pub lines: BTreeMap<String, Vec<i64>>,
 }
 
 impl Load {
@@ -141,14 +149,18 @@ impl Load {
             next_tag: AtomicI64::new(0),
             acknowledged: Mutex::default(),
             unanswered: AtomicU64::new(0),
+            lines: Mutex::default(),
             wrong: Mutex::default(),
         });
         let stop = CancellationToken::new();
-        let producers = producers.into_iter().map(|(door, habit)| {
+        let producers = producers.into_iter().enumerate().map(|(number, (door, habit))| {
             let (told, stop) = (Arc::clone(&told), stop.clone());
+            let line = matches!(habit, Habit::InLine).then(|| format!("line-{number}"));
+            // A line moves by one at a time.
+            let pause = if line.is_some() { pause * LINE_PAUSES } else { pause };
             tokio::spawn(async move {
                 while !stop.is_cancelled() {
-                    told.ask(habit, &door).await;
+                    told.ask(habit, &door, line.as_deref()).await;
                     tokio::time::sleep(pause).await;
                 }
             })
@@ -199,6 +211,7 @@ impl Load {
             dead_letters: ended.iter().filter(|(_, _, dead)| *dead).count(),
             unanswered_requests: self.told.unanswered.load(Ordering::Relaxed),
             unacknowledged_jobs: ended.len() - acknowledged.len(),
+            lines: self.told.lines.lock().unwrap().clone(),
             acknowledged: acknowledged.len(),
         }
     }
@@ -206,21 +219,27 @@ impl Load {
 
 impl Told {
     /// Asks for new jobs.
-    async fn ask(&self, habit: Habit, door: &Door) {
+    async fn ask(&self, habit: Habit, door: &Door, line: Option<&str>) {
         let count = if matches!(habit, Habit::Many) { BATCH } else { 1 };
         let first = self.next_tag.fetch_add(count, Ordering::Relaxed);
         let tags: Vec<i64> = (first..first + count).collect();
         let keyed = !matches!(habit, Habit::Once);
         loop {
             let ids = match door {
-                Door::Http(http) => self.by_http(http.request(self.documents(&tags, keyed))).await,
-                Door::Library(queue) => self.by_library(queue, &tags, keyed).await,
-                Door::Sql(pool) => self.by_sql(pool, &tags, keyed).await,
+                Door::Http(http) => {
+                    self.by_http(http.request(self.documents(&tags, keyed, line))).await
+                }
+                Door::Library(queue) => self.by_library(queue, &tags, keyed, line).await,
+                Door::Sql(pool) => self.by_sql(pool, &tags, keyed, line).await,
             };
             if let Some(ids) = ids {
                 assert_eq!(ids.len(), tags.len(), "{ids:?}");
                 let mut acknowledged = self.acknowledged.lock().unwrap();
                 acknowledged.extend(tags.iter().copied().zip(ids));
+                if let Some(line) = line {
+                    let mut lines = self.lines.lock().unwrap();
+                    lines.entry(line.to_owned()).or_default().extend(&tags);
+                }
                 return;
             }
             self.unanswered.fetch_add(1, Ordering::Relaxed);
@@ -232,11 +251,15 @@ impl Told {
     }
 
     /// The jobs as the API takes them.
-    fn documents(&self, tags: &[i64], keyed: bool) -> Vec<Value> {
+    fn documents(&self, tags: &[i64], keyed: bool, line: Option<&str>) -> Vec<Value> {
         let document = |tag: &i64| {
             let mut job = json!({"kind": self.work.kind, "payload": (self.work.payload)(*tag)});
             if keyed {
                 job["idempotency_key"] = json!(format!("tag-{tag}"));
+            }
+            if let Some(line) = line {
+                job["ordering_key"] = json!(line);
+                job["on_dead"] = json!("skip");
             }
             job
         };
@@ -244,10 +267,19 @@ impl Told {
     }
 
     /// What the library answers; `None` where it could not say that the jobs are there.
-    async fn by_library(&self, queue: &Queue, tags: &[i64], keyed: bool) -> Option<Vec<i64>> {
+    async fn by_library(
+        &self,
+        queue: &Queue,
+        tags: &[i64],
+        keyed: bool,
+        line: Option<&str>,
+    ) -> Option<Vec<i64>> {
         let job = |tag: &i64| {
             let job = NewJob::new(self.work.kind, &(self.work.payload)(*tag)).unwrap();
-            let job = job.queue(self.work.queue);
+            let mut job = job.queue(self.work.queue);
+            if let Some(line) = line {
+                job = job.ordering_key(line, OnDead::Skip);
+            }
             if keyed { job.idempotency_key(format!("tag-{tag}"), KEY_TTL) } else { job }
         };
         let jobs: Vec<NewJob> = tags.iter().map(job).collect();
@@ -266,7 +298,13 @@ impl Told {
     }
 
     /// The jobs of a transaction; `None` where its COMMIT was not answered.
-    async fn by_sql(&self, pool: &PgPool, tags: &[i64], keyed: bool) -> Option<Vec<i64>> {
+    async fn by_sql(
+        &self,
+        pool: &PgPool,
+        tags: &[i64],
+        keyed: bool,
+        line: Option<&str>,
+    ) -> Option<Vec<i64>> {
         let asked = async {
             let mut tx = pool.begin().await?;
             let mut ids = Vec::new();
@@ -276,11 +314,14 @@ impl Told {
                     .bind(tag)
                     .execute(&mut *tx)
                     .await?;
-                let sql = "SELECT id FROM relevo.enqueue($1, $2, idempotency_key => $3)";
+                let sql = "SELECT id FROM relevo.enqueue($1, $2, idempotency_key => $3,
+                                                         ordering_key => $4, on_dead => $5)";
                 let id = sqlx::query_scalar::<_, i64>(sql)
                     .bind(self.work.kind)
                     .bind((self.work.payload)(*tag))
-                    .bind(keyed.then(|| format!("tag-{tag}")));
+                    .bind(keyed.then(|| format!("tag-{tag}")))
+                    .bind(line)
+                    .bind(line.map(|_| OnDead::Skip.as_str()));
                 ids.push(id.fetch_one(&mut *tx).await?);
             }
             tx.commit().await?;

@@ -10,7 +10,8 @@ use relevo_tests::{PgBouncer, ShopDump, TestDatabase, planted, wait_for};
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection, PgPool, Row as _};
 
 use crate::backup::cluster::{Cluster, prepare};
 
@@ -29,7 +30,8 @@ async fn pool(pooler: &PgBouncer, url: &str, connections: u32) -> PgPool {
 
 /// What the server's sessions are left with: nothing that a client asked for, and no lock.
 async fn assert_nothing_leaks(pooler: &PgBouncer, database: &TestDatabase) {
-    let mut plain = PgConnection::connect(&pooler.before(database.url())).await.unwrap();
+    let options: PgConnectOptions = pooler.before(database.url()).parse().unwrap();
+    let mut plain = options.extra_float_digits(None).connect().await.unwrap();
     for _ in 0..20 {
         let row = sqlx::raw_sql(
             "SELECT current_setting('statement_timeout') || current_setting('enable_seqscan')
@@ -252,4 +254,31 @@ async fn what_needs_a_session_goes_past_the_pooler_or_is_refused() {
     relevo.ok(&["migrate"]).await;
     let enqueued = relevo.json(&["job", "enqueue", "Noop"]).await;
     assert!(enqueued["id"].is_i64(), "{enqueued}");
+}
+
+#[tokio::test]
+async fn the_way_to_the_pooler_is_as_encrypted_as_sslmode_says() {
+    let database = TestDatabase::empty().await;
+    let pooler = PgBouncer::encrypted(database.url()).await;
+    let connect = async |host: &str, parameters: &str| {
+        let url = pooler.before(database.url()).replace("127.0.0.1", host);
+        let url = SecretString::from(format!("{url}?{parameters}"));
+        let options = PoolOptions::named("clients").transaction_pooler(true);
+        let pool = relevo_pg::connect(&url, options).await?;
+        sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+        pool.close().await;
+        Ok::<(), relevo_pg::PgError>(())
+    };
+    let verified = format!("sslmode=verify-full&sslrootcert={}", pooler.ca_file().display());
+    connect("127.0.0.1", "sslmode=require").await.unwrap();
+    connect("127.0.0.1", "sslmode=prefer").await.unwrap();
+    connect("localhost", &verified).await.unwrap();
+    // Not for this name, not signed by anyone known, not encrypted.
+    let refused = connect("127.0.0.1", &verified).await.unwrap_err();
+    assert!(refused.to_string().contains("127.0.0.1"), "{refused}");
+    connect("127.0.0.1", "sslmode=disable").await.unwrap_err();
+    for unsupported in ["sslmode=verify-ca", "sslmode=verify-full", "sslcert=x.pem"] {
+        let refused = connect("localhost", unsupported).await.unwrap_err();
+        assert!(refused.to_string().contains("pooler"), "{refused}");
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use relevo_queue::{JobState, WorkerConfig};
-use relevo_tests::wait_for;
+use relevo_tests::{wait_for, watch_statements};
 use tokio::sync::Semaphore;
 
 use super::support::{Fixture, PATIENCE, Worker, config, job};
@@ -130,27 +130,11 @@ async fn an_idle_worker_asks_less_than_twice_a_second() {
     let fixture = Fixture::new().await;
     let worker = fixture.worker(WorkerConfig::default_with_kinds(), |_| async { Ok(()) });
     is_idle(&fixture, &worker).await;
-    // Every statement leaves its start behind until the next one on its connection.
-    let mut statements = std::collections::BTreeSet::new();
-    let (seconds, started) = (5, Instant::now());
-    let mut look = tokio::time::interval(Duration::from_millis(10));
-    while started.elapsed() < Duration::from_secs(seconds) {
-        look.tick().await;
-        let seen: Vec<(i32, chrono::DateTime<chrono::Utc>)> = sqlx::query_as(
-            "SELECT pid, query_start FROM pg_stat_activity
-             WHERE application_name LIKE 'relevo %' AND datname = current_database()
-               AND query_start IS NOT NULL",
-        )
-        .fetch_all(fixture.database.pool())
-        .await
-        .unwrap();
-        assert!(seen.len() <= 4, "heartbeat, claim, finish, listen");
-        statements.extend(seen);
-    }
-    // The first of each connection may be from before.
-    let connections: std::collections::BTreeSet<i32> =
-        statements.iter().map(|(pid, _)| *pid).collect();
-    let asked = statements.len() - connections.len();
+    let seconds = 5;
+    let pool = fixture.database.pool();
+    let watched = watch_statements(pool, "relevo %", Duration::from_secs(seconds)).await;
+    assert!(watched.sessions <= 4, "heartbeat, claim, finish, listen");
+    let asked = watched.statements;
     assert!(asked < 2 * usize::try_from(seconds).unwrap(), "{asked} statements in {seconds} s");
     worker.stop().await;
 }

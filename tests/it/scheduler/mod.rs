@@ -16,7 +16,7 @@ use relevo_scheduler::fire::{self, FireError, Fired};
 use relevo_scheduler::lease::Tenure;
 use relevo_scheduler::schedule::{self, Action, NewSchedule, Origin, Schedule, Stored};
 use relevo_scheduler::settle::{MissedRuns, Policy, Verdict};
-use relevo_tests::{Process, TestDatabase, free_port, wait_for};
+use relevo_tests::{Process, TestDatabase, free_port, wait_for, watch_statements};
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 
@@ -424,29 +424,6 @@ async fn a_leader_that_is_told_to_stop_hands_over_before_its_lease_runs_out() {
     assert!(handed_over < Duration::from_secs(u64::from(lease_seconds) / 2), "{handed_over:?}");
 }
 
-/// Statements that sessions of this application name have begun, watched for `watch`.
-async fn statements_begun(pool: &PgPool, application: &str, watch: Duration) -> usize {
-    let mut begun = std::collections::BTreeSet::new();
-    let mut look = tokio::time::interval(Duration::from_millis(4));
-    let started = Instant::now();
-    while started.elapsed() < watch {
-        look.tick().await;
-        let seen: Vec<(i32, DateTime<Utc>)> = sqlx::query_as(
-            "SELECT pid, query_start FROM pg_stat_activity
-              WHERE application_name = $1 AND datname = current_database()
-                AND query_start IS NOT NULL",
-        )
-        .bind(application)
-        .fetch_all(pool)
-        .await
-        .unwrap();
-        begun.extend(seen);
-    }
-    // The first of each connection may be from before.
-    let connections: std::collections::BTreeSet<i32> = begun.iter().map(|(pid, _)| *pid).collect();
-    begun.len() - connections.len()
-}
-
 #[tokio::test]
 async fn an_idle_leader_asks_less_than_twice_a_second() {
     let database = TestDatabase::new().await;
@@ -462,7 +439,8 @@ async fn an_idle_leader_asks_less_than_twice_a_second() {
     })
     .await;
     let seconds = 30;
-    let begun = statements_begun(pool, "relevo-scheduler", Duration::from_secs(seconds)).await;
+    let watched = watch_statements(pool, "relevo-scheduler", Duration::from_secs(seconds)).await;
+    let begun = watched.statements;
     // The share of the pruning in these seconds is added.
     let pruning = 5;
     let limit = 2 * usize::try_from(seconds).unwrap();

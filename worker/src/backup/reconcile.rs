@@ -28,7 +28,6 @@ use relevo_import::{Certificate, steps};
 use relevo_jobs::JobKind;
 use relevo_queue::{JobFilter, JobState};
 use relevo_runs::{Run, RunState, backup::PIPELINE, backup_requests, control_plane, uploads};
-use sqlx::Connection as _;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +44,7 @@ use crate::context::Context;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause between two passes.
-const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(15);
 
 /// How often all unfinished imports of a target are compared with the runs, beside the clean-up
 /// after each run.
@@ -117,19 +116,18 @@ async fn reconcile(context: &Context, memory: &mut Memory) -> anyhow::Result<()>
     // A connection of its own, outside the pool: the lock ends with it, however this ends. It is a
     // transaction's, since behind a pooler a session is nobody's; it waits for as long as a pass is.
     let mut lock = relevo_pg::connect_beside(&context.pool).await?;
-    let mut tx = lock.begin().await?;
+    sqlx::raw_sql("BEGIN").execute(&mut lock).await?;
     let locked = sqlx::query_scalar(
         "-- reconcile: lock
          SELECT pg_try_advisory_xact_lock($1)
          FROM set_config('idle_in_transaction_session_timeout', '0', true)",
     )
     .bind(LOCK_KEY)
-    .fetch_one(&mut *tx);
+    .fetch_one(&mut lock);
     let locked: bool = tokio::time::timeout(LOCK_TIMEOUT, locked)
         .await
         .context("the control plane does not answer")??;
     let outcome = if locked { with_lock(context, memory).await } else { Ok(()) };
-    tx.rollback().await?;
     lock.close().await?;
     outcome?;
     sweep_disk(context).await

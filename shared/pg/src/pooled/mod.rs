@@ -27,6 +27,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +40,9 @@ pub(crate) const UNREACHABLE: &str = "08001";
 
 /// More connections than this at once are not relayed: pools are far smaller.
 const CONNECTIONS_MAX: usize = 4_096;
+
+/// How long a step of making a connection may take.
+const STEP_MAX: Duration = Duration::from_secs(10);
 
 /// The relays of this process: where each listens, and where it leads.
 static RELAYS: Mutex<Option<HashMap<Upstream, u16>>> = Mutex::new(None);
@@ -111,15 +115,26 @@ async fn accept(listener: TcpListener, upstream: Arc<Upstream>) {
                 });
             }
             // Out of file handles, most likely: some will be closed.
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+/// Bounds a step of making a connection.
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(STEP_MAX, step).await {
+        Ok(done) => done,
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer for {} s", STEP_MAX.as_secs()),
+        )),
     }
 }
 
 async fn relayed(mut client: TcpStream, upstream: &Upstream) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let asked = startup::read(&mut client).await?;
-    let server = match upstream.connect().await {
+    let asked = in_time(startup::read(&mut client)).await?;
+    let server = match in_time(upstream.connect()).await {
         Ok(server) => server,
         Err(error) => return startup::refuse(&mut client, upstream, &error).await,
     };

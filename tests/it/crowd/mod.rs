@@ -1,0 +1,3 @@
+//! Many worker processes on one server.
+
+mod alone;

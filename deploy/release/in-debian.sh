@@ -6,7 +6,7 @@ set -euo pipefail
 step() { printf '== %s\n' "$*"; }
 # no COMMAND…: ends with 1 where it succeeds.
 no() { if "$@"; then echo "it should not be: $*" >&2; exit 1; fi; }
-as_relevo() { setpriv --reuid=relevo --regid=relevo --clear-groups env RELEVO_DATA_DIR=/var/lib/relevo "$@"; }
+as_relevo=(setpriv --reuid=relevo --regid=relevo --clear-groups env RELEVO_DATA_DIR=/var/lib/relevo)
 
 # wait_for SECONDS COMMAND…
 wait_for() {
@@ -20,18 +20,18 @@ wait_for() {
     return 1
 }
 
-ended() { as_relevo relevo job show "$1" --json | grep -q '"completed"'; }
+ended() { "${as_relevo[@]}" relevo job show "$1" --json | grep -q '"completed"'; }
 
-# The service as its unit runs it: a job, and a shop's dump into a database of the embedded server.
+# The service as its unit runs it, with a job.
 run_it() {
     local pid job
     install -d -o relevo -g relevo -m 700 /var/lib/relevo
-    as_relevo relevo up >/tmp/up.log 2>&1 &
+    "${as_relevo[@]}" relevo up >/tmp/up.log 2>&1 &
     pid=$!
     wait_for 120 bash /tmp/healthcheck || { cat /tmp/up.log >&2; return 1; }
-    job=$(as_relevo relevo job enqueue Noop --json | sed -n 's/.*"id": *\([0-9]*\).*/\1/p' | head -n 1)
+    job=$("${as_relevo[@]}" relevo job enqueue Noop --json | sed -n 's/.*"id": *\([0-9]*\).*/\1/p' | head -n 1)
     wait_for 60 ended "$job"
-    as_relevo relevo doctor || true
+    "${as_relevo[@]}" relevo doctor
     kill -TERM "$pid"
     wait "$pid"
 }
@@ -50,10 +50,13 @@ relevo --version
 for unit in relevo relevo-api relevo-scheduler relevo-worker@; do
     [[ -s /usr/lib/systemd/system/$unit.service ]]
 done
-as_relevo relevo config check >/dev/null
+"${as_relevo[@]}" relevo config check >/dev/null
 
 step "run"
 run_it
+
+step "the demo: a shop's dump into a Postgres of its own"
+"${as_relevo[@]}" relevo demo --exit
 
 step "update: changed settings stay"
 echo '# mine' >>/etc/relevo/relevo.env

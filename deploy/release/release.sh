@@ -107,7 +107,8 @@ deb_test() {
     # shellcheck disable=SC2016
     attended unshare --mount --pid --fork --kill-child --propagation private sh -c '
         mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" &&
-            exec chroot "$0" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin bash /tmp/in-debian.sh' "$system"
+            exec chroot "$0" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin bash /tmp/in-debian.sh' \
+        "$system" || die "the package is not as it should be: the last step above says where"
     say "the package installs, runs and uninstalls"
 }
 

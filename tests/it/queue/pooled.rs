@@ -62,7 +62,7 @@ impl FetchText for sqlx::RawSql {
 async fn statements_transactions_and_failures_are_what_they_are_elsewhere() {
     let database = TestDatabase::empty().await;
     let pooler = PgBouncer::on_connections(database.url(), CONNECTIONS).await;
-    let pool = pool(&pooler, database.url(), CLIENTS.unsigned_abs() as u32).await;
+    let pool = pool(&pooler, database.url(), u32::try_from(CLIENTS).unwrap()).await;
     sqlx::raw_sql(
         "CREATE TABLE kept (n bigint PRIMARY KEY, who bigint);
          CREATE TABLE checked (n bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)",
@@ -152,7 +152,7 @@ async fn a_cluster_works(listens: bool) {
     let pooler = PgBouncer::on_connections(databases.0.url(), CONNECTIONS).await;
     let cluster = cluster(&pooler, databases, listens).await;
     // The library's producers and those over HTTP, sixteen of each.
-    let pool = pool(&pooler, cluster.control().url(), CLIENTS.unsigned_abs() as u32).await;
+    let pool = pool(&pooler, cluster.control().url(), u32::try_from(CLIENTS).unwrap()).await;
     let queue = Queue::new(pool.clone());
     let producers = (0..CLIENTS).map(|client| {
         let (queue, cluster) = (queue.clone(), &cluster);

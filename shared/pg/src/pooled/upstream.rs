@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -78,7 +78,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn signed_by(roots: &PathBuf) -> io::Result<ClientConfig> {
+fn signed_by(roots: &Path) -> io::Result<ClientConfig> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(roots).map_err(io::Error::other)? {
         store.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;

@@ -457,12 +457,13 @@ ALTER TABLE d ADD CONSTRAINT h FOREIGN KEY (a) REFERENCES a (id);";
 fn defaults_of_another_type_are_left_out() {
     let table = definition(
         "CREATE TABLE `t` (`a` decimal(20,0) DEFAULT current_timestamp(), `b` datetime DEFAULT \
-         current_timestamp(), `c` json DEFAULT '', `d` time DEFAULT current_timestamp());",
+         current_timestamp(), `c` json DEFAULT '', `d` time DEFAULT current_timestamp(), `e` decimal(9,0) DEFAULT `a`, \
+         `f` decimal(9,0) INVISIBLE DEFAULT -`a`);",
     );
     let made = ddl::create_table(&table, "public", &TranslateOptions::default());
     assert_eq!(made.sql.matches("DEFAULT").count(), 1, "{}", made.sql);
     let left: Vec<&str> = made.notes.iter().map(|note| note.object.as_str()).collect();
-    assert_eq!(left, ["a", "c", "d"]);
+    assert_eq!(left, ["a", "c", "d", "e", "f"]);
 }
 
 #[test]

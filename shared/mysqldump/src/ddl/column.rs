@@ -373,6 +373,7 @@ fn default_value(cursor: &mut Cursor<'_>) -> Result<DefaultValue, ParseError> {
     if now(cursor) {
         return Ok(DefaultValue::Now);
     }
+    let whole = cursor.position();
     let negative = cursor.eat_punct('-');
     if !negative {
         cursor.eat_punct('+');
@@ -404,22 +405,29 @@ fn default_value(cursor: &mut Cursor<'_>) -> Result<DefaultValue, ParseError> {
                 let digit = if word.eq_ignore_ascii_case("true") { "1" } else { "0" };
                 return Ok(DefaultValue::Literal(digit.to_owned()));
             }
-            // MariaDB writes expressions without parentheses, e.g. `uuid()`, `(1 + 2)`, `a + 1`.
-            while !cursor.at_end()
-                && !cursor.sees_punct(',')
-                && !cursor.sees_punct(')')
-                && !ends_default(cursor)
-            {
-                if cursor.sees_punct('(') {
-                    cursor.group();
-                } else {
-                    cursor.next();
-                }
-            }
-            Ok(DefaultValue::Expression(cursor.source_since(start).to_owned()))
+            Ok(bare_expression(cursor, whole))
         }
+        // Another column.
+        Some(TokenKind::Quoted(_)) => Ok(bare_expression(cursor, whole)),
         _ => Err(expected(cursor, "a default value")),
     }
+}
+
+/// MariaDB writes expressions without parentheses, e.g. `uuid()`, `a + 1`: the one that begins at
+/// `start`.
+fn bare_expression(cursor: &mut Cursor<'_>, start: usize) -> DefaultValue {
+    while !cursor.at_end()
+        && !cursor.sees_punct(',')
+        && !cursor.sees_punct(')')
+        && !ends_default(cursor)
+    {
+        if cursor.sees_punct('(') {
+            cursor.group();
+        } else {
+            cursor.next();
+        }
+    }
+    DefaultValue::Expression(cursor.source_since(start).to_owned())
 }
 
 /// Words that begin the next attribute of a column.

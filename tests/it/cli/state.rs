@@ -9,9 +9,10 @@ use futures::TryStreamExt as _;
 use relevo_pg::embedded::EmbeddedServer;
 use relevo_runs::control_plane::MIGRATIONS;
 use relevo_tests::{Process, TestDatabase, free_port, wait_for};
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 
 use super::Relevo;
 use super::services::{LONG, enqueue, ready};
@@ -156,6 +157,12 @@ async fn down(up: Process) {
     assert!(up.wait_exit(LONG).await.success(), "{}", up.output());
 }
 
+/// A superuser on the embedded server of `data`, in the control plane's database.
+async fn admin_of(data: &DataDir) -> PgConnection {
+    let server = EmbeddedServer::find(data.path()).await.unwrap().expect("it runs");
+    PgConnection::connect(server.url().expose_secret()).await.unwrap()
+}
+
 /// Whether the key that `relevo up` has left for people opens the API.
 async fn key_opens(data: &DataDir, port: u16) -> bool {
     let key = std::fs::read_to_string(data.path().join("api-key")).unwrap();
@@ -171,6 +178,16 @@ async fn the_state_on_the_embedded_server_is_restored_there_and_on_another_machi
     let file = file.to_str().unwrap();
     let (process, _) = up(&relevo).await;
     let saved = enqueue(&relevo, "{}").await;
+    let mut admin = admin_of(&data).await;
+    for sql in [
+        "CREATE ROLE tienda",
+        "GRANT USAGE ON SCHEMA relevo TO tienda",
+        "GRANT EXECUTE ON FUNCTION relevo.enqueue TO tienda",
+        "GRANT SELECT ON relevo.run TO tienda",
+    ] {
+        admin.execute(sql).await.unwrap();
+    }
+    drop(admin);
     relevo.ok(&["state", "backup", file]).await;
     let later = enqueue(&relevo, "{}").await;
     relevo.refuses(&["state", "restore", file, "--replace"], 1, &["at work"]).await;
@@ -195,6 +212,17 @@ async fn the_state_on_the_embedded_server_is_restored_there_and_on_another_machi
     relevo.ok(&["job", "show", &saved.to_string()]).await;
     relevo.fails(&["job", "show", &later.to_string()], 5).await;
     assert!(key_opens(&data, port).await);
+    let may: bool = sqlx::query_scalar(
+        "SELECT has_schema_privilege('tienda', 'relevo', 'USAGE')
+            AND has_table_privilege('tienda', 'relevo.run', 'SELECT')
+            AND NOT has_table_privilege('tienda', 'relevo.job', 'SELECT')
+            AND has_function_privilege('tienda', oid, 'EXECUTE')
+         FROM pg_proc WHERE proname = 'enqueue' AND pronamespace = 'relevo'::regnamespace",
+    )
+    .fetch_one(&mut admin_of(&data).await)
+    .await
+    .unwrap();
+    assert!(may, "what others were granted comes along");
     down(process).await;
 
     // A new machine: nothing there yet, not even a server.

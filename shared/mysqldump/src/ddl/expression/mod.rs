@@ -68,6 +68,8 @@ pub(super) fn generated(
         // MySQL's truth is a number.
         (Kind::Integer, Kind::Bool) => Some(format!("({sql})::integer")),
         (Kind::Number, Kind::Integer) => Some(sql),
+        // A quotient is rounded to few digits before it becomes a float.
+        (Kind::Float, Kind::Number) if sql.contains(" / ") => None,
         (Kind::Float, Kind::Integer | Kind::Number) => Some(sql),
         (wanted, kind) => (wanted == kind).then_some(sql),
     }

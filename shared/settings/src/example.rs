@@ -69,7 +69,7 @@ fn line(out: &mut String, section: &Section, key: &Key) {
 fn sample(section: &str, key: &str) -> &'static str {
     match (section, key) {
         ("", "data_dir") => "/var/lib/relevo",
-        ("database", "url") => {
+        ("database", "url" | "direct_url") => {
             "postgres://relevo:${DB_PASSWORD}@db.example.com/relevo?sslmode=require"
         }
         ("api", "public_url") => "https://relevo.example.com",

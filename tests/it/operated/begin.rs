@@ -33,6 +33,8 @@ async fn init_writes_what_flags_say_and_services_start_with_it() {
     let flags = [
         "init",
         "--yes",
+        // The tests' server would not survive a loss of power, and is found wanting.
+        "--force",
         "--database-url",
         control.url(),
         "--listen",

@@ -219,7 +219,7 @@ fn no_migration_holds_up_a_cluster_at_work() {
 fn what_locks_is_told_from_what_does_not() {
     for (sql, rules) in [
         ("CREATE INDEX x ON relevo.job (kind)", &["index"][..]),
-        ("CREATE UNIQUE INDEX x ON ONLY relevo.run_log (id)", &["index"]),
+        ("CREATE UNIQUE INDEX x ON ONLY relevo.run_event (id)", &["index"]),
         ("CREATE INDEX CONCURRENTLY x ON relevo.job (kind)", &[]),
         ("CREATE INDEX x ON relevo.fresh (kind)", &[]),
         ("CREATE INDEX x ON relevo.setting (kind)", &[]),

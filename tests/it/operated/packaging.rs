@@ -44,7 +44,7 @@ sys.exit(error and str(error))";
     for linked in ["sqlx", "tokio", "aws-lc-sys", "relevo-queue"] {
         assert!(names.contains(linked), "{linked} is missing");
     }
-    for foreign in ["proptest", "apalis-postgres", "relevo-tests", "jsonschema"] {
+    for foreign in ["proptest", "apalis-postgres", "relevo-tests", "stateright"] {
         assert!(!names.contains(foreign), "{foreign} is not linked");
     }
     for one in components {

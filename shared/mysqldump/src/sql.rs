@@ -121,7 +121,9 @@ impl SqlTranslator {
             for statement in plan.statements {
                 append(out, &format!("\n{};\n", statement.sql));
             }
-            for setval in tables.iter().filter_map(|t| ddl::identity_setval(t, schema, &self.options)) {
+            for setval in
+                tables.iter().filter_map(|t| ddl::identity_setval(t, schema, &self.options))
+            {
                 append(out, &format!("\n{setval};\n"));
             }
             self.notes.extend(plan.notes);

@@ -275,15 +275,16 @@ impl Gateway {
         let mut text = text.to_owned();
         let key = self.api_key.expose_secret();
         let token = webhook_url.and_then(|url| url.rsplit('/').next());
-        // The whole address first, since the token is a part of it.
-        // As JSON writes it, and as PHP's JSON does.
-        let in_json = json!(key).to_string().trim_matches('"').to_owned();
+        // As JSON writes it between its quotes, and as PHP's JSON does.
+        let quoted = json!(key).to_string();
+        let in_json = &quoted[1..quoted.len() - 1];
         let in_php = in_json.replace('/', "\\/");
+        // The whole address first, since the token is a part of it.
         let secrets = [
             (webhook_url, "[webhook URL]"),
             (token, "[token]"),
             (Some(&*in_php), "[API key]"),
-            (Some(&*in_json), "[API key]"),
+            (Some(in_json), "[API key]"),
             (Some(key), "[API key]"),
         ];
         for (secret, name) in secrets {

@@ -15,13 +15,14 @@ const LOOK: Duration = Duration::from_millis(4);
 pub struct Watched {
     /// Statements begun.
     pub statements: usize,
-    /// Sessions there were.
+    /// The most sessions there were at once.
     pub sessions: usize,
 }
 
 /// Watches the sessions of the pool's database whose application name is LIKE `applications`.
 pub async fn watch_statements(pool: &PgPool, applications: &str, watch: Duration) -> Watched {
     let mut begun: BTreeSet<(i32, DateTime<Utc>)> = BTreeSet::new();
+    let mut sessions = 0;
     let mut look = tokio::time::interval(LOOK);
     let started = Instant::now();
     while started.elapsed() < watch {
@@ -35,9 +36,10 @@ pub async fn watch_statements(pool: &PgPool, applications: &str, watch: Duration
         .fetch_all(pool)
         .await
         .expect("look at the sessions");
+        sessions = sessions.max(seen.len());
         begun.extend(seen);
     }
     // The first of each session may be from before.
-    let sessions = begun.iter().map(|(pid, _)| *pid).collect::<BTreeSet<i32>>().len();
-    Watched { statements: begun.len() - sessions, sessions }
+    let from_before = begun.iter().map(|(pid, _)| *pid).collect::<BTreeSet<i32>>().len();
+    Watched { statements: begun.len() - from_before, sessions }
 }

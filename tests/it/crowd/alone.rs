@@ -17,8 +17,8 @@ const WORKERS_ENV: &str = "RELEVO_TEST_CROWD";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long they are watched.
 const WATCH: Duration = Duration::from_secs(15);
-/// Of a worker itself: heartbeat, claim, finish, listen.
-const OWN_CONNECTIONS: usize = 4;
+/// Of a worker itself: heartbeat, claim, finish, listen; and at times that of its reconciler.
+const OWN_CONNECTIONS: usize = 5;
 /// What its pool may open.
 const POOL: usize = 2;
 /// How long the server is away.

@@ -124,9 +124,8 @@ async fn a_dead_job_blocks_its_line_or_is_passed() {
     assert!(first.finished_at <= second.claimed_at, "the retried one goes first");
 
     // Given up for good, it lets the line go on.
-    *dies.lock().unwrap() = true;
-    let more = enqueue(&fixture, &[in_line("block"), in_line("block")]).await;
     worker.stop().await;
+    let more = enqueue(&fixture, &[in_line("block"), in_line("block")]).await;
     let failing = fixture.worker(config(), {
         let first = more[0];
         move |job| async move { if job.id == first { Err(JobError::fail("no")) } else { Ok(()) } }

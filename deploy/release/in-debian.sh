@@ -66,7 +66,7 @@ run_it
 
 step "remove: settings and data stay"
 dpkg -r relevo
-no command -v relevo
+[[ ! -e /usr/bin/relevo && ! -e /usr/lib/systemd/system/relevo.service ]]
 [[ -e /etc/relevo/relevo.env && -n $(ls /var/lib/relevo) ]]
 
 step "purge: data stay, with their user"

@@ -42,7 +42,7 @@ pub async fn init(args: InitArgs, out: Output) -> Result<(), Failure> {
                 .context("the questions crashed")??;
         }
         let unfinished = Unfinished::write(&file, &document(&answers))?;
-        let (found, mut report) = match read(&unfinished.path) {
+        let (found, report): (Vec<String>, _) = match read(&unfinished.path) {
             Ok(settings) => {
                 let found = sense::findings(&settings);
                 let report = if args.no_test { None } else { Some(try_out(settings).await) };
@@ -61,7 +61,6 @@ pub async fn init(args: InitArgs, out: Output) -> Result<(), Failure> {
             }
             Err(error) => return Err(control::unreadable(error)),
         };
-        let found: Vec<String> = found;
         let wrong = report.as_ref().is_some_and(|report| report.worst == Level::Problem);
         if !out.is_json() {
             for line in &found {
@@ -84,7 +83,7 @@ pub async fn init(args: InitArgs, out: Output) -> Result<(), Failure> {
             }
         }
         unfinished.finish(&file)?;
-        let findings = report.take().map_or_else(Vec::new, |report| report.findings);
+        let findings = report.map_or_else(Vec::new, |report| report.findings);
         let written = json!({"file": file, "notes": found, "findings": findings});
         return out.document(&written, || next_steps(&file, &answers));
     }

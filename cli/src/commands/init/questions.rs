@@ -29,18 +29,22 @@ pub fn ask(before: AnswerArgs) -> Result<AnswerArgs, Failure> {
     eprintln!("Enter takes what stands in brackets; - takes nothing.\n");
     now.database_url = optional(
         "Postgres URL of the control plane, - for a Postgres of Relevo's own",
-        before.database_url,
+        before.database_url.as_deref(),
         postgres_url,
     )?;
     let default = listen(&now).to_string();
-    now.listen = optional("Address and port of the API", Some(default), parsed::<SocketAddr>)?
+    now.listen = optional("Address and port of the API", Some(&default), parsed::<SocketAddr>)?
         .and_then(|text| text.parse().ok());
     now.public_url = optional(
         "How gateways and browsers reach it from outside, https://…",
-        before.public_url,
+        before.public_url.as_deref(),
         web_url,
     )?;
-    now.source = optional("Name of the first source of dumps, such as shop", before.source, name)?;
+    now.source = optional(
+        "Name of the first source of dumps, such as shop",
+        before.source.as_deref(),
+        name,
+    )?;
     if now.source.is_none() {
         return Ok(AnswerArgs {
             data_dir: now.data_dir,
@@ -52,7 +56,7 @@ pub fn ask(before: AnswerArgs) -> Result<AnswerArgs, Failure> {
     }
     now.gateway_url = optional(
         "The gateway that makes its dumps, https://…; - when they come otherwise",
-        before.gateway_url,
+        before.gateway_url.as_deref(),
         web_url,
     )?;
     if now.gateway_url.is_some() {
@@ -62,25 +66,25 @@ pub fn ask(before: AnswerArgs) -> Result<AnswerArgs, Failure> {
         now.api_key = None;
         let folder = before.folder.map(|folder| folder.display().to_string());
         let asked = "The folder that its dumps are put into; - when they are fetched or uploaded";
-        now.folder = optional(asked, folder, anything)?.map(PathBuf::from);
+        now.folder = optional(asked, folder.as_deref(), anything)?.map(PathBuf::from);
         if now.folder.is_none() {
             let asked = "Where its newest dump is fetched, https://…; - for uploads only";
-            now.dump_url = optional(asked, before.dump_url, web_url)?;
+            now.dump_url = optional(asked, before.dump_url.as_deref(), web_url)?;
         }
     }
     now.target_url = Some(required(
         "Postgres URL of the database to load into, or embedded:NAME",
-        before.target_url,
+        before.target_url.as_deref(),
         target_url,
     )?);
-    let default = before.target_schema.unwrap_or_else(|| "public".to_owned());
+    let default = before.target_schema.as_deref().unwrap_or("public");
     now.target_schema = optional("Its schema", Some(default), anything)?;
     let default = before.every_hours.unwrap_or(12).to_string();
-    now.every_hours = optional("Hours between two backups", Some(default), hours)?
+    now.every_hours = optional("Hours between two backups", Some(&default), hours)?
         .and_then(|text| text.parse().ok());
     now.timezone = optional(
         "Zone of the shop's clock, such as America/Mexico_City",
-        before.timezone,
+        before.timezone.as_deref(),
         parsed::<chrono_tz::Tz>,
     )?;
     Ok(now)
@@ -101,9 +105,9 @@ pub fn yes(question: &str, default: bool) -> Result<bool, Failure> {
 /// A check of an answer: what is wrong with it.
 type Check = fn(&str) -> Result<(), String>;
 
-fn required(question: &str, default: Option<String>, check: Check) -> Result<String, Failure> {
+fn required(question: &str, default: Option<&str>, check: Check) -> Result<String, Failure> {
     for _ in 0..TRIES_MAX {
-        if let Some(answer) = optional(question, default.clone(), check)? {
+        if let Some(answer) = optional(question, default, check)? {
             return Ok(answer);
         }
         eprintln!("  it cannot be left out");
@@ -113,19 +117,19 @@ fn required(question: &str, default: Option<String>, check: Check) -> Result<Str
 
 fn optional(
     question: &str,
-    default: Option<String>,
+    default: Option<&str>,
     check: Check,
 ) -> Result<Option<String>, Failure> {
     for _ in 0..TRIES_MAX {
-        let shown = default.as_ref().map(|text| format!(" [{text}]")).unwrap_or_default();
-        let answer = line(&format!("{question}{shown}: "))?;
-        let answer = match answer.trim() {
-            "" => default.clone(),
+        let shown = default.map(|text| format!(" [{text}]")).unwrap_or_default();
+        let typed = line(&format!("{question}{shown}: "))?;
+        let answer = match typed.trim() {
+            "" => default,
             "-" => None,
-            answer => Some(answer.to_owned()),
+            answer => Some(answer),
         };
-        match answer.as_deref().map_or(Ok(()), check) {
-            Ok(()) => return Ok(answer),
+        match answer.map_or(Ok(()), check) {
+            Ok(()) => return Ok(answer.map(str::to_owned)),
             Err(wrong) => eprintln!("  {wrong}"),
         }
     }
@@ -174,9 +178,8 @@ fn given_up() -> Failure {
         .advise("relevo init --help and docs/configuration.md say what can be written")
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "a check like the others")]
-fn anything(_: &str) -> Result<(), String> {
-    Ok(())
+fn anything(text: &str) -> Result<(), String> {
+    if text.contains(char::is_control) { Err("no control characters".to_owned()) } else { Ok(()) }
 }
 
 fn name(text: &str) -> Result<(), String> {

@@ -55,7 +55,7 @@ pub(crate) const STAGE: &str = concat!(
 /// From one queue, kind, version and priority to the next: of each that is not the highest waiting in
 /// its queue, the earliest jobs are looked at, and those that have waited too long get the highest.
 /// Then the order of `run_at` puts them before those that came later.
-pub(crate) const AGE: &str = "-- age_priorities
+const AGE: &str = "-- age_priorities
     WITH RECURSIVE levels AS (
         (SELECT j.queue, j.kind, j.payload_version, j.priority FROM relevo.job AS j
          WHERE j.state = 'available'

@@ -22,7 +22,7 @@ pub struct Statement {
 /// Parameters: `claim_jobs` (session, queue, number of the claim), `probe_queues` (queues, empty),
 /// `find_claimed_jobs` (session, number of the claim), `lock_orphaned_jobs` (sessions), `give_turns`
 /// (ordering keys), `admit_jobs` (limit), `waiting_ordering_keys` and `waiting_limit_keys` (the key to
-/// go on after), `age_priorities` (seconds); the others have none.
+/// go on after); the others have none.
 pub fn statements(kinds: &[KnownKind]) -> Vec<Statement> {
     let of_worker =
         |name, sql: Arc<str>| Statement { name, sql, settings: Some(worker::settings()) };
@@ -30,7 +30,6 @@ pub fn statements(kinds: &[KnownKind]) -> Vec<Statement> {
     let mut all = vec![
         of_worker("find_claimed_jobs", worker::VOID_FIND.into()),
         of_upkeep("stage_jobs", stage::STAGE),
-        of_upkeep("age_priorities", stage::AGE),
         of_upkeep("upkeep_due", due::UPKEEP_DUE),
         of_upkeep("give_turns", admit::GIVE_TURNS),
         Statement { name: "admit_jobs", sql: admit::ADMIT.into(), settings: Some(admit::SETTINGS) },

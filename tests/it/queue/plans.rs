@@ -27,8 +27,6 @@ fn arguments(name: &str) -> &'static str {
         "lock_orphaned_jobs" => "('{1,2,3}'::bigint[])",
         "give_turns" => "('{held,free,absent}'::text[])",
         "admit_jobs" => "('full')",
-        // Nobody has waited so long: what would be raised is not this test's affair.
-        "age_priorities" => "(1e8)",
         "waiting_ordering_keys" | "waiting_limit_keys" => "('')",
         _ => "",
     }
@@ -47,7 +45,6 @@ async fn explain(connection: &mut PgConnection, statement: &Statement) -> Value 
         "find_claimed_jobs" => "(bigint, bigint)",
         "lock_orphaned_jobs" => "(bigint[])",
         "give_turns" => "(text[])",
-        "age_priorities" => "(float8)",
         "admit_jobs" | "waiting_ordering_keys" | "waiting_limit_keys" => "(text)",
         _ => "",
     };

@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) completing: Completing,
     /// The runs that are being followed.
     pub(crate) live: Arc<Live>,
+    /// Fires when the process is about to stop: what waits for news answers.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl App {
@@ -101,7 +103,7 @@ impl App {
     fn new(deps: ApiDeps, stopping: CancellationToken) -> Self {
         let gathered = Gathered::new(deps.queue.clone());
         let kinds = Kinds::new(deps.pool.clone());
-        let live = Live::new(deps.runs.clone(), stopping);
+        let live = Live::new(deps.runs.clone(), stopping.clone());
         Self(Arc::new(Shared {
             deps,
             keys: KeyCache::default(),
@@ -114,6 +116,7 @@ impl App {
             kinds,
             completing: Completing::default(),
             live,
+            stopping,
         }))
     }
 }

@@ -90,7 +90,7 @@ macro_rules! needs {
     )*};
 }
 
-needs!(Enqueue, Read, Operate, Admin);
+needs!(Enqueue, Read, Work, Operate, Admin);
 
 /// The caller, whose key has the scope `S`.
 pub(crate) struct Caller<S> {

@@ -6,6 +6,7 @@
 //! holds up nobody else.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use relevo_errors::chain;
 use relevo_queue::{Enqueued, NewJob, Queue, QueueError};
@@ -18,6 +19,8 @@ use crate::error::ApiError;
 const LANES: usize = 1;
 /// Jobs in one statement.
 const JOBS_MAX: usize = 500;
+/// How long those who gather wait for a statement: the next ones may find a connection that answers.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Answer = Result<Enqueued, ApiError>;
 
@@ -42,7 +45,8 @@ impl Gathered {
         Self(Arc::new(Shared { queue, state: Mutex::default() }))
     }
 
-    /// Makes a job durable. Whoever goes away while it waits has enqueued it all the same.
+    /// Makes a job durable. Whoever goes away while it waits for its turn has enqueued nothing; who
+    /// goes later has enqueued it all the same.
     pub(crate) async fn enqueue(&self, job: NewJob) -> Answer {
         if job.idempotency_key.is_some() || job.unique.is_some() {
             return Ok(self.0.queue.enqueue(job).await?);
@@ -77,7 +81,11 @@ impl Gathered {
     async fn drain(self) {
         let mut lane = DrainLane { gathered: self, is_given_up: false };
         while let Some((jobs, senders)) = lane.next() {
-            let answers = lane.gathered.enqueue_all(&jobs).await;
+            let enqueued = lane.gathered.enqueue_all(&jobs);
+            let answers = match tokio::time::timeout(ANSWER_TIMEOUT, enqueued).await {
+                Ok(answers) => answers,
+                Err(_) => jobs.iter().map(|_| Err(no_answer())).collect(),
+            };
             for (sender, answer) in senders.into_iter().zip(answers) {
                 // Who has gone needs no answer.
                 sender.send(answer).ok();
@@ -118,6 +126,10 @@ impl Gathered {
     }
 }
 
+fn no_answer() -> ApiError {
+    ApiError::database_unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+}
+
 /// The place of one job that did not have to wait. Given back, it goes to what has gathered
 /// meanwhile.
 struct Lane(Gathered);
@@ -147,6 +159,8 @@ impl DrainLane {
     /// the same moment: whoever comes after it finds it free.
     fn next(&mut self) -> Option<(Vec<NewJob>, Vec<oneshot::Sender<Answer>>)> {
         let mut state = self.gathered.state();
+        // Who has gone was told, or will believe, that nothing happened.
+        state.waiting.retain(|(_, sender)| !sender.is_closed());
         if state.waiting.is_empty() {
             state.lanes_taken -= 1;
             drop(state);
@@ -166,5 +180,30 @@ impl Drop for DrainLane {
             state.lanes_taken -= 1;
             state.waiting.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use relevo_queue::NewJob;
+    use serde_json::json;
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_goes_away_while_waiting_enqueues_nothing() {
+        let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1/none").unwrap();
+        let gathered = Gathered::new(Queue::new(pool));
+        gathered.state().lanes_taken = LANES;
+        let job = || NewJob::new("Noop", &json!({})).unwrap();
+        let mut gone = Box::pin(gathered.enqueue(job()));
+        let mut patient = Box::pin(gathered.enqueue(job()));
+        assert!((&mut gone).now_or_never().is_none() && (&mut patient).now_or_never().is_none());
+        drop(gone);
+        let mut lane = DrainLane { gathered: gathered.clone(), is_given_up: false };
+        assert_eq!(lane.next().map(|(jobs, _)| jobs.len()), Some(1));
+        drop(patient);
     }
 }

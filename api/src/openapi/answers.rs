@@ -55,6 +55,7 @@ pub(super) fn components() -> Value {
         ("RunEvent", run_event()),
         ("Queue", queue()),
         ("Limit", routes::limits::limit_schema()),
+        ("LeasedJob", routes::work::leased_job_schema()),
         ("Kind", kind()),
         ("Schedule", schedule()),
         ("Source", source()),

@@ -21,6 +21,7 @@ pub(crate) mod sources;
 pub(crate) mod uploads;
 pub(crate) mod uploads_complete;
 mod webhook;
+pub(crate) mod work;
 
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware;
@@ -56,6 +57,7 @@ fn api_v1(app: Option<&App>) -> Routes {
         .merge(schedules::routes())
         .merge(queues::routes())
         .merge(limits::routes())
+        .merge(work::routes())
         .merge(dead_letters::routes())
         .merge(dead_letters_bulk::routes())
         .merge(keys::routes())

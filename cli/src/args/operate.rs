@@ -16,7 +16,7 @@ pub enum KeyCommand {
         /// What the key is for, so that people recognise it
         #[arg(long)]
         name: String,
-        /// What it may do: enqueue, read, operate or admin; repeatable, or with commas between
+        /// What it may do: enqueue, read, work, operate or admin; repeatable, or with commas between
         #[arg(long = "scope", value_name = "SCOPE", required = true, value_delimiter = ',')]
         scopes: Vec<String>,
     },

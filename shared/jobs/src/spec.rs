@@ -178,7 +178,11 @@ impl KindSpec {
         }
     }
 
-    fn check(&self) -> Result<(), BadKind> {
+    /// Whether a kind of somebody's own can be like this; its schema is looked at as JSON only.
+    ///
+    /// # Errors
+    /// What of it cannot be.
+    pub fn check(&self) -> Result<(), BadKind> {
         let refuse = |what: String| Err(BadKind { kind: self.name.clone(), what });
         if !is_kind_name(&self.name) {
             return refuse(format!(

@@ -52,7 +52,8 @@ async fn each_route_needs_its_scope() {
             }
         }
     }
-    let (_, key) = server.key_for(&[Scope::Enqueue, Scope::Read, Scope::Operate]).await;
+    let (_, key) =
+        server.key_for(&[Scope::Enqueue, Scope::Read, Scope::Work, Scope::Operate]).await;
     for (method, path, needed) in routes() {
         if needed == Scope::Admin {
             continue;

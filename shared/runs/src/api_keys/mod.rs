@@ -29,6 +29,8 @@ pub enum Scope {
     Enqueue,
     /// Look at everything.
     Read,
+    /// Claim jobs and say what became of them, as a worker over HTTP.
+    Work,
     /// Cancel, retry, discard, pause and resume.
     Operate,
     /// All of the others.
@@ -37,7 +39,7 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 4] = [Self::Enqueue, Self::Read, Self::Operate, Self::Admin];
+    pub const ALL: [Self; 5] = [Self::Enqueue, Self::Read, Self::Work, Self::Operate, Self::Admin];
 
     /// The name as stored and shown.
     #[must_use]
@@ -45,6 +47,7 @@ impl Scope {
         match self {
             Self::Enqueue => "enqueue",
             Self::Read => "read",
+            Self::Work => "work",
             Self::Operate => "operate",
             Self::Admin => "admin",
         }
@@ -59,7 +62,7 @@ impl fmt::Display for Scope {
 
 /// A word that is no scope.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no scope is called {0:?}; scopes are enqueue, read, operate, admin")]
+#[error("no scope is called {0:?}; scopes are enqueue, read, work, operate, admin")]
 pub struct UnknownScope(pub String);
 
 impl FromStr for Scope {
@@ -129,7 +132,7 @@ pub enum ApiKeyError {
     #[error("a key's name has 1 to {NAME_CHARS_MAX} characters, none of them a control character")]
     Name,
     /// No scope was given.
-    #[error("a key needs at least one scope: enqueue, read, operate, admin")]
+    #[error("a key needs at least one scope: enqueue, read, work, operate, admin")]
     NoScope,
     /// No randomness.
     #[error(transparent)]

@@ -7,25 +7,20 @@
 //! A claim whose answer is lost is asked for again under the same number, and brings the same jobs.
 //! An outcome whose answer is lost is written again: a job that it ended is known by its epoch.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+mod settle;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use sqlx::Row as _;
 use sqlx::types::Json;
-use sqlx::{Connection as _, PgConnection, Row as _};
-use tokio_util::sync::CancellationToken;
 
-use crate::admit::Keys;
 use crate::lease::LeaseId;
-use crate::sql::storable;
-use crate::worker::{self, Ack, BoxFuture, Claims, Ending, Handler, Lease, Row, full_jitter};
-use crate::{
-    BatchId, Job, JobError, JobId, KnownKind, Outcome, Progress, Queue, QueueError, SessionId,
-};
+use crate::worker::{self, Claims, Row};
+use crate::{BatchId, JobId, KnownKind, Outcome, Progress, Queue, QueueError, SessionId};
 
 /// Most jobs of one claim, and most outcomes written at once.
 pub const REMOTE_JOBS_MAX: usize = 100;
@@ -41,13 +36,13 @@ const FIND: &str = "-- find_remote_session
 const BEAT: &str = "-- beat_remote_session
     UPDATE relevo.session
     SET heartbeat_at = clock_timestamp(), draining = $3,
-        running = (SELECT count(*) FROM relevo.job WHERE session_id = $1)
+        running = (SELECT count(*) FROM relevo.job WHERE state = 'running' AND session_id = $1)
     WHERE id = $1 AND owner = $2 AND ended_at IS NULL";
 
 const LEASES: &str = "-- list_remote_leases
     SELECT id, lease_epoch, kind, cancel_requested_at IS NOT NULL AS is_cancelled,
            greatest(extract(epoch FROM clock_timestamp() - claimed_at), 0)::float8 AS held_seconds
-    FROM relevo.job WHERE session_id = $1 ORDER BY id LIMIT 1000";
+    FROM relevo.job WHERE state = 'running' AND session_id = $1 ORDER BY id LIMIT 1000";
 
 const CLOSE: &str = "-- close_remote_session
     UPDATE relevo.session SET ended_at = now(), running = 0
@@ -356,6 +351,19 @@ impl Queue {
         Ok(RemoteClaimed::Jobs(jobs(claimed)))
     }
 
+    /// Whether there may be something to claim; nothing is taken.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn has_remote_work(
+        &self,
+        session: &RemoteSession,
+        claims: &RemoteClaims,
+    ) -> Result<bool, QueueError> {
+        let mut connection = self.pool().acquire().await?;
+        Ok(!claims.0.probe(&mut connection, &session.queues).await?.is_empty())
+    }
+
     /// A sign of life; the leases of the session, or none when it is over.
     ///
     /// # Errors
@@ -396,7 +404,7 @@ impl Queue {
         backoff: Backoff<'_>,
     ) -> Result<RemoteReport, QueueError> {
         let mut connection = self.pool().acquire().await?;
-        settle(self, &mut connection, owner, id, outcomes, backoff).await
+        settle::settle(self, &mut connection, owner, id, outcomes, backoff).await
     }
 
     /// Stores how far a job is; false when the lease is lost.
@@ -433,163 +441,4 @@ impl Queue {
 
 fn jobs(rows: Vec<Row>) -> Vec<RemoteJob> {
     rows.into_iter().map(RemoteJob::from).collect()
-}
-
-async fn settle(
-    queue: &Queue,
-    connection: &mut PgConnection,
-    owner: &str,
-    session: SessionId,
-    outcomes: &[RemoteOutcome],
-    backoff: Backoff<'_>,
-) -> Result<RemoteReport, QueueError> {
-    let mut report = RemoteReport::default();
-    let is_alive = sqlx::query(FIND).bind(session).bind(owner).fetch_optional(&mut *connection);
-    if is_alive.await?.is_none() {
-        report.stale = outcomes.iter().map(|outcome| outcome.id).collect();
-        return Ok(report);
-    }
-    let held = held(connection, session, outcomes).await?;
-    let (mut ending, mut waiting, mut dead, mut missing) = (vec![], vec![], vec![], vec![]);
-    for outcome in outcomes {
-        let Some(row) = held.get(&outcome.id) else {
-            missing.push(lost(queue, session, outcome));
-            continue;
-        };
-        let ack = ack(queue, session, row, outcome, backoff);
-        match &ack.ending {
-            Ending::Completed | Ending::Cancelled(_) => ending.push(ack),
-            Ending::Dead { .. } => dead.push(ack),
-            _ => waiting.push(ack),
-        }
-    }
-    let mut written = BTreeSet::new();
-    if !ending.is_empty() {
-        written.extend(worker::end(connection, session, &ending).await?);
-    }
-    if !waiting.is_empty() {
-        written.extend(worker::put_back(connection, session, &waiting).await?);
-    }
-    for ack in &dead {
-        if worker::bury(connection, &Nobody, ack).await? {
-            written.insert(ack.lease.id.job);
-        }
-    }
-    let mut keys = Keys::default();
-    for ack in ending.into_iter().chain(waiting).chain(dead) {
-        let lease = &ack.lease;
-        if !written.contains(&lease.id.job) {
-            missing.push(ack);
-            continue;
-        }
-        keys.add(lease.ordering_key.as_deref(), lease.limit_key.as_deref());
-        report.settled.push(RemoteSettled {
-            id: lease.id.job,
-            kind: lease.kind.to_string(),
-            queue: lease.queue_name.to_string(),
-            outcome: ack.ending.outcome(),
-            wait: lease.wait,
-        });
-    }
-    queue.admitter.soon(queue.pool(), keys);
-    if !missing.is_empty() {
-        let ended = worker::already_ended(connection, session, &missing).await?;
-        for ack in missing {
-            let job = ack.lease.id.job;
-            if ended.contains(&job) { &mut report.repeated } else { &mut report.stale }.push(job);
-        }
-    }
-    Ok(report)
-}
-
-/// Those of the leases that the session still holds.
-async fn held(
-    connection: &mut PgConnection,
-    session: SessionId,
-    outcomes: &[RemoteOutcome],
-) -> Result<BTreeMap<JobId, Row>, QueueError> {
-    let ids: Vec<JobId> = outcomes.iter().map(|outcome| outcome.id).collect();
-    let epochs: Vec<i64> = outcomes.iter().map(|outcome| outcome.epoch).collect();
-    let mut transaction = connection.begin().await?;
-    sqlx::query(SETTINGS).execute(&mut *transaction).await?;
-    let rows = sqlx::query(worker::HELD)
-        .bind(ids)
-        .bind(epochs)
-        .bind(session)
-        .fetch_all(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok(worker::in_order(&rows)?.into_iter().map(|row| (row.id, row)).collect())
-}
-
-fn ack(
-    queue: &Queue,
-    session: SessionId,
-    row: &Row,
-    outcome: &RemoteOutcome,
-    backoff: Backoff<'_>,
-) -> Ack {
-    let ending = match &outcome.ending {
-        RemoteEnding::Completed => Ending::Completed,
-        RemoteEnding::Snooze(delay) => Ending::Snooze(*delay),
-        RemoteEnding::GiveBack => Ending::GiveBack,
-        RemoteEnding::Cancelled(reason) => Ending::Cancelled(Some(storable(reason))),
-        RemoteEnding::Failed(error) => Ending::Dead { error: storable(error), is_exhausted: false },
-        RemoteEnding::Retry { error, .. } if row.attempt >= row.max_attempts => {
-            Ending::Dead { error: storable(error), is_exhausted: true }
-        }
-        RemoteEnding::Retry { error, after } => {
-            let (base, cap) = backoff(&row.kind);
-            let ceiling = worker::exponential(base, cap, row.attempt);
-            let delay = after.unwrap_or_else(|| full_jitter(ceiling));
-            Ending::Retry { error: storable(error), delay }
-        }
-    };
-    acknowledged(queue, session, row, ending)
-}
-
-fn acknowledged(queue: &Queue, session: SessionId, row: &Row, ending: Ending) -> Ack {
-    let names = (Arc::from(row.queue.as_str()), Arc::from(row.kind.as_str()));
-    let lease = Lease::new(queue.clone(), CancellationToken::new(), row, session, names);
-    Ack {
-        wait: lease.wait,
-        lease: Arc::new(lease),
-        ending,
-        run: Duration::ZERO,
-        refusals: 0,
-        is_retried: false,
-    }
-}
-
-/// For a job of which no row is there: what is known is its lease.
-fn lost(queue: &Queue, session: SessionId, outcome: &RemoteOutcome) -> Ack {
-    let row = Row {
-        id: outcome.id,
-        kind: String::new(),
-        payload: RawValue::NULL.to_owned(),
-        payload_version: 0,
-        queue: String::new(),
-        priority: 0,
-        attempt: 0,
-        max_attempts: 0,
-        deaths: 0,
-        epoch: outcome.epoch,
-        batch: None,
-        run_id: None,
-        traceparent: None,
-        created_at: DateTime::UNIX_EPOCH,
-        ordering_key: None,
-        limit_key: None,
-        wait: Duration::ZERO,
-    };
-    acknowledged(queue, session, &row, Ending::Completed)
-}
-
-/// Nothing in this program depends on the jobs of others.
-struct Nobody;
-
-impl Handler for Nobody {
-    fn run(&self, _: Job) -> BoxFuture<'static, Result<(), JobError>> {
-        Box::pin(std::future::ready(Err(JobError::give_back())))
-    }
 }

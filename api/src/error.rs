@@ -200,6 +200,8 @@ fn is_unavailable(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
+        // A server that goes away just when it is asked whether it speaks TLS.
+        sqlx::Error::Protocol(text) => text.contains("SSLRequest"),
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             ["57P", "53", "08", "25006"].iter().any(|class| code.starts_with(class))
         }),

@@ -14,6 +14,7 @@ use crate::kills::load::Work;
 pub const REPRICE: Work = Work {
     kind: "Reprice",
     queue: "prices",
+    version: 2,
     payload: |tag| json!({"sku": tag.to_string(), "cents": if is_doomed(tag) { 900_000_000 } else { tag }}),
     tag: "(payload ->> 'sku')::bigint",
 };

@@ -35,6 +35,7 @@ const KEY_TTL: Duration = Duration::from_secs(86_400);
 pub struct Work {
     pub kind: &'static str,
     pub queue: &'static str,
+    pub version: i16,
     pub payload: fn(i64) -> Value,
     /// The tag, as SQL reads it from a payload; NULL in jobs of others.
     pub tag: &'static str,
@@ -44,6 +45,7 @@ pub struct Work {
 pub const NOOP: Work = Work {
     kind: "Noop",
     queue: "default",
+    version: 1,
     payload: |tag| json!({"sleep_ms": tag % 50, "tag": tag}),
     tag: "(payload ->> 'tag')::bigint",
 };
@@ -276,7 +278,7 @@ impl Told {
     ) -> Option<Vec<i64>> {
         let job = |tag: &i64| {
             let job = NewJob::new(self.work.kind, &(self.work.payload)(*tag)).unwrap();
-            let mut job = job.queue(self.work.queue);
+            let mut job = job.queue(self.work.queue).payload_version(self.work.version);
             if let Some(line) = line {
                 job = job.ordering_key(line, OnDead::Skip);
             }

@@ -15,6 +15,8 @@ use crate::kills::rest::{assert_alive, from_env};
 const WORKERS_ENV: &str = "RELEVO_TEST_CROWD";
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Statements a second and worker: two on average, and some passes of upkeep may fall into the time.
+const RATE_MAX: f64 = 2.5;
 /// How long they are watched.
 const WATCH: Duration = Duration::from_secs(15);
 /// Of a worker itself: heartbeat, claim, finish, listen; and at times that of its reconciler.
@@ -91,7 +93,7 @@ async fn a_crowd_costs_little_at_rest_and_comes_back_without_a_herd() {
     #[expect(clippy::cast_precision_loss, reason = "some thousand statements")]
     let rate = watched.statements as f64 / WATCH.as_secs_f64() / workers as f64;
     println!("{workers} idle workers: {rate:.2} statements a second each, {watched:?}");
-    assert!(rate < 2.0, "{rate} statements a second and worker: {watched:?}");
+    assert!(rate < RATE_MAX, "{rate} statements a second and worker: {watched:?}");
     assert!(watched.sessions <= workers * (OWN_CONNECTIONS + POOL), "{watched:?}");
 
     // The server goes, and is away for a while.

@@ -65,11 +65,11 @@ use crate::output::Output;
 
 pub use builder::{Builder, builder};
 pub use relevo_jobs::{OrderBy, OwnKind as Kind, Policy, UniqueBy, UniqueUntil};
-pub use serde_json;
 pub use relevo_queue::{
     BoxError, CancelReason, Enqueued, Job, JobError, JobId, NewJob, Progress, Queue, QueueError,
 };
 pub use relevo_worker::Here;
+pub use serde_json;
 /// The version that [`Here::pool`] is of.
 pub use sqlx;
 

@@ -95,7 +95,7 @@ pub(crate) async fn lately(pool: &PgPool, window: Duration) -> Result<Lately, Qu
                 (SELECT coalesce(jsonb_agg(kinds ORDER BY queue, kind), '[]') FROM kinds)
          FROM span",
     )
-    .bind(&window)
+    .bind(window)
     .bind(SAMPLE_MAX)
     .fetch_one(pool)
     .await?;

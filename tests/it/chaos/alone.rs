@@ -275,7 +275,8 @@ async fn in_a_storm_nothing_is_lost_doubled_or_rescued_late() {
     assert_all_ended([storm.cluster.control(), storm.cluster.target()], &storm.processes()).await;
     println!(
         "seed {seed}: {:.0} s, {} blows: {:?}\n{} acknowledged, {} requests without an \
-         acknowledgement, of which {} jobs are there; {in_lines} in {} lines\n{effects:?}\n\
+         acknowledgement, of which {} jobs are there; {in_lines} in {} lines\n\
+         {} effects, {} dead as ordained, {} poisoned\n\
          rescues: at most {:.1} s after the lease's end; while a handler's own transaction was open \
          {:.1} s",
         stormed.as_secs_f64(),
@@ -285,6 +286,9 @@ async fn in_a_storm_nothing_is_lost_doubled_or_rescued_late() {
         jobs.unanswered_requests,
         jobs.unacknowledged_jobs,
         jobs.lines.len(),
+        effects.completed,
+        effects.doomed,
+        effects.poisoned,
         rescued.worst_seconds,
         rescued.worst_held_seconds,
     );

@@ -142,7 +142,7 @@ impl There<'_> {
                     to.flush().await?;
                     self.begin_sequence().await;
                 }
-                self.translate(frame)?;
+                self.translate(&frame)?;
             }
             to.write_all(&self.out).await?;
             self.out.clear();
@@ -161,7 +161,7 @@ impl There<'_> {
         self.at_start = false;
     }
 
-    fn translate(&mut self, frame: Frame) -> io::Result<()> {
+    fn translate(&mut self, frame: &Frame) -> io::Result<()> {
         let mut left = frame.body.clone();
         match frame.tag {
             b'P' => {
@@ -206,7 +206,7 @@ impl There<'_> {
             }
             // Logging in, COPY, the end.
             b'p' | b'd' | b'c' | b'f' | b'H' | b'X' => {
-                put(&mut self.out, frame.tag, &[&frame.body])
+                put(&mut self.out, frame.tag, &[&frame.body]);
             }
             _ => return Err(malformed("a message that no driver sends")),
         }
@@ -336,7 +336,7 @@ mod tests {
     /// The tags of what is sent for these messages.
     fn sent(there: &mut There<'_>, messages: &[(u8, &'static [u8])]) -> String {
         for (tag, body) in messages {
-            there.translate(Frame { tag: *tag, body: Bytes::from_static(body) }).unwrap();
+            there.translate(&Frame { tag: *tag, body: Bytes::from_static(body) }).unwrap();
         }
         let mut tags = String::new();
         while !there.out.is_empty() {

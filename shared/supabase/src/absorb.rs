@@ -20,6 +20,8 @@ pub struct Mark {
     pub server_time: Option<String>,
     /// Seconds in which late commits may still appear.
     pub overlap_seconds: u64,
+    /// Whether the look began behind the overlap: only then may the floor move.
+    pub deep: bool,
 }
 
 /// What became of the rows.
@@ -83,6 +85,8 @@ enum Verdict {
     RemoteWins,
     /// Both sides changed; the local version is newer.
     LocalWins,
+    /// The same, of a row that was here before anything was recorded: it is sent.
+    LocalWinsUnrecorded,
 }
 
 fn decide(known: &Known, of: Of) -> Verdict {
@@ -94,7 +98,13 @@ fn decide(known: &Known, of: Of) -> Verdict {
         return Verdict::Skip;
     }
     if known.pending.is_none() {
-        return Verdict::Apply;
+        // A row that was on both sides before they met: what would be written over is nobody's echo.
+        let met = known.base_hash.is_some() || !known.here || known.local_hash.as_ref() == remote;
+        return match (met, known.local_newer) {
+            (true, _) => Verdict::Apply,
+            (false, true) => Verdict::LocalWinsUnrecorded,
+            (false, false) => Verdict::RemoteWins,
+        };
     }
     if known.here && known.local_hash.as_ref() == remote {
         return Verdict::Adopt;
@@ -118,8 +128,37 @@ pub async fn page(
     rows: &[Row],
     mark: Option<&Mark>,
 ) -> Result<Absorbed, SyncError> {
+    take_in(store, table, rows, Of::Anyone, &[], mark).await
+}
+
+/// Takes in what own writes were answered with; `done` says which pending changes of which rows
+/// they carried.
+///
+/// # Errors
+/// Those of the database; then the changes are still pending.
+pub async fn answers(
+    store: &Store,
+    table: &Table,
+    rows: &[Row],
+    done: &[(String, i64)],
+) -> Result<Absorbed, SyncError> {
+    take_in(store, table, rows, Of::OwnWrite, done, None).await
+}
+
+async fn take_in(
+    store: &Store,
+    table: &Table,
+    rows: &[Row],
+    of: Of,
+    done: &[(String, i64)],
+    mark: Option<&Mark>,
+) -> Result<Absorbed, SyncError> {
+    let ids: Vec<&str> = done.iter().map(|(id, _)| id.as_str()).collect();
+    let lasts: Vec<i64> = done.iter().map(|(_, last)| *last).collect();
     let mut tx = store.begin().await?;
-    match rows_in(&mut tx, table, rows, Of::Anyone).await {
+    lock(&mut tx, table, rows).await?;
+    settle_pending(&mut tx, table, &ids, &lasts).await?;
+    match rows_in(&mut tx, table, rows, of).await {
         Ok(absorbed) => {
             if let Some(mark) = mark {
                 move_position(&mut tx, table, mark).await?;
@@ -132,10 +171,12 @@ pub async fn page(
     }
     // One of them is refused: each for itself.
     let mut tx = store.begin().await?;
+    lock(&mut tx, table, rows).await?;
+    settle_pending(&mut tx, table, &ids, &lasts).await?;
     let mut all = Absorbed::default();
     for row in rows {
         sqlx::query("-- page: one row\n SAVEPOINT one_row").execute(&mut *tx).await?;
-        match rows_in(&mut tx, table, std::slice::from_ref(row), Of::Anyone).await {
+        match rows_in(&mut tx, table, std::slice::from_ref(row), of).await {
             Ok(absorbed) => {
                 all.add(absorbed);
                 sqlx::query("-- page: one row\n RELEASE SAVEPOINT one_row")
@@ -166,6 +207,20 @@ pub(crate) fn is_of_a_row(error: &SyncError) -> bool {
     code.starts_with("22") || code.starts_with("23") || code == "P0001"
 }
 
+/// Locks the local rows: no local change may come between a decision and its write.
+async fn lock(tx: &mut Tx, table: &Table, rows: &[Row]) -> Result<(), SyncError> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    sqlx::query(AssertSqlSafe(format!(
+        "-- lock
+         SELECT id FROM {} WHERE id = ANY ($1::text[]::uuid[]) ORDER BY id FOR UPDATE",
+        table.path()
+    )))
+    .bind(&ids)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Takes rows in, inside the caller's transaction.
 pub(crate) async fn rows_in(
     tx: &mut Tx,
@@ -176,16 +231,8 @@ pub(crate) async fn rows_in(
     if rows.is_empty() {
         return Ok(Absorbed::default());
     }
+    lock(tx, table, rows).await?;
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-    sqlx::query(AssertSqlSafe(format!(
-        "-- rows_in: no local change may come between decision and write
-         SELECT id FROM {} WHERE id = ANY ($1::text[]::uuid[]) ORDER BY id FOR UPDATE",
-        table.path()
-    )))
-    .bind(&ids)
-    .execute(&mut **tx)
-    .await?;
-
     let known = look(tx, table, rows).await?;
     let (mut apply, mut rebase, mut settle) = (Vec::new(), Vec::new(), Vec::new());
     let mut absorbed = Absorbed::default();
@@ -209,29 +256,57 @@ pub(crate) async fn rows_in(
                 apply.push(row);
                 settle.push((row.id.as_str(), last));
             }
-            Verdict::LocalWins => {
+            verdict @ (Verdict::LocalWins | Verdict::LocalWinsUnrecorded) => {
+                if verdict == Verdict::LocalWinsUnrecorded {
+                    record(tx, table, &row.id, "UPDATE").await?;
+                }
                 absorbed.lost += 1;
                 note_conflict(tx, table, row, known, true).await?;
                 rebase.push(row);
             }
         }
     }
-    for (id, last) in settle {
-        settle_pending(tx, table, id, last).await?;
-    }
+    let (settled, lasts): (Vec<&str>, Vec<i64>) = settle.into_iter().unzip();
+    settle_pending(tx, table, &settled, &lasts).await?;
     write(tx, table, &apply).await?;
     rebase.extend(apply);
     set_base(tx, table, &rebase).await?;
     sqlx::query(
         "-- rows_in: what was kept aside has come in
-         DELETE FROM _sync_held_down
-         WHERE table_name = $1 AND record_id = ANY ($2::text[]::uuid[])",
+         WITH come AS (
+             DELETE FROM _sync_held_down
+             WHERE table_name = $1 AND record_id = ANY ($2::text[]::uuid[]) RETURNING record_id
+         )
+         UPDATE _sync_conflict c SET resolved_at = now() FROM come
+         WHERE c.table_name = $1 AND c.record_id = come.record_id AND c.winner = 'nobody'
+           AND c.resolved_at IS NULL",
     )
     .bind(&table.name)
     .bind(&ids)
     .execute(&mut **tx)
     .await?;
     Ok(absorbed)
+}
+
+/// Records a row as changed now, so that it is sent; whether there is such a row.
+pub(crate) async fn record(
+    tx: &mut Tx,
+    table: &Table,
+    id: &str,
+    operation: &str,
+) -> Result<bool, SyncError> {
+    let done = sqlx::query(AssertSqlSafe(format!(
+        "-- record
+         INSERT INTO _sync_pending (table_name, record_id, operation, data)
+         SELECT $1, t.id, $3, to_jsonb(t) FROM {} t WHERE t.id = $2::uuid",
+        table.path()
+    )))
+    .bind(&table.name)
+    .bind(id)
+    .bind(operation)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// What is known of each row, in their order.
@@ -347,30 +422,36 @@ async fn set_base(tx: &mut Tx, table: &Table, rows: &[&Row]) -> Result<(), SyncE
     Ok(())
 }
 
-/// The row's pending changes up to `last` are done.
+/// The pending changes of each row up to the given one are done.
 pub(crate) async fn settle_pending(
     tx: &mut Tx,
     table: &Table,
-    id: &str,
-    last: i64,
+    ids: &[&str],
+    lasts: &[i64],
 ) -> Result<(), SyncError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
     sqlx::query(
         "-- settle_pending
-         WITH held AS (
-             DELETE FROM _sync_held_up WHERE table_name = $1 AND record_id = $2::uuid
+         WITH done AS (
+             SELECT id, last FROM unnest($2::text[]::uuid[], $3::bigint[]) d (id, last)
+         ), held AS (
+             DELETE FROM _sync_held_up h USING done
+             WHERE h.table_name = $1 AND h.record_id = done.id
          ), sent AS (
-             DELETE FROM _sync_sent WHERE table_name = $1 AND record_id = $2::uuid
+             DELETE FROM _sync_sent s USING done WHERE s.table_name = $1 AND s.record_id = done.id
          ), told AS (
-             UPDATE _sync_conflict SET resolved_at = now()
-             WHERE table_name = $1 AND record_id = $2::uuid AND winner = 'nobody'
-               AND resolved_at IS NULL
+             UPDATE _sync_conflict c SET resolved_at = now() FROM done
+             WHERE c.table_name = $1 AND c.record_id = done.id AND c.winner = 'nobody'
+               AND c.resolved_at IS NULL
          )
-         UPDATE _sync_pending SET synced = true, synced_at = now(), error = NULL
-         WHERE NOT synced AND table_name = $1 AND record_id = $2::uuid AND id <= $3",
+         UPDATE _sync_pending p SET synced = true, synced_at = now(), error = NULL FROM done
+         WHERE NOT p.synced AND p.table_name = $1 AND p.record_id = done.id AND p.id <= done.last",
     )
     .bind(&table.name)
-    .bind(id)
-    .bind(last)
+    .bind(ids)
+    .bind(lasts)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -492,13 +573,15 @@ async fn move_position(tx: &mut Tx, table: &Table, mark: &Mark) -> Result<(), Sy
          FROM seen, page_end, safe
          ON CONFLICT (table_name) DO UPDATE SET
              seen_at = excluded.seen_at, seen_id = excluded.seen_id,
-             floor_at = excluded.floor_at, floor_id = excluded.floor_id",
+             floor_at = CASE WHEN $6 THEN excluded.floor_at ELSE _sync_position.floor_at END,
+             floor_id = CASE WHEN $6 THEN excluded.floor_id ELSE _sync_position.floor_id END",
     )
     .bind(&table.name)
     .bind(at)
     .bind(id)
     .bind(&mark.server_time)
     .bind(mark.overlap_seconds as f64)
+    .bind(mark.deep)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use crate::error::SyncError;
@@ -37,7 +38,7 @@ pub const CLINIC: [&str; 23] = [
 ];
 
 /// The whole file.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The Supabase project.
@@ -56,17 +57,18 @@ pub struct Config {
 }
 
 /// `[supabase]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Supabase {
     /// The project's URL.
+    #[serde(deserialize_with = "address")]
     pub url: Url,
     /// The secret key (`sb_secret_…`) or the older service-role key.
     pub service_key: SecretString,
 }
 
 /// `[local_postgres]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalPostgres {
     /// Host name or address.
@@ -87,7 +89,7 @@ pub struct LocalPostgres {
 }
 
 /// `[sync]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sync {
     /// Seconds between two looks at Supabase while nothing changes.
@@ -127,7 +129,7 @@ impl Default for Sync {
 }
 
 /// `[logging]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
     /// `error`, `warn`, `info`, `debug`.
@@ -137,7 +139,7 @@ pub struct Logging {
     /// Megabytes after which a new file is begun.
     pub max_size_mb: u64,
     /// Files kept.
-    pub max_files: u64,
+    pub max_files: u32,
 }
 
 impl Default for Logging {
@@ -170,6 +172,11 @@ pub enum OnUnique {
     Renumber,
 }
 
+fn address<'de, D: Deserializer<'de>>(text: D) -> Result<Url, D::Error> {
+    let text = String::deserialize(text)?;
+    Url::parse(&text).map_err(|error| D::Error::custom(format!("supabase.url: {error}")))
+}
+
 fn default_port() -> u16 {
     5432
 }
@@ -187,9 +194,7 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|error| SyncError::Config(format!("{}: {error}", path.display())))?;
         Self::parse(&text).map_err(|error| match error {
-            SyncError::Config(reason) => {
-                SyncError::Config(format!("{}: {reason}", path.display()))
-            }
+            SyncError::Config(reason) => SyncError::Config(format!("{}: {reason}", path.display())),
             other => other,
         })
     }

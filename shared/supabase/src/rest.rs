@@ -48,6 +48,8 @@ pub struct Row {
 pub struct Page {
     /// The rows, in the order asked for.
     pub rows: Vec<Row>,
+    /// How many rows were asked for.
+    pub limit: usize,
     /// The server's clock when it answered.
     pub server_time: Option<String>,
 }
@@ -134,7 +136,8 @@ impl Rest {
             .map_err(|_| SyncError::Config("the HTTP client can't be made".to_owned()))?;
         let mut base = config.supabase.url.clone();
         let path = base.path().trim_end_matches('/');
-        let path = if path.ends_with("/rest/v1") { path.to_owned() } else { format!("{path}/rest/v1") };
+        let path =
+            if path.ends_with("/rest/v1") { path.to_owned() } else { format!("{path}/rest/v1") };
         base.set_path(&format!("{path}/"));
         Ok(Self {
             http,
@@ -197,7 +200,7 @@ impl Rest {
                     let rows = rows(&answer.body)?;
                     self.largest_page.fetch_max(rows.len(), Ordering::Relaxed);
                     let time = answer.headers.get(DATE).and_then(|value| value.to_str().ok());
-                    return Ok(Page { rows, server_time: time.map(str::to_owned) });
+                    return Ok(Page { rows, limit, server_time: time.map(str::to_owned) });
                 }
                 Err(SyncError::TooLarge(_)) if limit > 1 => limit /= 2,
                 Err(error) => return Err(error),
@@ -205,11 +208,13 @@ impl Rest {
         }
     }
 
-    /// Whether a page of so many rows was the last one. A page shorter than what was asked for may
-    /// have been cut by the server, unless it gave longer ones before.
+    /// Whether a page was the last one. A page shorter than what was asked for may have been cut by
+    /// the server, unless it gave longer ones before.
     #[must_use]
-    pub fn is_last(&self, rows: usize) -> bool {
-        rows == 0 || rows < self.largest_page.load(Ordering::Relaxed)
+    pub fn is_last(&self, page: &Page) -> bool {
+        let rows = page.rows.len();
+        let longest = self.largest_page.load(Ordering::Relaxed);
+        rows == 0 || (rows < page.limit && rows < longest)
     }
 
     /// The rows with these ids, as far as they exist. At most 100 ids.
@@ -260,8 +265,7 @@ impl Rest {
     ) -> Result<Option<Row>, SyncError> {
         let (id, base) = (format!("eq.{id}"), format!("eq.{base}"));
         let url = self.url(table, &[("select", select), ("id", &id), ("updated_at", &base)]);
-        let answer =
-            self.send(&Method::PATCH, &url, Some(row), "return=representation").await?;
+        let answer = self.send(&Method::PATCH, &url, Some(row), "return=representation").await?;
         Ok(rows(&answer.body)?.pop())
     }
 
@@ -271,7 +275,8 @@ impl Rest {
     /// As of all requests.
     pub async fn delete(&self, table: &str, id: &str, base: &str) -> Result<bool, SyncError> {
         let (id, base) = (format!("eq.{id}"), format!("eq.{base}"));
-        let url = self.url(table, &[("select", "id,updated_at"), ("id", &id), ("updated_at", &base)]);
+        let url =
+            self.url(table, &[("select", "id,updated_at"), ("id", &id), ("updated_at", &base)]);
         let answer = self.send(&Method::DELETE, &url, None, "return=representation").await?;
         Ok(!rows(&answer.body)?.is_empty())
     }
@@ -367,15 +372,11 @@ fn unpack(packed: &[u8], max: usize) -> Result<Vec<u8>, SyncError> {
 }
 
 /// What an answer other than success means, and how long to wait.
-fn refusal(
-    status: StatusCode,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> (SyncError, Option<Duration>) {
+fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> (SyncError, Option<Duration>) {
     let told: Refusal = serde_json::from_slice(body).unwrap_or_default();
-    let mut message = told.message.unwrap_or_else(|| {
-        status.canonical_reason().unwrap_or("an unknown status").to_owned()
-    });
+    let mut message = told
+        .message
+        .unwrap_or_else(|| status.canonical_reason().unwrap_or("an unknown status").to_owned());
     if let Some(details) = told.details {
         message = format!("{message} ({details})");
     }
@@ -438,7 +439,12 @@ mod tests {
     #[test]
     fn refusals_are_told_apart() {
         let of = |status: u16, body: &str| {
-            refusal(StatusCode::from_u16(status).expect("a status"), &HeaderMap::new(), body.as_bytes()).0
+            refusal(
+                StatusCode::from_u16(status).expect("a status"),
+                &HeaderMap::new(),
+                body.as_bytes(),
+            )
+            .0
         };
         assert!(of(503, "").is_offline());
         assert!(of(429, "").is_offline());

@@ -7,8 +7,7 @@
 use std::time::{Duration, Instant};
 
 use relevo_pg::PoolOptions;
-use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
 use crate::config::Config;
 use crate::error::SyncError;
@@ -18,6 +17,9 @@ pub type Tx = Transaction<'static, Postgres>;
 
 /// Sent changes and log rows are kept so long.
 const KEEP_DAYS: i32 = 30;
+
+/// A process that ends has let go within this time.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// Which way a line of the log tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,7 @@ pub struct Store {
     pub pool: PgPool,
     epoch: i64,
     /// Its session holds the advisory lock.
-    _holder: PoolConnection<Postgres>,
+    _holder: PgConnection,
 }
 
 impl Store {
@@ -82,24 +84,33 @@ impl Store {
         .fetch_one(&pool)
         .await?;
         if !ready {
-            let reason = "the control tables are missing: run `relevo supabase init` first";
+            let reason = "the control tables are missing: `init` was not carried out";
             return Err(SyncError::Unfit(vec![reason.to_owned()]));
         }
-        let mut holder = pool.acquire().await?;
-        let free: bool = sqlx::query_scalar(
-            "-- take: one process at a time
-             SELECT pg_try_advisory_lock(hashtextextended('relevo-supabase ' || current_schema(), 0))",
-        )
-        .fetch_one(&mut *holder)
-        .await?;
-        if !free {
-            return Err(SyncError::Busy);
+        // Out of the pool, so that the session ends with this value, and the lock with it.
+        let mut holder = pool.acquire().await?.detach();
+        let started = Instant::now();
+        loop {
+            let free: bool = sqlx::query_scalar(
+                "-- take: one process at a time
+                 SELECT pg_try_advisory_lock(hashtextextended('relevo-supabase ' || current_schema(), 0))",
+            )
+            .fetch_one(&mut holder)
+            .await?;
+            if free {
+                break;
+            }
+            // A process that ended a moment ago may not have let go yet.
+            if started.elapsed() > LET_GO {
+                return Err(SyncError::Busy);
+            }
+            tokio::time::sleep(LET_GO / 20).await;
         }
         let epoch = sqlx::query_scalar(
             "-- take: whoever had it before writes nothing more
              UPDATE _sync_state SET epoch = epoch + 1 RETURNING epoch",
         )
-        .fetch_one(&mut *holder)
+        .fetch_one(&mut holder)
         .await?;
         Ok(Self { pool, epoch, _holder: holder })
     }

@@ -11,11 +11,16 @@ fetch_mysql() {
     has apt-get && has dpkg-deb && [[ -e $keys ]] ||
         die "a real MySQL is fetched with Debian's apt-get: put mysqld, mysql and mysqldump into a \
 folder and name it in RELEVO_TEST_MYSQL_BIN"
+    # From where this machine gets its own packages.
+    local mirror
+    # shellcheck disable=SC2016
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Created-By: Packages' |
+        grep -v -e -security -e -updates | head -n 1)
+    [[ -n $mirror ]] || die "a real MySQL is fetched from Debian's archive, which apt-get does not know here"
     rm -rf "$folder"
     mkdir -p "$folder"/apt/{lists/partial,archives/partial,debs,none} "$folder"/{root,bin}
     : >"$folder/apt/status"
-    printf 'deb [signed-by=%s] http://deb.debian.org/debian unstable main\n' "$keys" \
-        >"$folder/apt/sources.list"
+    printf 'deb [signed-by=%s] %s unstable main\n' "$keys" "$mirror" >"$folder/apt/sources.list"
     # Mirrors that stand still have lists whose time is up; what counts here is the signature.
     cat >"$folder/apt/conf" <<CONF
 Dir::Etc::sourcelist "$folder/apt/sources.list";

@@ -8,6 +8,7 @@ use relevo_jobs::JobKind;
 use relevo_notify::rules;
 use relevo_queue::{QueueError, QueueStats};
 use relevo_runs::{backup, kinds};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::SchedulerDeps;
@@ -37,17 +38,10 @@ async fn read(deps: &SchedulerDeps) -> Result<(), QueueError> {
     let leader = &deps.metrics.leader;
     leader.set_worker_sessions(deps.queue.sessions().await?.len());
     read_runs(deps).await?;
-    read_fires(deps).await?;
-    read_server(deps).await?;
-    let snapshot_age: f64 = sqlx::query_scalar(
-        "-- oldest_snapshot_age
-         SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::float8
-           FROM pg_stat_activity
-          WHERE datname = current_database() AND backend_xmin IS NOT NULL",
-    )
-    .fetch_one(&deps.pool)
-    .await?;
-    leader.set_oldest_snapshot_age_seconds(snapshot_age.max(0.0));
+    // One connection for the rest: a pool asks each one that comes back, which is a statement.
+    let mut connection = deps.pool.acquire().await?;
+    read_fires(deps, &mut connection).await?;
+    read_server(deps, &mut connection).await?;
     Ok(())
 }
 
@@ -149,8 +143,11 @@ async fn read_runs(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
 const TABLES: [&str; 7] =
     ["job", "job_history", "dead_letter", "session", "idempotency_key", "run", "run_event"];
 
-/// What the server says of the control plane's tables, and of its connections.
-async fn read_server(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
+/// What the server says of the control plane's tables, of its connections and their oldest snapshot.
+async fn read_server(
+    deps: &SchedulerDeps,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
     let leader = &deps.metrics.leader;
     let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(
         "-- table_figures
@@ -165,7 +162,7 @@ async fn read_server(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
           GROUP BY t.relname",
     )
     .bind(TABLES)
-    .fetch_all(&deps.pool)
+    .fetch_all(&mut *connection)
     .await?;
     for (table, bytes, live, dead) in &rows {
         let labels = [table.as_str()];
@@ -173,19 +170,26 @@ async fn read_server(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
         leader.table_rows.with_label_values(&labels).set(whole(*live));
         leader.table_dead_rows.with_label_values(&labels).set(whole(*dead));
     }
-    let (used, max): (i64, i64) = sqlx::query_as(
+    let (used, max, snapshot_age): (i64, i64, f64) = sqlx::query_as(
         "-- server_connections
-         SELECT count(*), current_setting('max_connections')::int8
-           FROM pg_stat_activity WHERE backend_type = 'client backend'",
+         SELECT count(*) FILTER (WHERE backend_type = 'client backend'),
+                current_setting('max_connections')::int8,
+                coalesce(extract(epoch FROM clock_timestamp() - min(xact_start) FILTER (
+                    WHERE datname = current_database() AND backend_xmin IS NOT NULL)), 0)::float8
+           FROM pg_stat_activity",
     )
-    .fetch_one(&deps.pool)
+    .fetch_one(connection)
     .await?;
     leader.set_database_connections(used, max);
+    leader.set_oldest_snapshot_age_seconds(snapshot_age.max(0.0));
     Ok(())
 }
 
 /// The last slot that each schedule started.
-async fn read_fires(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
+async fn read_fires(
+    deps: &SchedulerDeps,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
     let rows: Vec<(String, Option<DateTime<Utc>>)> = sqlx::query_as(
         "-- last_fires
          SELECT s.name, f.slot
@@ -197,7 +201,7 @@ async fn read_fires(deps: &SchedulerDeps) -> Result<(), sqlx::Error> {
                  LIMIT 1) AS f ON true
           WHERE s.active",
     )
-    .fetch_all(&deps.pool)
+    .fetch_all(connection)
     .await?;
     for (schedule, slot) in &rows {
         let gauge = &deps.metrics.leader.schedule_last_fire;

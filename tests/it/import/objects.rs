@@ -220,3 +220,27 @@ async fn two_passes_find_the_types_that_the_values_allow() {
         .refuses(&["dump", "import", "-", "--two-pass", "--to", target.url()], 2, &["once"])
         .await;
 }
+
+#[tokio::test]
+async fn columns_called_like_those_of_postgres_get_another_name() {
+    let target = Target::new().await;
+    let relevo = Relevo::new();
+    relevo.file(
+        "zona.sql",
+        format!(
+            "CREATE TABLE `zona` (`xmin` int NOT NULL, `xmin_` int, `ctid` varchar(9), `XMAX` int, \
+             PRIMARY KEY (`xmin`), KEY `por_ctid` (`ctid`), CHECK (`xmin` < 10));\n\
+             INSERT INTO `zona` (`xmin`,`xmin_`,`ctid`,`XMAX`) VALUES (1,2,'a',3),(4,5,'b',6);\n{END}"
+        ),
+    );
+    let certificate = relevo.json(&["dump", "import", "zona.sql", "--to", target.url()]).await;
+    let rows =
+        "SELECT string_agg(concat_ws(',', xmin__, xmin_, ctid_, \"XMAX\"), ' ' ORDER BY xmin__)
+                FROM zona";
+    assert_eq!(target.ask(rows).await, "1,2,a,3 4,5,b,6");
+    let said = certificate["notices"].to_string();
+    assert!(said.contains("Postgres keeps the name for itself"), "{said}");
+    let kept = "SELECT count(*)::text FROM pg_constraint
+                WHERE conrelid = 'zona'::regclass AND contype IN ('p', 'c')";
+    assert_eq!(target.ask(kept).await, "2");
+}

@@ -15,10 +15,26 @@ pub fn table_name(table: &TableDef) -> String {
     if table.shares_long_name { limited(&table.name) } else { cut(&table.name) }
 }
 
-/// The Postgres name of a column: cut as Postgres itself cuts it, unless that is taken.
+/// What every table of Postgres has by itself: no other column of it can be called so.
+const SYSTEM_COLUMNS: [&str; 6] = ["cmax", "cmin", "ctid", "tableoid", "xmax", "xmin"];
+
+/// Whether Postgres keeps this column name for itself.
+pub(crate) fn is_system_column(name: &str) -> bool {
+    SYSTEM_COLUMNS.contains(&name)
+}
+
+/// The Postgres name of a column: cut as Postgres itself cuts it, unless that is taken; with an
+/// underscore behind it where Postgres keeps the name for itself.
 pub(crate) fn column_name(table: &TableDef, column: &ColumnDef) -> String {
     if let Some(chosen) = &column.pg_name {
         return limited(chosen);
+    }
+    if is_system_column(&column.name) {
+        let mut name = format!("{}_", column.name);
+        while table.columns.iter().any(|other| other.name == name) {
+            name.push('_');
+        }
+        return name;
     }
     if column.name.len() <= NAME_LIMIT_BYTES {
         return column.name.clone();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ddl::expression;
-use crate::ddl::names::{column_name, literal, quote, table_name};
+use crate::ddl::names::{column_name, is_system_column, literal, quote, table_name};
 use crate::ddl::types::{Encoding, PgColumn, pg_column};
 use crate::options::TranslateOptions;
 use crate::schema::{ColumnDef, DefaultValue, TableDef};
@@ -129,10 +129,15 @@ pub fn create_table(table: &TableDef, schema: &str, options: &TranslateOptions) 
             }
         }
         if plan.pg_name != plan.name && column.pg_name.is_none() {
+            let why = if is_system_column(&plan.name) {
+                "Postgres keeps the name for itself"
+            } else {
+                "the name is too long"
+            };
             notes.push(Note::new(
                 table,
                 &plan.name,
-                format!("the name is too long: the column is {:?}", plan.pg_name),
+                format!("{why}: the column is {:?}", plan.pg_name),
             ));
         }
         lines.push(line);

@@ -6,23 +6,12 @@
 
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::catalog::{Table, iso};
+use crate::catalog::Table;
+use crate::decision::{Known, Of, Verdict, decide};
 use crate::error::SyncError;
+use crate::position::{Mark, move_position};
 use crate::rest::{Row, array};
 use crate::store::{Store, Tx};
-
-/// How far a page reaches.
-#[derive(Debug, Clone)]
-pub struct Mark {
-    /// Version and id of its last row; without one the page was empty.
-    pub last: Option<(String, String)>,
-    /// The server's clock when it answered.
-    pub server_time: Option<String>,
-    /// Seconds in which late commits may still appear.
-    pub overlap_seconds: u64,
-    /// Whether the look began behind the overlap: only then may the floor move.
-    pub deep: bool,
-}
 
 /// What became of the rows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -45,77 +34,6 @@ impl Absorbed {
         self.lost += other.lost;
         self.held += other.held;
     }
-}
-
-/// Whose version rows are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
-    /// Somebody else's, perhaps.
-    Anyone,
-    /// What an own write was answered with.
-    OwnWrite,
-}
-
-/// A row and what is known of it here.
-#[derive(Debug, Default)]
-struct Known {
-    same_version: bool,
-    pending: Option<i64>,
-    here: bool,
-    remote_hash: String,
-    local_hash: Option<String>,
-    base_hash: Option<String>,
-    sent_hash: Option<String>,
-    local_newer: bool,
-    local: Option<String>,
-}
-
-/// What is done with a remote version.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// It was seen before.
-    Skip,
-    /// Nothing local stands against it.
-    Apply,
-    /// It only becomes the base of the next write.
-    Rebase,
-    /// It is what the local change would have made of it.
-    Adopt,
-    /// Both sides changed; it is the newer one.
-    RemoteWins,
-    /// Both sides changed; the local version is newer.
-    LocalWins,
-    /// The same, of a row that was here before anything was recorded: it is sent.
-    LocalWinsUnrecorded,
-}
-
-fn decide(known: &Known, of: Of) -> Verdict {
-    let remote = Some(&known.remote_hash);
-    if of == Of::OwnWrite {
-        return if known.pending.is_some() { Verdict::Rebase } else { Verdict::Apply };
-    }
-    if known.same_version {
-        return Verdict::Skip;
-    }
-    if known.pending.is_none() {
-        // A row that was on both sides before they met: what would be written over is nobody's echo.
-        let met = known.base_hash.is_some() || !known.here || known.local_hash.as_ref() == remote;
-        return match (met, known.local_newer) {
-            (true, _) => Verdict::Apply,
-            (false, true) => Verdict::LocalWinsUnrecorded,
-            (false, false) => Verdict::RemoteWins,
-        };
-    }
-    if known.here && known.local_hash.as_ref() == remote {
-        return Verdict::Adopt;
-    }
-    // The echo of an own write whose answer was lost, or a version with nothing new in it: neither
-    // stands against the local change.
-    if known.sent_hash.as_ref() == remote || known.base_hash.as_ref() == remote {
-        return Verdict::Rebase;
-    }
-    // On a tie the remote version wins, which every clinic of the project sees.
-    if known.local_newer { Verdict::LocalWins } else { Verdict::RemoteWins }
 }
 
 /// Takes a page in, with the position it reaches.
@@ -540,107 +458,4 @@ pub(crate) async fn open_conflict(
     .execute(&mut **tx)
     .await?;
     Ok(())
-}
-
-/// Moves the position to the end of a page that this transaction stores.
-///
-/// The floor never passes the server's clock less the overlap: a transaction that began before that
-/// and commits later is still seen. Nor does a row dated into the future push it ahead.
-async fn move_position(tx: &mut Tx, table: &Table, mark: &Mark) -> Result<(), SyncError> {
-    let (at, id) = match &mark.last {
-        Some((at, id)) => (Some(at), Some(id)),
-        None => (None, None),
-    };
-    sqlx::query(
-        "-- move_position
-         WITH reached AS (
-             SELECT $2::timestamptz AS at, $3::uuid AS id WHERE $2::timestamptz IS NOT NULL
-             UNION ALL
-             SELECT seen_at, seen_id FROM _sync_position WHERE table_name = $1
-         ), seen AS (
-             SELECT at, id FROM reached ORDER BY at DESC, id DESC LIMIT 1
-         ), page_end AS (
-             SELECT coalesce($2::timestamptz, seen.at) AS at, coalesce($3::uuid, seen.id) AS id
-             FROM seen
-         ), safe AS (
-             SELECT coalesce($4::timestamptz, page_end.at) - make_interval(secs => $5) AS at
-             FROM page_end
-         )
-         INSERT INTO _sync_position (table_name, seen_at, seen_id, floor_at, floor_id)
-         SELECT $1, seen.at, seen.id, least(page_end.at, safe.at),
-                CASE WHEN page_end.at <= safe.at THEN page_end.id
-                     ELSE '00000000-0000-0000-0000-000000000000' END
-         FROM seen, page_end, safe
-         ON CONFLICT (table_name) DO UPDATE SET
-             seen_at = excluded.seen_at, seen_id = excluded.seen_id,
-             floor_at = CASE WHEN $6 THEN excluded.floor_at ELSE _sync_position.floor_at END,
-             floor_id = CASE WHEN $6 THEN excluded.floor_id ELSE _sync_position.floor_id END",
-    )
-    .bind(&table.name)
-    .bind(at)
-    .bind(id)
-    .bind(&mark.server_time)
-    .bind(mark.overlap_seconds as f64)
-    .bind(mark.deep)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Where the next look begins: behind the overlap, or where the last one ended.
-///
-/// # Errors
-/// Those of the database.
-pub async fn position(
-    store: &Store,
-    table: &Table,
-    deep: bool,
-) -> Result<Option<(String, String)>, SyncError> {
-    let column = if deep { "floor" } else { "seen" };
-    Ok(sqlx::query_as(AssertSqlSafe(format!(
-        "-- position
-         SELECT {}, {column}_id::text FROM _sync_position WHERE table_name = $1",
-        iso(&format!("{column}_at"))
-    )))
-    .bind(&table.name)
-    .fetch_optional(&store.pool)
-    .await?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn changed_both(local_newer: bool) -> Known {
-        Known {
-            pending: Some(1),
-            here: true,
-            remote_hash: "r".to_owned(),
-            local_hash: Some("l".to_owned()),
-            base_hash: Some("b".to_owned()),
-            local_newer,
-            ..Known::default()
-        }
-    }
-
-    #[test]
-    fn the_newer_version_wins_and_a_tie_is_the_remotes() {
-        assert_eq!(decide(&changed_both(true), Of::Anyone), Verdict::LocalWins);
-        assert_eq!(decide(&changed_both(false), Of::Anyone), Verdict::RemoteWins);
-    }
-
-    #[test]
-    fn the_echo_of_an_own_write_never_beats_a_newer_local_edit() {
-        let echo = Known { sent_hash: Some("r".to_owned()), ..changed_both(false) };
-        assert_eq!(decide(&echo, Of::Anyone), Verdict::Rebase);
-        let untouched = Known { base_hash: Some("r".to_owned()), ..changed_both(false) };
-        assert_eq!(decide(&untouched, Of::Anyone), Verdict::Rebase);
-        assert_eq!(decide(&changed_both(false), Of::OwnWrite), Verdict::Rebase);
-    }
-
-    #[test]
-    fn equal_changes_are_no_conflict() {
-        let equal = Known { local_hash: Some("r".to_owned()), ..changed_both(false) };
-        assert_eq!(decide(&equal, Of::Anyone), Verdict::Adopt);
-    }
 }

@@ -3,10 +3,11 @@
 //! Pages go by (updated_at, id), so that neither equal moments nor a server that cuts pages short
 //! leave anything out. The order is the data's own; the local clock is never asked.
 
-use crate::absorb::{self, Absorbed, Mark};
+use crate::absorb::{self, Absorbed};
 use crate::catalog::Table;
 use crate::config::Config;
 use crate::error::SyncError;
+use crate::position::{self, Mark};
 use crate::rest::{Rest, Row};
 use crate::store::Store;
 
@@ -28,7 +29,7 @@ pub async fn pull(
     deep: bool,
 ) -> Result<Absorbed, SyncError> {
     let mut all = held(store, rest, table).await?;
-    let mut from = absorb::position(store, table, deep).await?;
+    let mut from = position::next(store, table, deep).await?;
     // Without a position the look begins at the beginning, which is behind any overlap.
     let deep = deep || from.is_none();
     let rows = if from.is_none() { FIRST_COPY_ROWS } else { config.sync.batch_size };

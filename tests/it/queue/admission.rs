@@ -34,6 +34,15 @@ async fn states(fixture: &Fixture, ids: &[JobId]) -> Vec<JobState> {
     states
 }
 
+/// Jobs of three lines, enqueued by turns, ended in the order of each line.
+fn assert_in_order(ids: &[JobId], ended: &[JobId]) {
+    for line in 0..3 {
+        let expected: Vec<JobId> = ids.iter().skip(line).step_by(3).copied().collect();
+        let came: Vec<JobId> = ended.iter().copied().filter(|id| expected.contains(id)).collect();
+        assert_eq!(came, expected);
+    }
+}
+
 #[tokio::test]
 async fn order_is_kept_per_key_through_retries_and_snoozes() {
     let fixture = Fixture::new().await;
@@ -67,11 +76,7 @@ async fn order_is_kept_per_key_through_retries_and_snoozes() {
     fixture.settles().await;
     worker.stop().await;
     let ended = ended.lock().unwrap().clone();
-    for line in 0..3 {
-        let expected: Vec<JobId> = ids.iter().skip(line).step_by(3).copied().collect();
-        let came: Vec<JobId> = ended.iter().copied().filter(|id| expected.contains(id)).collect();
-        assert_eq!(came, expected);
-    }
+    assert_in_order(&ids, &ended);
 }
 
 #[tokio::test]
@@ -312,11 +317,7 @@ async fn order_and_limit_hold_together_and_a_batch_ends_once() {
     worker.stop().await;
     assert_eq!((view.completed, view.pending), (12, 0));
     let ended = ended.lock().unwrap().clone();
-    for line in 0..3 {
-        let expected: Vec<JobId> = ids.iter().skip(line).step_by(3).copied().collect();
-        let came: Vec<JobId> = ended.iter().copied().filter(|id| expected.contains(id)).collect();
-        assert_eq!(came, expected);
-    }
+    assert_in_order(&ids, &ended);
 }
 
 #[tokio::test]
